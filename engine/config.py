@@ -1,0 +1,268 @@
+"""A run in one typed, frozen object: what `config.yaml` holds and every dotted flag sets."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from blip_model.config import PRESETS, BlipConfig, preset
+
+
+class ConfigError(ValueError):
+    """Bad input or configuration: one clear line for the user, exit code 2."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSection:
+    """The network and the settings of its objectives.
+
+    Args:
+        preset: one of tiny, small, base, large.
+        image_size: side of the square picture in pixels; null keeps the preset's.
+        dropout: of the text transformer; null keeps the preset's.
+        drop_path: of the image encoder, the last block's; null keeps the preset's.
+        queue_size: momentum features kept as contrastive keys (Q).
+        momentum: m of the momentum encoders, m <- momentum * m + (1 - momentum) * p.
+        alpha: weight of the momentum encoders' soft targets after the ramp.
+        alpha_ramp_epochs: epochs over which alpha grows linearly from 0.
+        label_smoothing: of the captioning loss.
+        vocabulary: folder or vocab.txt of the BERT vocabulary; null looks in installed packages.
+        init_vision: ViT weights to start from (timm or DeiT; file, folder or hub name), or null.
+        init_text: BERT weights to start from (folder or hub name), or null.
+        checkpoint: BLIP weights to start from (ours, original .pth or Hugging Face folder), or null.
+    """
+
+    preset: str = "base"
+    image_size: int | None = None
+    dropout: float | None = None
+    drop_path: float | None = None
+    queue_size: int = 57600
+    momentum: float = 0.995
+    alpha: float = 0.4
+    alpha_ramp_epochs: float = 2.0
+    label_smoothing: float = 0.1
+    vocabulary: str | None = None
+    init_vision: str | None = None
+    init_text: str | None = None
+    checkpoint: str | None = None
+
+    def network(self) -> BlipConfig:
+        """The network's shape that this section describes."""
+        changes = {
+            "image_size": self.image_size,
+            "dropout": self.dropout,
+            "vision_drop_path": self.drop_path,
+        }
+        return preset(self.preset, **{k: v for k, v in changes.items() if v is not None})
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSection:
+    """Where pairs come from and how they become tensors.
+
+    Args:
+        train: shards (glob, folder or list), annotation JSON, CSV, TSV or Parquet.
+        eval: the same for held-out pairs, or null.
+        image_root: folder that relative picture paths of an annotation file start from.
+        workers: loader processes a rank; 0 loads in the training process.
+        max_words: words kept of a cleaned caption.
+        max_tokens: tokens kept of a caption, special tokens included.
+        min_crop_scale: smallest share of the picture's area a random crop keeps.
+        horizontal_flip: mirror half of the pictures.
+        rand_augment: apply BLIP's RandAugment (2 operations of strength 5).
+        shuffle_window: shards whose samples are mixed with each other.
+        max_pixels: larger pictures are bad samples (decompression bombs).
+        max_bad_fraction: the run stops when more of its samples are bad.
+    """
+
+    train: str | list[str] = ""
+    eval: str | list[str] | None = None
+    image_root: str | None = None
+    workers: int = 4
+    max_words: int = 30
+    max_tokens: int = 30
+    min_crop_scale: float = 0.2
+    horizontal_flip: bool = True
+    rand_augment: bool = True
+    shuffle_window: int = 64
+    max_pixels: int = 25_000_000
+    max_bad_fraction: float = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSection:
+    """The optimisation.
+
+    Args:
+        epochs: passes over the data; ignored where max_steps is set.
+        max_steps: optimizer steps in all; null derives them from epochs.
+        global_batch_size: pairs an optimizer step, over all ranks and accumulation.
+        micro_batch_size: pairs a forward pass on one rank; null takes as many as fit the batch
+            without accumulation.
+        negative_group_size: pairs that serve each other as in-batch keys and hard negatives, the
+            batch of one GPU in the original; null takes min(global_batch_size, 64). The loss does
+            not depend on the number of ranks as long as groups stay whole.
+        learning_rate: peak.
+        min_learning_rate: floor.
+        warmup_steps: linear from warmup_learning_rate to the peak.
+        warmup_learning_rate: at step 0.
+        schedule: `step` is the original's (peak * decay ** epoch), or `cosine` to the floor.
+        decay: factor an epoch of the step schedule.
+        weight_decay: of AdamW, on every parameter.
+        betas: of AdamW.
+        eps: of AdamW.
+        clip_norm: largest gradient norm; 0 does not clip.
+        log_every: steps between two lines of metrics.jsonl.
+        max_skipped_in_a_row: non-finite steps in a row that stop the run.
+    """
+
+    epochs: int = 20
+    max_steps: int | None = None
+    global_batch_size: int = 2880
+    micro_batch_size: int | None = None
+    negative_group_size: int | None = None
+    learning_rate: float = 3e-4
+    min_learning_rate: float = 1e-6
+    warmup_steps: int = 3000
+    warmup_learning_rate: float = 1e-6
+    schedule: Literal["step", "cosine"] = "step"
+    decay: float = 0.9
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    clip_norm: float = 0.0
+    log_every: int = 50
+    max_skipped_in_a_row: int = 10
+
+    @property
+    def group_size(self) -> int:
+        """The size of a negative group, its default filled in."""
+        return self.negative_group_size or min(self.global_batch_size, 64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSection:
+    """What is kept of a run.
+
+    Args:
+        every: steps between two checkpoints; 0 saves only at the end and on a signal.
+        keep_last: newest checkpoints kept.
+        keep_every: checkpoints whose step is a multiple of this are kept for good; 0 keeps none.
+    """
+
+    every: int = 1000
+    keep_last: int = 2
+    keep_every: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeepSpeedSection:
+    """How DeepSpeed shares the state among ranks.
+
+    Args:
+        stage: of ZeRO: 0 replicates, 1 shards optimizer state, 2 gradients too, 3 weights too.
+        config: JSON file with further DeepSpeed settings, or null; what this run sets is refused.
+    """
+
+    stage: int = 1
+    config: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSection:
+    """Evaluation.
+
+    Args:
+        batch_size: pictures or texts a forward pass.
+        shortlist: candidates of the contrastive ranking that matching re-ranks (k).
+        num_beams: of captioning.
+        max_length: longest caption in tokens, prompt included.
+        min_length: shortest caption in tokens, prompt included.
+        prompt: that every generated caption starts with and that is cut off again.
+    """
+
+    batch_size: int = 64
+    shortlist: int = 128
+    num_beams: int = 3
+    max_length: int = 20
+    min_length: int = 5
+    prompt: str = "a picture of "
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One run.
+
+    Args:
+        output_dir: the run folder.
+        resume: `auto` continues the newest good checkpoint of output_dir, a path continues that
+            one, `none` starts anew and refuses a folder that already holds a run.
+        seed: of everything random.
+        precision: fp32, or bf16 matrix products over fp32 weights.
+        device: `auto`, `cpu` or `cuda`.
+        tensorboard: write TensorBoard events.
+    """
+
+    output_dir: str = "runs/default"
+    resume: str = "auto"
+    seed: int = 0
+    precision: Literal["fp32", "bf16"] = "bf16"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    tensorboard: bool = True
+    model: ModelSection = field(default_factory=ModelSection)
+    data: DataSection = field(default_factory=DataSection)
+    train: TrainSection = field(default_factory=TrainSection)
+    checkpoint: CheckpointSection = field(default_factory=CheckpointSection)
+    deepspeed: DeepSpeedSection = field(default_factory=DeepSpeedSection)
+    evaluate: EvaluateSection = field(default_factory=EvaluateSection)
+
+    def __post_init__(self) -> None:
+        try:
+            self.model.network()
+        except ValueError as error:
+            raise ConfigError(f"model: {error}") from None
+        for name, value, good in self._ranges():
+            if not good:
+                raise ConfigError(f"{name} is {value}: outside its range")
+        if self.train.global_batch_size % self.train.group_size:
+            raise ConfigError(
+                f"train.global_batch_size {self.train.global_batch_size} is not a multiple of "
+                f"train.negative_group_size {self.train.group_size}"
+            )
+
+    def _ranges(self) -> list[tuple[str, Any, bool]]:
+        model, data, train = self.model, self.data, self.train
+        steps = 1 if train.max_steps is None else train.max_steps
+        return [
+            ("model.preset", model.preset, model.preset in PRESETS),
+            ("model.queue_size", model.queue_size, model.queue_size >= 0),
+            ("model.momentum", model.momentum, 0 <= model.momentum <= 1),
+            ("model.alpha", model.alpha, 0 <= model.alpha <= 1),
+            ("model.label_smoothing", model.label_smoothing, 0 <= model.label_smoothing < 1),
+            ("data.workers", data.workers, data.workers >= 0),
+            ("data.max_tokens", data.max_tokens, 3 <= data.max_tokens <= 512),
+            ("data.min_crop_scale", data.min_crop_scale, 0 < data.min_crop_scale <= 1),
+            ("data.max_bad_fraction", data.max_bad_fraction, 0 <= data.max_bad_fraction <= 1),
+            ("train.max_steps", train.max_steps, steps > 0),
+            ("train.epochs", train.epochs, train.epochs > 0),
+            ("train.global_batch_size", train.global_batch_size, train.global_batch_size > 1),
+            ("train.negative_group_size", train.group_size, train.group_size > 1),
+            ("train.learning_rate", train.learning_rate, train.learning_rate > 0),
+            ("train.warmup_steps", train.warmup_steps, train.warmup_steps >= 0),
+            ("train.log_every", train.log_every, train.log_every > 0),
+            ("checkpoint.every", self.checkpoint.every, self.checkpoint.every >= 0),
+            ("checkpoint.keep_last", self.checkpoint.keep_last, self.checkpoint.keep_last > 0),
+            ("deepspeed.stage", self.deepspeed.stage, self.deepspeed.stage in (0, 1, 2, 3)),
+        ]
+
+    def save(self, path: Path) -> None:
+        """Write the resolved run as YAML, readable by `--config`."""
+        path.write_text(yaml.safe_dump(to_dict(self), sort_keys=False))
+
+
+def to_dict(config: RunConfig) -> dict[str, Any]:
+    """Plain nested dictionaries and lists, as `config.yaml` holds them."""
+    tree = asdict(config)
+    tree["train"]["betas"] = list(tree["train"]["betas"])
+    return tree

