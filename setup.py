@@ -25,6 +25,7 @@ setup(
         "pyarrow>=18",
         "PyYAML>=6",
         "jsonargparse>=4.40",
+        "docstring-parser>=0.16",
         "jinja2>=3.1",
         "tensorboard>=2.18",
         "xxhash>=3.5",

@@ -28,9 +28,9 @@ class ModelSection:
         alpha_ramp_epochs: epochs over which alpha grows linearly from 0.
         label_smoothing: of the captioning loss.
         vocabulary: folder or vocab.txt of the BERT vocabulary; null looks in installed packages.
-        init_vision: ViT weights to start from (timm or DeiT; file, folder or hub name), or null.
+        init_vision: ViT weights to start from (timm or DeiT: file, folder, hub name), or null.
         init_text: BERT weights to start from (folder or hub name), or null.
-        checkpoint: BLIP weights to start from (ours, original .pth or Hugging Face folder), or null.
+        checkpoint: BLIP weights to start from (ours, original .pth, Hugging Face), or null.
     """
 
     preset: str = "base"

@@ -1,0 +1,148 @@
+"""From the command line to a typed configuration; from an error to one line and an exit code."""
+
+import difflib
+import os
+import re
+import sys
+from argparse import ArgumentError
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from engine.config import ConfigError
+
+BAD_INPUT = 2
+
+Config = TypeVar("Config")
+
+
+def parse(
+    kind: type[Config], argv: Sequence[str] | None = None, *, description: str, examples: str
+) -> Config:
+    """Read `--config FILE` and dotted flags into a configuration object; later ones win.
+
+    `--print_config` prints the resolved configuration as YAML and exits.
+
+    Args:
+        kind: dataclass to fill.
+        argv: words after the program's name; None takes the process's.
+        description: first line of `--help`.
+        examples: commands shown at the end of `--help`.
+
+    Raises:
+        ConfigError: unknown key (with the nearest one), wrong type, unreadable file.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = ArgumentParser(
+        prog=f"python launch/{Path(sys.argv[0]).name}",
+        usage="%(prog)s [--config FILE] [--key.subkey value ...]",
+        description=description,
+        epilog=f"examples:\n{examples}",
+        exit_on_error=False,
+        allow_abbrev=False,
+        formatter_class=_help_formatter(),
+    )
+    parser.add_argument("--config", action="config", help="YAML file; flags override it")
+    parser.add_class_arguments(kind, None)
+    # The DeepSpeed launcher adds this flag to every rank; the environment says the same.
+    words = [word for word in words if not word.startswith("--local_rank")]
+    try:
+        _refuse_unreadable_yaml(words)
+        space = parser.parse_args(words)
+        del space["config"]
+        return kind(**vars(parser.instantiate(space)))
+    except ConfigError:
+        raise
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise ConfigError(_explain(str(error), _known_keys(parser))) from None
+
+
+def _help_formatter() -> type:
+    from jsonargparse import DefaultHelpFormatter
+
+    class Formatter(DefaultHelpFormatter):
+        """Keeps the line breaks of the examples."""
+
+        def _fill_text(self, text: str, width: int, indent: str) -> str:
+            return "\n".join(indent + line for line in text.splitlines())
+
+    return Formatter
+
+
+def _known_keys(parser: ArgumentParser) -> list[str]:
+    names = [a.dest for a in parser._actions if a.dest not in ("help", "config", "print_config")]
+    return [name for name in names if not any(other.startswith(f"{name}.") for other in names)]
+
+
+def _refuse_unreadable_yaml(words: list[str]) -> None:
+    """A file that is missing, not YAML or not a mapping, named before the parser sees it."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word != "--config" and not word.startswith("--config="):
+            continue
+        path = Path(word.partition("=")[2] or following)
+        if not path.is_file():
+            raise ConfigError(f"--config {path}: no such file")
+        try:
+            tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            problem = " ".join(str(error).split())
+            raise ConfigError(f"--config {path}: not readable as YAML: {problem}") from None
+        if not isinstance(tree, dict):
+            raise ConfigError(f"--config {path}: holds no settings")
+
+
+def _explain(message: str, known: list[str]) -> str:
+    """The parser's message as one line, with the nearest known key where one is unknown."""
+    line = " ".join(message.split())
+    unknown = re.search(r"unrecognized arguments: --([\w.]+)", line)
+    if unknown:
+        return f"unknown key {unknown[1]!r}{_nearest(unknown[1], known)}"
+    unknown = re.search(
+        r"(?:Group|Parser|Key) ?'?([\w.]*)'? does not accept option '([\w.]+)'", line
+    )
+    if unknown:
+        key = ".".join(part for part in unknown.groups() if part)
+        return f"unknown key {key!r}{_nearest(key, known)}"
+    line = re.sub(r'Parser key "([\w.]+)":', r"\1:", line).replace("<class '", "").replace("'>", "")
+    union = re.search(r"^([\w.]+): .*?Subtypes: \[(.*?)\] Errors: .*Given value: (.*)$", line)
+    if union:
+        kinds = union[2].replace("NoneType", "null").replace(", ", " or ")
+        return f"{union[1]}: expected {kinds}, got {union[3]!r}"
+    return re.sub(
+        r"Expected an? (?:typing\.)?(.+?)\. Got value: (.*)$", r"expected \1, got '\2'", line
+    )
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    """The known key most like `key`: in its own section first, then anywhere by its last part."""
+    section, _, leaf = key.rpartition(".")
+    siblings = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == section}
+    everywhere = {k.rpartition(".")[2]: k for k in known}
+    for candidates, word in ((siblings, leaf), ({k: k for k in known}, key), (everywhere, leaf)):
+        close = difflib.get_close_matches(word, candidates, 1, 0.6) or [
+            name for name in candidates if _initials(name) == word
+        ]
+        if close:
+            return f": did you mean {candidates[close[0]]!r}?"
+    return "; --help lists the known ones"
+
+
+def _initials(name: str) -> str:
+    return "".join(part[:1] for part in name.split("_"))
+
+
+def run_main(main: Callable[[], int | None]) -> None:
+    """Run an entry point: bad input becomes one line on the first rank's stderr and exit code 2."""
+    try:
+        code = main()
+    except ConfigError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        code = BAD_INPUT
+    except BrokenPipeError:
+        code = 0
+    sys.stdout.flush()
+    sys.exit(code or 0)
