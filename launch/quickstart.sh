@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Pretrain a small BLIP on real pairs, evaluate it and write a report, on any machine:
+#   bash launch/quickstart.sh
+# Stages lie in runs/quickstart (or $QUICKSTART_DIR); a stage that is complete is not repeated.
+# Flags go to the pretraining: bash launch/quickstart.sh --train.max_steps 20
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+bash launch/install.sh
+folder=${QUICKSTART_DIR:-runs/quickstart}
+recipe=launch/recipes/quickstart.yaml
+run() { .venv/bin/python "launch/$1.py" "${@:2}"; }
+say() { printf '\n[%s] %s\n' "$(date +%H:%M:%S)" "$*"; }
+started=$SECONDS
+
+say "1/4 pairs: OpenMoji drawings and their names"
+run collect --output_dir "$folder/data"
+
+say "2/4 pretraining"
+run pretrain --config "$recipe" --output_dir "$folder/pretrain" \
+  --data.train "$folder/data/train" --data.eval "$folder/data/heldout" "$@"
+
+say "3/4 evaluation on held-out pictures"
+for task in retrieval caption; do
+  run evaluate --task "$task" --config "$folder/pretrain/config.yaml" \
+    --model.checkpoint "$folder/pretrain" --output_dir "$folder/pretrain/evaluation/$task"
+done
+
+say "4/4 report"
+run report --run "$folder" --output "$folder/report.html"
+say "done in $((SECONDS - started)) s: open $folder/report.html"

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Install what the suite needs and run all of it, style checks first:
+#   bash tests/run.sh            everything
+#   bash tests/run.sh -k golden  a part; words go to pytest
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+bash launch/install.sh
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+# One thread a process: what is compared bit by bit must not depend on the machine's cores.
+export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+exec .venv/bin/python -m pytest --numprocesses 2 --dist loadgroup --durations 15 "$@"
