@@ -41,7 +41,9 @@ class BlipConfig:
         for tower in ("vision", "text"):
             width, heads = getattr(self, f"{tower}_width"), getattr(self, f"{tower}_heads")
             if width % heads:
-                raise ValueError(f"{tower}_width {width} is not a multiple of {tower}_heads {heads}")
+                raise ValueError(
+                    f"{tower}_width {width} is not a multiple of {tower}_heads {heads}"
+                )
         for name in ("dropout", "vision_drop_path"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} {getattr(self, name)} is outside [0, 1)")
@@ -57,9 +59,7 @@ class BlipConfig:
 
 PRESETS: dict[str, BlipConfig] = {
     "base": BlipConfig(),
-    "large": BlipConfig(
-        vision_width=1024, vision_layers=24, vision_heads=16, vision_drop_path=0.1
-    ),
+    "large": BlipConfig(vision_width=1024, vision_layers=24, vision_heads=16, vision_drop_path=0.1),
     # The text side of `small` has the shape of the 6-layer MiniLM, which can initialise it.
     "small": BlipConfig(
         image_size=96,

@@ -100,11 +100,10 @@ def _explain(message: str, known: list[str]) -> str:
     unknown = re.search(r"unrecognized arguments: --([\w.]+)", line)
     if unknown:
         return f"unknown key {unknown[1]!r}{_nearest(unknown[1], known)}"
-    unknown = re.search(
-        r"(?:Group|Parser|Key) ?'?([\w.]*)'? does not accept option '([\w.]+)'", line
-    )
+    unknown = re.search(r"Group '([\w.]*)' does not accept option '([\w.]+)'", line)
+    unknown = unknown or re.search(r"Option '([\w.]+)' is not accepted", line)
     if unknown:
-        key = ".".join(part for part in unknown.groups() if part)
+        key = ".".join(unknown.groups())
         return f"unknown key {key!r}{_nearest(key, known)}"
     line = re.sub(r'Parser key "([\w.]+)":', r"\1:", line).replace("<class '", "").replace("'>", "")
     union = re.search(r"^([\w.]+): .*?Subtypes: \[(.*?)\] Errors: .*Given value: (.*)$", line)
@@ -121,7 +120,8 @@ def _nearest(key: str, known: list[str]) -> str:
     section, _, leaf = key.rpartition(".")
     siblings = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == section}
     everywhere = {k.rpartition(".")[2]: k for k in known}
-    for candidates, word in ((siblings, leaf), ({k: k for k in known}, key), (everywhere, leaf)):
+    whole = {name: name for k in known for name in (k, k.partition(".")[0])}
+    for candidates, word in ((siblings, leaf), (whole, key), (everywhere, leaf)):
         close = difflib.get_close_matches(word, candidates, 1, 0.6) or [
             name for name in candidates if _initials(name) == word
         ]

@@ -1,0 +1,96 @@
+"""Flags and files become a run; a mistake becomes one line that names the nearest key."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from engine.config import ConfigError, RunConfig, to_dict
+from launch.cli import parse, run_main
+
+
+def run_of(*words: str) -> RunConfig:
+    """The run that these command-line words describe."""
+    return parse(RunConfig, words, description="Pretrain.", examples="  none")
+
+
+def test_flags_override_the_file_and_the_file_the_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("seed: 5\nmodel: {preset: tiny, dropout: 0.2}\ntrain: {epochs: 3}\n")
+    config = run_of("--config", str(path), "--model.dropout", "0.0", "--train.betas", "[0.8, 0.9]")
+    assert (config.seed, config.train.epochs, config.train.betas) == (5, 3, (0.8, 0.9))
+    assert config.model.network().dropout == 0.0
+
+
+def test_the_saved_run_repeats_itself(tmp_path: Path) -> None:
+    config = run_of("--model.preset", "small", "--data.train", "[a, b]", "--train.max_steps", "7")
+    config.save(tmp_path / "config.yaml")
+    assert run_of("--config", str(tmp_path / "config.yaml")) == config
+
+
+def test_the_launchers_own_flag_is_ignored() -> None:
+    assert run_of("--local_rank=1", "--seed", "2").seed == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--modle.preset", "x"], "did you mean 'model.preset'"),
+        (["--train.lr", "1"], "did you mean 'train.learning_rate'"),
+        (["--train.global_batch", "8"], "did you mean 'train.global_batch_size'"),
+        (["--outputdir", "x"], "did you mean 'output_dir'"),
+        (["--zzzz", "x"], "--help"),
+        (["--seed", "abc"], "seed: expected int, got 'abc'"),
+        (["--model.dropout", "x"], "model.dropout: expected float or null, got 'x'"),
+        (["--precision", "fp16"], "precision: expected"),
+        (["--model.preset", "huge"], "unknown preset 'huge'"),
+        (["--model.image_size", "100"], "not a multiple of patch_size"),
+        (["--deepspeed.stage", "9"], "deepspeed.stage is 9"),
+        (["--train.global_batch_size", "100", "--train.negative_group_size", "64"], "multiple"),
+        (["--config", "no/such.yaml"], "no/such.yaml: no such file"),
+        (["stray"], "stray"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        run_of(*words)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model:\n  presset: tiny\n", "did you mean 'model.preset'"),
+        ("trian: {epochs: 3}\n", "did you mean 'train'"),
+        ("output_dirr: x\n", "did you mean 'output_dir'"),
+        ("- a\n- b\n", "holds no settings"),
+        ("a: [\n", "not readable as YAML"),
+        ("!!python/object/apply:os.system ['true']\n", "not readable as YAML"),
+    ],
+)
+def test_a_bad_file_is_one_clear_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        run_of("--config", str(path))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_print_config_shows_the_resolved_run(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run_of("--seed", "9", "--print_config")
+    assert stopped.value.code == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert shown == to_dict(run_of("--seed", "9"))
+
+
+def test_bad_input_exits_with_2_and_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        raise ConfigError("the file is\nmissing")
+
+    with pytest.raises(SystemExit) as stopped:
+        run_main(main)
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == "error: the file is missing\n"
