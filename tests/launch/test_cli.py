@@ -62,7 +62,7 @@ def test_a_mistake_is_one_clear_line(words: list[str], message: str) -> None:
     ("text", "message"),
     [
         ("model:\n  presset: tiny\n", "did you mean 'model.preset'"),
-        ("trian: {epochs: 3}\n", "did you mean 'train'"),
+        ("trian: {epochs: 3}\n", "did you mean 'train.epochs'"),
         ("output_dirr: x\n", "did you mean 'output_dir'"),
         ("- a\n- b\n", "holds no settings"),
         ("a: [\n", "not readable as YAML"),
