@@ -1,0 +1,55 @@
+"""Which implementation of an op runs: decided once, said once, and forced by name."""
+
+import importlib.util
+import logging
+import os
+from functools import cache
+
+import torch
+
+log = logging.getLogger(__name__)
+
+
+@cache
+def _announce(op: str, choice: str, device: str) -> None:
+    log.info("%s on %s: %s", op, device, choice)
+
+
+@cache
+def triton_installed() -> bool:
+    """Whether Triton can be imported."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def triton_problem(tensor: torch.Tensor) -> str | None:
+    """Why Triton cannot run on this tensor here, or None when it can."""
+    if not triton_installed():
+        return "the package triton is not installed"
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if tensor.device.type != "cuda" and not interpreted:
+        return f"tensors are on {tensor.device.type} (TRITON_INTERPRET=1 runs it there, slowly)"
+    return None
+
+
+def choose(op: str, wanted: str, problems: dict[str, str | None], tensor: torch.Tensor) -> str:
+    """The backend to run.
+
+    Args:
+        op: name of the operation, for messages.
+        wanted: "auto" or a backend's name.
+        problems: per backend, best first, why it cannot run or None.
+        tensor: an input, whose device is announced.
+
+    Raises:
+        ValueError: unknown name.
+        RuntimeError: the wanted one cannot run here.
+    """
+    if wanted == "auto":
+        choice = next(name for name, problem in problems.items() if problem is None)
+        _announce(op, choice, tensor.device.type)
+        return choice
+    if wanted not in problems:
+        raise ValueError(f"{op}: unknown backend {wanted!r}: choose auto, {', '.join(problems)}")
+    if problems[wanted] is not None:
+        raise RuntimeError(f"{op}: backend {wanted!r} cannot run here: {problems[wanted]}")
+    return wanted

@@ -1,0 +1,122 @@
+"""Momentum-distilled image-text contrastive loss over [batch | queue]."""
+
+from typing import Any
+
+import torch
+
+from kernels.backend import choose, triton_problem
+from kernels.itc_loss import streaming
+from kernels.itc_loss.reference import itc_loss_reference
+
+
+class _OnePass(torch.autograd.Function):
+    """The forward pass yields the gradients; the backward pass only scales them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: torch.Tensor, temperature: torch.Tensor, one_pass: Any, *inputs: Any
+    ) -> torch.Tensor:
+        loss, by_query, by_temperature = one_pass(
+            query, inputs[0], *inputs[1:3], temperature, *inputs[3:]
+        )
+        ctx.save_for_backward(by_query, by_temperature.sum())
+        ctx.rows, ctx.dtype = len(query), query.dtype
+        return loss.mean()
+
+    @staticmethod
+    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        by_query, by_temperature = ctx.saved_tensors
+        scale = upstream / ctx.rows
+        return (by_query * scale).to(ctx.dtype), by_temperature * scale, *([None] * 9)
+
+
+def itc_loss(
+    query_BE: torch.Tensor,
+    momentum_query_BE: torch.Tensor,
+    keys_BE: torch.Tensor,
+    queue_QE: torch.Tensor,
+    temperature: torch.Tensor,
+    alpha: torch.Tensor | float,
+    *,
+    query_ids: torch.Tensor | None = None,
+    key_ids: torch.Tensor | None = None,
+    queue_ids: torch.Tensor | None = None,
+    group_size: int | None = None,
+    backend: str = "auto",
+) -> torch.Tensor:
+    """One direction of the contrastive loss, mean over rows (arXiv:2107.07651, eq. 6).
+
+    Targets mix the momentum queries' softmax (weight alpha) with the positives. Only the queries
+    and the temperature get gradients; the soft targets' temperature does not, as in the original.
+
+    Args:
+        query_BE: [B, E] online features of one modality.
+        momentum_query_BE: [B, E] momentum features of the same samples.
+        keys_BE: [B, E] momentum features of the other modality; row i's positive is key i.
+        queue_QE: [Q, E] older keys, any strides; Q may be 0.
+        temperature: 0-dim, > 0.
+        alpha: weight of the soft targets, in [0, 1].
+        query_ids: [B] int64; with ids every key and queue entry of the same id is a positive.
+        key_ids: [B] int64.
+        queue_ids: [Q] int64.
+        group_size: a row sees in-batch keys of its own group of so many rows only, and the whole
+            queue; None means the whole batch.
+        backend: `triton` (GPU), `torch` (streaming), `reference` (materialised) or `auto`.
+
+    Returns:
+        The loss, 0-dim float32.
+
+    Raises:
+        ValueError: shapes, devices or ids that do not fit; an empty batch.
+        RuntimeError: a forced backend that cannot run here.
+    """
+    _check(query_BE, momentum_query_BE, keys_BE, queue_QE, temperature)
+    group = group_size or len(query_BE)
+    if len(query_BE) % group:
+        raise ValueError(f"itc_loss: {len(query_BE)} rows are not whole groups of {group}")
+    ids = (query_ids, key_ids, queue_ids)
+    if len({i is None for i in ids}) > 1:
+        raise ValueError("itc_loss: give query_ids, key_ids and queue_ids together, or none")
+    if query_ids is not None:
+        lengths = [len(i) for i in ids]
+        if lengths != [len(query_BE), len(keys_BE), len(queue_QE)]:
+            raise ValueError(f"itc_loss: ids of lengths {lengths} do not fit the keys")
+    problems = {
+        "triton": triton_problem(query_BE) if query_BE.is_cuda or backend == "triton" else "CPU",
+        "torch": None,
+        "reference": None,
+    }
+    chosen = choose("itc_loss", backend, problems, query_BE)
+    with torch.autocast(query_BE.device.type, enabled=False):
+        rest = (momentum_query_BE, keys_BE, queue_QE)
+        if chosen == "reference":
+            return itc_loss_reference(query_BE, *rest, temperature, alpha, *ids, group)
+        one_pass = streaming.loss_and_gradients
+        if chosen == "triton":
+            from kernels.itc_loss import triton_kernels
+
+            one_pass = triton_kernels.loss_and_gradients
+        return _OnePass.apply(query_BE, temperature, one_pass, *rest, alpha, *ids, group)
+
+
+def _check(
+    query: torch.Tensor,
+    momentum_query: torch.Tensor,
+    keys: torch.Tensor,
+    queue: torch.Tensor,
+    temperature: torch.Tensor,
+) -> None:
+    if query.ndim != 2 or not len(query):
+        raise ValueError(f"itc_loss: queries {tuple(query.shape)} must be [B, E] with B > 0")
+    if momentum_query.shape != query.shape or keys.shape != query.shape:
+        raise ValueError(
+            f"itc_loss: momentum queries {tuple(momentum_query.shape)} and keys "
+            f"{tuple(keys.shape)} must have the queries' shape {tuple(query.shape)}"
+        )
+    if queue.ndim != 2 or queue.shape[1] != query.shape[1]:
+        raise ValueError(f"itc_loss: queue {tuple(queue.shape)} must be [Q, {query.shape[1]}]")
+    if temperature.ndim:
+        raise ValueError(f"itc_loss: temperature {tuple(temperature.shape)} must be 0-dim")
+    devices = {str(tensor.device) for tensor in (query, momentum_query, keys, queue, temperature)}
+    if len(devices) > 1:
+        raise ValueError(f"itc_loss: inputs on different devices: {', '.join(sorted(devices))}")
