@@ -1,0 +1,100 @@
+"""BLIP: the image encoder, the MED and the heads, under the original's state-dict names."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from blip_model.config import BlipConfig
+from blip_model.med import TextDecoder, TextTransformer, initialise_text
+from blip_model.vit import VisionTransformer
+
+TEMPERATURE_RANGE = (0.001, 0.5)
+
+
+class Blip(nn.Module):
+    """The network with the heads that its parts allow.
+
+    Args:
+        config: sizes.
+        text_encoder: with the text encoder, both projections, matching head and temperature.
+        text_decoder: with the decoder; beside an encoder it shares its weights.
+    """
+
+    def __init__(
+        self, config: BlipConfig, *, text_encoder: bool = True, text_decoder: bool = True
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.visual_encoder = VisionTransformer(config)
+        self.text_encoder = TextTransformer(config) if text_encoder else None
+        if text_encoder:
+            self.vision_proj = nn.Linear(config.vision_width, config.embed_dim)
+            self.text_proj = nn.Linear(config.text_width, config.embed_dim)
+            self.temp = nn.Parameter(torch.tensor(0.07))
+            self.itm_head = nn.Linear(config.text_width, 2)
+            self.text_encoder.apply(initialise_text)
+        if text_decoder:
+            self.text_decoder = TextDecoder(config, self.text_encoder)
+            self.text_decoder.apply(initialise_text)
+
+    def encode_image(self, image: torch.Tensor) -> torch.Tensor:
+        """[B, 3, H, W] -> states of all image tokens [B, P, vision width]."""
+        return self.visual_encoder(image)
+
+    def image_feature(self, image_states: torch.Tensor) -> torch.Tensor:
+        """[B, P, vision width] -> unit vectors [B, E], float32."""
+        return unit(self.vision_proj(image_states[:, 0]))
+
+    def encode_text(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """[B, L] ids, [CLS] first, and mask -> states [B, L, D] without a picture."""
+        return self.text_encoder(ids, mask)
+
+    def text_feature(self, text_states: torch.Tensor) -> torch.Tensor:
+        """[B, L, D] -> unit vectors [B, E], float32."""
+        return unit(self.text_proj(text_states[:, 0]))
+
+    def match(
+        self,
+        ids: torch.Tensor,
+        mask: torch.Tensor,
+        image_states: torch.Tensor,
+        *,
+        write_enc: bool = True,
+    ) -> torch.Tensor:
+        """Does the text describe the picture?
+
+        Args:
+            ids: [B, L], [CLS] first.
+            mask: [B, L].
+            image_states: [B, P, vision width].
+            write_enc: put [ENC] in the first place, as training does; the original's demo scorer
+                leaves [CLS] there.
+
+        Returns:
+            [B, 2] float32 logits: unmatched, matched.
+        """
+        if write_enc:
+            ids = with_first_token(ids, self.config.enc_token_id)
+        return self.itm_head(self.text_encoder(ids, mask, image_states)[:, 0]).float()
+
+    def decode(
+        self, ids: torch.Tensor, mask: torch.Tensor | None, image_states: torch.Tensor
+    ) -> torch.Tensor:
+        """[B, L] ids, whose first is replaced by [DEC], -> next-token logits [B, L, V]."""
+        ids = with_first_token(ids, self.config.bos_token_id)
+        return self.text_decoder(ids, mask, image_states)
+
+    @torch.no_grad()
+    def clamp_temperature_(self) -> None:
+        """Keep the temperature in [0.001, 0.5]; called after a step, before the next forward."""
+        self.temp.clamp_(*TEMPERATURE_RANGE)
+
+
+def unit(x: torch.Tensor) -> torch.Tensor:
+    """L2-normalise the last dimension in float32."""
+    return F.normalize(x.float(), dim=-1)
+
+
+def with_first_token(ids: torch.Tensor, token: int) -> torch.Tensor:
+    """A copy of [B, L] ids whose first column is `token`."""
+    return torch.cat([torch.full_like(ids[:, :1], token), ids[:, 1:]], 1)

@@ -1,0 +1,248 @@
+"""MED, the multimodal mixture of encoder and decoder: one BERT-shaped text transformer, three modes.
+
+`text` skips cross-attention; `multimodal` attends to a picture; the decoder is causal and attends
+to a picture. Encoder and decoder share everything but self-attention (its output norm included)
+and the LM head's transform (Li et al. 2022, arXiv:2201.12086, section 3.1).
+"""
+
+import torch
+from torch import nn
+
+from blip_model.config import BlipConfig
+from kernels import attention
+
+NORM_EPS = 1e-12
+
+
+class Embeddings(nn.Module):
+    """Word plus position embeddings, normalised: [B, L] ids -> [B, L, D]."""
+
+    def __init__(self, config: BlipConfig) -> None:
+        super().__init__()
+        width = config.text_width
+        self.word_embeddings = nn.Embedding(
+            config.vocab_size, width, padding_idx=config.pad_token_id
+        )
+        self.position_embeddings = nn.Embedding(config.max_positions, width)
+        self.LayerNorm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, ids_BL: torch.Tensor, first_position: int = 0) -> torch.Tensor:
+        last = first_position + ids_BL.shape[1]
+        positions = torch.arange(first_position, last, device=ids_BL.device)
+        states = self.word_embeddings(ids_BL) + self.position_embeddings(positions)
+        return self.dropout(self.LayerNorm(states))
+
+
+class Projections(nn.Module):
+    """Query, key and value maps; keys and values may come from another width (the picture)."""
+
+    def __init__(self, config: BlipConfig, source_width: int) -> None:
+        super().__init__()
+        self.heads = config.text_heads
+        self.query = nn.Linear(config.text_width, config.text_width)
+        self.key = nn.Linear(source_width, config.text_width)
+        self.value = nn.Linear(source_width, config.text_width)
+
+    def queries(self, states_BLD: torch.Tensor) -> torch.Tensor:
+        """[B, L, D] -> [B, H, L, K]."""
+        return self._heads(self.query(states_BLD))
+
+    def keys_values(self, source_BSD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """[B, S, source width] -> keys and values [B, H, S, K]."""
+        return self._heads(self.key(source_BSD)), self._heads(self.value(source_BSD))
+
+    def _heads(self, x_BLD: torch.Tensor) -> torch.Tensor:
+        return x_BLD.unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+
+class AddNorm(nn.Module):
+    """Linear map, dropout, residual, norm: the end of every BERT sub-layer."""
+
+    def __init__(self, config: BlipConfig, source_width: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(source_width, config.text_width)
+        self.LayerNorm = nn.LayerNorm(config.text_width, eps=NORM_EPS)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, branch: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        return self.LayerNorm(self.dropout(self.dense(branch)) + residual)
+
+
+class MedAttention(nn.Module):
+    """Attention of tokens over themselves or over a picture's states."""
+
+    def __init__(self, config: BlipConfig, source_width: int) -> None:
+        super().__init__()
+        self.self = Projections(config, source_width)
+        self.output = AddNorm(config, config.text_width)
+        self.dropout = config.dropout
+
+    def forward(
+        self,
+        states_BLD: torch.Tensor,
+        source_BSD: torch.Tensor,
+        key_mask: torch.Tensor | None = None,
+        causal: bool = False,
+    ) -> torch.Tensor:
+        keys, values = self.self.keys_values(source_BSD)
+        return self.attend(states_BLD, keys, values, key_mask, causal)
+
+    def attend(
+        self,
+        states_BLD: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        key_mask: torch.Tensor | None = None,
+        causal: bool = False,
+    ) -> torch.Tensor:
+        """The same with keys and values [B, H, S, K] that are projected already."""
+        context = attention(
+            self.self.queries(states_BLD),
+            keys,
+            values,
+            causal=causal,
+            key_mask=key_mask,
+            dropout=self.dropout if self.training else 0.0,
+        )
+        return self.output(context.transpose(1, 2).flatten(2), states_BLD)
+
+
+class Intermediate(nn.Module):
+    """First half of the feed-forward network."""
+
+    def __init__(self, config: BlipConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.text_width, config.text_intermediate)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return nn.functional.gelu(self.dense(states))
+
+
+class MedLayer(nn.Module):
+    """Self-attention, cross-attention, feed-forward; all but the first may be another layer's."""
+
+    def __init__(self, config: BlipConfig, shared: "MedLayer | None") -> None:
+        super().__init__()
+        self.attention = MedAttention(config, config.text_width)
+        if shared is None:
+            self.crossattention = MedAttention(config, config.vision_width)
+            self.intermediate = Intermediate(config)
+            self.output = AddNorm(config, config.text_intermediate)
+        else:
+            self.crossattention = shared.crossattention
+            self.intermediate = shared.intermediate
+            self.output = shared.output
+
+    def forward(
+        self,
+        states_BLD: torch.Tensor,
+        key_mask: torch.Tensor | None,
+        image_states_BPD: torch.Tensor | None,
+        causal: bool,
+    ) -> torch.Tensor:
+        states_BLD = self.attention(states_BLD, states_BLD, key_mask, causal)
+        if image_states_BPD is not None:
+            states_BLD = self.crossattention(states_BLD, image_states_BPD)
+        return self.output(self.intermediate(states_BLD), states_BLD)
+
+
+class LayerStack(nn.Module):
+    """The layers under the name that checkpoints know."""
+
+    def __init__(self, config: BlipConfig, shared: "LayerStack | None") -> None:
+        super().__init__()
+        others = [None] * config.text_layers if shared is None else shared.layer
+        self.layer = nn.ModuleList([MedLayer(config, other) for other in others])
+
+
+class TextTransformer(nn.Module):
+    """Token ids, and a picture's states or none, to token states."""
+
+    def __init__(self, config: BlipConfig, shared: "TextTransformer | None" = None) -> None:
+        super().__init__()
+        self.embeddings = Embeddings(config) if shared is None else shared.embeddings
+        self.encoder = LayerStack(config, None if shared is None else shared.encoder)
+
+    def forward(
+        self,
+        ids_BL: torch.Tensor,
+        mask_BL: torch.Tensor | None = None,
+        image_states_BPD: torch.Tensor | None = None,
+        causal: bool = False,
+    ) -> torch.Tensor:
+        """Run all layers.
+
+        Args:
+            ids_BL: [B, L] int64.
+            mask_BL: [B, L], non-zero where there is a token; None for no padding.
+            image_states_BPD: [B, P, vision width]; None skips cross-attention.
+            causal: a token sees itself and earlier ones only.
+
+        Returns:
+            [B, L, D].
+        """
+        key_mask = None if mask_BL is None else mask_BL.bool()
+        states = self.embeddings(ids_BL)
+        for layer in self.encoder.layer:
+            states = layer(states, key_mask, image_states_BPD, causal)
+        return states
+
+
+class PredictionTransform(nn.Module):
+    """Linear map, GELU, norm before the vocabulary."""
+
+    def __init__(self, config: BlipConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.text_width, config.text_width)
+        self.LayerNorm = nn.LayerNorm(config.text_width, eps=NORM_EPS)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return self.LayerNorm(nn.functional.gelu(self.dense(states)))
+
+
+class Predictions(nn.Module):
+    """States to vocabulary logits; the matrix is the word embedding."""
+
+    def __init__(self, config: BlipConfig, words: nn.Embedding) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self.transform = PredictionTransform(config)
+        # Made on the meta device: both of its tensors are replaced by shared ones at once.
+        self.decoder = nn.Linear(config.text_width, config.vocab_size, device="meta")
+        self.decoder.weight = words.weight
+        self.decoder.bias = self.bias
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return self.decoder(self.transform(states))
+
+
+class LmHead(nn.Module):
+    """The LM head under the name that checkpoints know."""
+
+    def __init__(self, config: BlipConfig, words: nn.Embedding) -> None:
+        super().__init__()
+        self.predictions = Predictions(config, words)
+
+
+class TextDecoder(nn.Module):
+    """Image-grounded decoder: next-token logits for every position."""
+
+    def __init__(self, config: BlipConfig, shared: TextTransformer | None) -> None:
+        super().__init__()
+        self.bert = TextTransformer(config, shared)
+        self.cls = LmHead(config, self.bert.embeddings.word_embeddings)
+
+    def forward(
+        self, ids_BL: torch.Tensor, mask_BL: torch.Tensor | None, image_states_BPD: torch.Tensor
+    ) -> torch.Tensor:
+        """[B, L] ids and [B, P, vision width] -> logits [B, L, V]."""
+        return self.cls.predictions(self.bert(ids_BL, mask_BL, image_states_BPD, causal=True))
+
+
+def initialise_text(module: nn.Module) -> None:
+    """BERT's fresh weights: normal of deviation 0.02, biases 0."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)

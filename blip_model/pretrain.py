@@ -1,0 +1,99 @@
+"""BLIP's pretraining objective: contrast, matching and captioning on one batch."""
+
+import torch
+
+from blip_model.blip import Blip
+from blip_model.config import BlipConfig
+from blip_model.momentum import MomentumFeatures
+from blip_model.objectives.itc import contrast
+from blip_model.objectives.itm import matching
+from blip_model.objectives.lm import language_modelling, next_token_targets
+from kernels import draw_hard_negatives
+
+
+class BlipPretrain(Blip):
+    """The plain definition of a step: six text passes, padded.
+
+    A batch holds whole groups; a group is what one GPU held in the original. In-batch keys,
+    negatives and the token mean of captioning stay inside a group, and every loss is the mean
+    over groups, so it does not depend on how groups spread over ranks and micro-batches.
+
+    Args:
+        config: sizes.
+        label_smoothing: of captioning.
+    """
+
+    def __init__(self, config: BlipConfig, *, label_smoothing: float = 0.1) -> None:
+        super().__init__(config)
+        self.label_smoothing = label_smoothing
+
+    def forward(
+        self,
+        image: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        momentum: MomentumFeatures,
+        *,
+        alpha: float,
+        group_size: int | None = None,
+        negatives: tuple[torch.Tensor, torch.Tensor] | None = None,
+        seed: int = 0,
+        group_keys: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Losses of one micro-batch.
+
+        Args:
+            image: [B, 3, H, W].
+            input_ids: [B, L], [CLS] first.
+            attention_mask: [B, L].
+            momentum: of the same batch.
+            alpha: weight of the soft targets.
+            group_size: None takes the batch as one group.
+            negatives: (wrong picture of each text, wrong text of each picture), each [B];
+                None draws them.
+            seed: of the draw.
+            group_keys: [groups] int64 names of the groups, for the draw.
+
+        Returns:
+            loss_itc, loss_itm and loss_lm, 0-dim float32.
+        """
+        image_states = self.encode_image(image)
+        image_feature = self.image_feature(image_states)
+        text_feature = self.text_feature(self.encode_text(input_ids, attention_mask))
+        loss_itc = contrast(
+            image_feature, text_feature, momentum, self.temp, alpha, group_size=group_size
+        )
+        if negatives is None:
+            drawing = {"group_size": group_size, "group_keys": group_keys}
+            negatives = self.draw(image_feature, text_feature, momentum, seed=seed, **drawing)
+        loss_itm = matching(self, input_ids, attention_mask, image_states, *negatives)
+        logits = self.decode(input_ids, attention_mask, image_states)[:, :-1]
+        targets = next_token_targets(input_ids, attention_mask)
+        loss_lm = language_modelling(logits, targets, self.label_smoothing, group_size)
+        return {"loss_itc": loss_itc, "loss_itm": loss_itm, "loss_lm": loss_lm}
+
+    def draw(
+        self,
+        image_feature: torch.Tensor,
+        text_feature: torch.Tensor,
+        momentum: MomentumFeatures,
+        *,
+        seed: int = 0,
+        group_size: int | None = None,
+        group_keys: torch.Tensor | None = None,
+        greedy: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Wrong picture of each text and wrong text of each picture, [B] each.
+
+        Weights come from online features against momentum keys, as in the original. The two
+        directions draw from different streams of the same seed.
+        """
+        settings = {"group_size": group_size, "group_keys": group_keys, "greedy": greedy}
+        return (
+            draw_hard_negatives(
+                text_feature, momentum.image_feature, self.temp, seed=2 * seed, **settings
+            ),
+            draw_hard_negatives(
+                image_feature, momentum.text_feature, self.temp, seed=2 * seed + 1, **settings
+            ),
+        )

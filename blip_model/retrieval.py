@@ -1,0 +1,80 @@
+"""Retrieval fine-tuning: contrast and matching, several texts to a picture. Also the filter."""
+
+import torch
+
+from blip_model.blip import Blip
+from blip_model.config import BlipConfig
+from blip_model.momentum import MomentumFeatures
+from blip_model.objectives.itc import contrast
+from blip_model.objectives.itm import matching
+from kernels import draw_hard_negatives
+
+
+class BlipRetrieval(Blip):
+    """BLIP without the decoder."""
+
+    def __init__(self, config: BlipConfig) -> None:
+        super().__init__(config, text_decoder=False)
+
+    def forward(
+        self,
+        image: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        momentum: MomentumFeatures,
+        *,
+        image_id: torch.Tensor,
+        alpha: float,
+        group_size: int | None = None,
+        negatives: tuple[torch.Tensor, torch.Tensor] | None = None,
+        seed: int = 0,
+        group_keys: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """loss_itc and loss_itm of a micro-batch; arguments as in `BlipPretrain.forward`.
+
+        Args:
+            image_id: [B]; texts of the same picture are positives and never negatives.
+        """
+        image_states = self.encode_image(image)
+        image_feature = self.image_feature(image_states)
+        text_feature = self.text_feature(self.encode_text(input_ids, attention_mask))
+        loss_itc = contrast(
+            image_feature,
+            text_feature,
+            momentum,
+            self.temp,
+            alpha,
+            image_id=image_id,
+            group_size=group_size,
+        )
+        if negatives is None:
+            drawing = {"seed": seed, "group_size": group_size, "group_keys": group_keys}
+            negatives = self.draw(image_feature, text_feature, image_id, **drawing)
+        loss_itm = matching(self, input_ids, attention_mask, image_states, *negatives)
+        return {"loss_itc": loss_itc, "loss_itm": loss_itm}
+
+    def draw(
+        self,
+        image_feature: torch.Tensor,
+        text_feature: torch.Tensor,
+        image_id: torch.Tensor,
+        *,
+        seed: int = 0,
+        group_size: int | None = None,
+        group_keys: torch.Tensor | None = None,
+        greedy: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `BlipPretrain.draw`, but from online against online features and without a floor."""
+        settings = {
+            "group_size": group_size,
+            "group_keys": group_keys,
+            "greedy": greedy,
+            "ids": image_id,
+            "floor": 0.0,
+        }
+        return (
+            draw_hard_negatives(text_feature, image_feature, self.temp, seed=2 * seed, **settings),
+            draw_hard_negatives(
+                image_feature, text_feature, self.temp, seed=2 * seed + 1, **settings
+            ),
+        )

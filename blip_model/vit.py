@@ -1,0 +1,128 @@
+"""The image encoder: a plain vision transformer (Dosovitskiy et al. 2020, arXiv:2010.11929)."""
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from blip_model.config import BlipConfig
+from kernels import attention
+
+
+class PatchEmbed(nn.Module):
+    """Cuts a picture into patches and projects each: [B, 3, H, W] -> [B, P, D]."""
+
+    def __init__(self, config: BlipConfig) -> None:
+        super().__init__()
+        size = config.patch_size
+        self.proj = nn.Conv2d(3, config.vision_width, kernel_size=size, stride=size)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.proj(image).flatten(2).transpose(1, 2)
+
+
+class VisionAttention(nn.Module):
+    """Multi-head self-attention with one projection for query, key and value."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x_BPD: torch.Tensor) -> torch.Tensor:
+        query, key, value = (
+            self.qkv(x_BPD).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        )
+        return self.proj(attention(query, key, value).transpose(1, 2).flatten(2))
+
+
+class Mlp(nn.Module):
+    """Two linear maps with the exact GELU between them."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc2(nn.functional.gelu(self.fc1(x)))
+
+
+class DropPath(nn.Module):
+    """Leaves the residual branch of a sample out with some probability (arXiv:1603.09382)."""
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, branch: torch.Tensor) -> torch.Tensor:
+        if not self.training or self.probability == 0.0:
+            return branch
+        keep = 1.0 - self.probability
+        shape = (len(branch),) + (1,) * (branch.ndim - 1)
+        return branch * branch.new_empty(shape).bernoulli_(keep).div_(keep)
+
+
+class VisionBlock(nn.Module):
+    """Pre-norm transformer block."""
+
+    def __init__(self, config: BlipConfig, drop_path: float) -> None:
+        super().__init__()
+        width = config.vision_width
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attn = VisionAttention(width, config.vision_heads)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = Mlp(width, 4 * width)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x_BPD: torch.Tensor) -> torch.Tensor:
+        x_BPD = x_BPD + self.drop_path(self.attn(self.norm1(x_BPD)))
+        return x_BPD + self.drop_path(self.mlp(self.norm2(x_BPD)))
+
+
+class VisionTransformer(nn.Module):
+    """Picture to token states, CLS first; the final norm is applied to all tokens.
+
+    Drop path grows linearly over depth to the config's value. Weights start as in the original:
+    truncated normal of deviation 0.02, biases 0.
+    """
+
+    def __init__(self, config: BlipConfig) -> None:
+        super().__init__()
+        width, depth = config.vision_width, config.vision_layers
+        self.image_size = config.image_size
+        self.patch_embed = PatchEmbed(config)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, config.image_tokens, width))
+        rates = torch.linspace(0, config.vision_drop_path, depth).tolist()
+        self.blocks = nn.ModuleList([VisionBlock(config, rate) for rate in rates])
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.checkpoint_activations = False
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+        self.apply(_initialise)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """[B, 3, image_size, image_size] -> [B, P, D].
+
+        Raises:
+            ValueError: pictures of another size.
+        """
+        if image.ndim != 4 or image.shape[1:] != (3, self.image_size, self.image_size):
+            wanted = f"[B, 3, {self.image_size}, {self.image_size}]"
+            raise ValueError(f"image is {list(image.shape)}, the network takes {wanted}")
+        patches = self.patch_embed(image)
+        x_BPD = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], 1)
+        x_BPD = x_BPD + self.pos_embed
+        for block in self.blocks:
+            if self.checkpoint_activations and self.training:
+                x_BPD = checkpoint(block, x_BPD, use_reentrant=False)
+            else:
+                x_BPD = block(x_BPD)
+        return self.norm(x_BPD)
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
