@@ -1,4 +1,4 @@
-"""MED, the multimodal mixture of encoder and decoder: one BERT-shaped text transformer, three modes.
+"""MED, the multimodal mixture of encoder and decoder: one text transformer with three modes.
 
 `text` skips cross-attention; `multimodal` attends to a picture; the decoder is causal and attends
 to a picture. Encoder and decoder share everything but self-attention (its output norm included)
