@@ -1,0 +1,143 @@
+"""Pairs listed in a file: BLIP's annotation JSON, CSV, TSV or Parquet. Held in Arrow."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import xxhash
+
+from engine.config import ConfigError
+from engine.data.source import RawSample, stable_id
+
+IMAGE_COLUMNS = ("image", "image_path", "filepath", "file_path", "path", "filename")
+CAPTION_COLUMNS = ("caption", "captions", "text", "title", "alt_text")
+SUFFIXES = (".json", ".csv", ".tsv", ".parquet")
+MAX_FILE_BYTES = 64 << 20
+
+
+class Annotations:
+    """Pairs whose pictures are files.
+
+    Args:
+        path: the list.
+        image_root: folder that relative paths start from; None takes the list's own folder.
+
+    Raises:
+        ConfigError: the list cannot be read, or lacks a column or a value; names file and row.
+    """
+
+    def __init__(self, path: Path, image_root: str | None) -> None:
+        self.path = path
+        self.root = Path(image_root) if image_root else path.parent
+        self._table = _read_table(path)
+        self.lengths = [len(self._table)]
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all rows."""
+        state = xxhash.xxh3_128()
+        for batch in self._table.to_batches():
+            for column in batch.columns:
+                for buffer in column.buffers():
+                    if buffer is not None:
+                        state.update(buffer)
+        return state.hexdigest()
+
+    def read(self, number: int) -> RawSample:
+        """One pair."""
+        row = {name: self._table[name][number].as_py() for name in self._table.column_names}
+        content, problem = self._picture(row["image"])
+        return RawSample(
+            key=row["image"],
+            uid=row["uid"],
+            url=row["url"],
+            captions=row["captions"],
+            image_id=row["image_id"],
+            image=content,
+            problem=problem,
+        )
+
+    def _picture(self, name: str) -> tuple[bytes | None, str | None]:
+        try:
+            path = self.root / name
+            if path.stat().st_size > MAX_FILE_BYTES:
+                return None, "file_too_large"
+            return path.read_bytes(), None
+        except FileNotFoundError:
+            return None, "missing"
+        except (OSError, ValueError, UnicodeError):
+            return None, "unreadable_name"
+
+
+def _read_table(path: Path) -> pa.Table:
+    try:
+        if path.suffix == ".json":
+            rows = json.loads(path.read_text(encoding="utf-8"))
+        elif path.suffix == ".parquet":
+            rows = pa.parquet.read_table(path)
+        else:
+            options = pa.csv.ParseOptions(delimiter="\t" if path.suffix == ".tsv" else ",")
+            rows = pa.csv.read_csv(path, parse_options=options)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        problem = str(error).splitlines()[0]
+        raise ConfigError(f"{path}: not readable as {path.suffix[1:]}: {problem}") from None
+    return _from_json(path, rows) if isinstance(rows, list | dict) else _from_columns(path, rows)
+
+
+def _from_json(path: Path, rows: Any) -> pa.Table:
+    if not isinstance(rows, list) or not rows:
+        raise ConfigError(f"{path}: expected a list of pairs, found {type(rows).__name__}")
+    columns: dict[str, list] = {n: [] for n in ("image", "captions", "image_id", "uid", "url")}
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict) or not isinstance(row.get("image"), str):
+            raise ConfigError(f"{path}: row {number} has no 'image' path")
+        if "caption" not in row:
+            raise ConfigError(f"{path}: row {number} ({row['image']}) has no 'caption'")
+        captions = row["caption"] if isinstance(row["caption"], list) else [row["caption"]]
+        columns["image"].append(row["image"])
+        columns["captions"].append([_text(caption) for caption in captions])
+        columns["image_id"].append(stable_id(row.get("image_id", row["image"])))
+        columns["uid"].append(str(row.get("uid") or row["image"]))
+        columns["url"].append(str(row.get("url") or ""))
+    return pa.table(columns)
+
+
+def _text(value: Any) -> str | None:
+    """Text that Arrow can hold; what is not text stays None and counts as a bad caption."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else None
+
+
+def _from_columns(path: Path, table: pa.Table) -> pa.Table:
+    image = _column(path, table, IMAGE_COLUMNS, "image paths")
+    caption = _column(path, table, CAPTION_COLUMNS, "captions")
+    if not len(table):
+        raise ConfigError(f"{path}: no rows")
+    images = table[image].cast(pa.string())
+    if images.null_count:
+        row = images.is_null().to_pylist().index(True)
+        raise ConfigError(f"{path}: row {row} has no {image!r}")
+    captions = table[caption]
+    if not pa.types.is_list(captions.type):
+        captions = pa.array([[value] for value in captions.cast(pa.string()).to_pylist()])
+    names = images.to_pylist()
+    ids = table["image_id"].to_pylist() if "image_id" in table.column_names else names
+    uids = table["uid"].cast(pa.string()) if "uid" in table.column_names else images
+    empty = pa.array([""] * len(table))
+    urls = table["url"].cast(pa.string()).fill_null("") if "url" in table.column_names else empty
+    identities = pa.array([stable_id(value) for value in ids], pa.int64())
+    parts = {"image": images, "captions": captions, "image_id": identities}
+    return pa.table({**parts, "uid": uids, "url": urls})
+
+
+def _column(path: Path, table: pa.Table, names: tuple[str, ...], what: str) -> str:
+    for name in names:
+        if name in table.column_names:
+            return name
+    found = ", ".join(table.column_names)
+    raise ConfigError(f"{path}: no column of {what} ({', '.join(names)}); found: {found}")

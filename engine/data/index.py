@@ -1,0 +1,249 @@
+"""The sidecar index of a tar shard: where each member lies, and its hash.
+
+Built by walking the 512-byte headers once. Reading through it is random access, and every byte
+of a member is checked; a damaged header or a truncated shard is found when the index is built,
+or, later, by size, by header checksums and by hashes.
+"""
+
+import json
+import os
+import struct
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from engine.config import ConfigError
+
+BLOCK = 512
+REGULAR = (b"0", b"\0")
+PICTURES = ("jpg", "jpeg", "png", "webp")
+MEMBERS = ("image", "txt", "json")
+FORMAT = 1
+
+
+class ShardError(ConfigError):
+    """A shard that is not what its index says, or not a tar file."""
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """Index of one shard.
+
+    Attributes:
+        path: the tar file.
+        keys: N sample keys.
+        uids: N stable names, from the sample's JSON or the key.
+        places: per kind of member (`image`, `txt`, `json`): [N, 2] int64 offset and size,
+            size -1 where the sample has no such member.
+        hashes: per kind: [N] uint64 xxh3 of the member's bytes.
+    """
+
+    path: Path
+    keys: pa.ChunkedArray
+    uids: pa.ChunkedArray
+    places: dict[str, np.ndarray]
+    hashes: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the index: which samples, in which order, with which bytes."""
+        state = xxhash.xxh3_128()
+        for key in self.keys:
+            state.update(key.as_py().encode() + b"\0")
+        for kind in MEMBERS:
+            state.update(self.hashes[kind].tobytes())
+        return state.hexdigest()
+
+
+def index_path(shard: Path) -> Path:
+    """`00000.tar` -> `00000.tar.index`."""
+    return shard.with_name(shard.name + ".index")
+
+
+def open_index(shard: Path) -> ShardIndex:
+    """The index of a shard; built and stored beside it where there is none that fits.
+
+    Raises:
+        ShardError: the shard cannot be read or its structure is damaged.
+    """
+    stored = index_path(shard)
+    try:
+        size = shard.stat().st_size
+    except OSError as error:
+        raise ShardError(f"{shard}: {error.strerror}") from None
+    if stored.is_file():
+        table = _read_table(stored)
+        facts = json.loads(table.schema.metadata[b"shard"])
+        if facts["format"] == FORMAT and facts["bytes"] == size:
+            return _from_table(shard, table)
+        raise ShardError(
+            f"{shard} has {size} bytes but its index was made for {facts['bytes']}: the shard was "
+            f"truncated or replaced; if it was replaced on purpose, delete {stored.name}"
+        )
+    index = build_index(shard)
+    try:
+        store_index(index)
+    except OSError:
+        # A read-only folder: the index serves this process only.
+        return index
+    return index
+
+
+def _read_table(stored: Path) -> pa.Table:
+    try:
+        table = pq.read_table(stored)
+        json.loads(table.schema.metadata[b"shard"])
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
+        raise ShardError(f"{stored}: not a readable index; delete it to build it again") from None
+    return table
+
+
+def _from_table(shard: Path, table: pa.Table) -> ShardIndex:
+    places, hashes = {}, {}
+    for kind in MEMBERS:
+        columns = [table[f"{kind}_{what}"].to_numpy() for what in ("offset", "size")]
+        places[kind] = np.stack(columns, 1)
+        hashes[kind] = table[f"{kind}_hash"].to_numpy()
+    return ShardIndex(shard, table["key"], table["uid"], places, hashes)
+
+
+def store_index(index: ShardIndex) -> None:
+    """Write the sidecar: a temporary file, then a rename, so that two builders do no harm."""
+    columns: dict[str, object] = {"key": index.keys, "uid": index.uids}
+    for kind in MEMBERS:
+        columns[f"{kind}_offset"] = index.places[kind][:, 0]
+        columns[f"{kind}_size"] = index.places[kind][:, 1]
+        columns[f"{kind}_hash"] = index.hashes[kind]
+    facts = {"format": FORMAT, "bytes": index.path.stat().st_size, "samples": len(index)}
+    table = pa.table(columns).replace_schema_metadata({"shard": json.dumps(facts)})
+    target = index_path(index.path)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    os.close(handle)
+    try:
+        pq.write_table(table, name, compression="zstd")
+        os.chmod(name, 0o644)
+        os.replace(name, target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def build_index(shard: Path) -> ShardIndex:
+    """Walk a shard's headers and hash its members.
+
+    Raises:
+        ShardError: not a tar, a damaged header, or an end that is missing.
+    """
+    samples: dict[str, dict[str, tuple[int, int, int]]] = {}
+    uids: dict[str, str] = {}
+    with shard.open("rb") as file:
+        for name, offset, size in _members(file, shard):
+            key, _, suffix = name.rpartition("/")[2].partition(".")
+            key = f"{name.rpartition('/')[0]}/{key}".lstrip("/")
+            kind = "image" if suffix.lower() in PICTURES else suffix.lower()
+            if kind not in MEMBERS:
+                continue
+            file.seek(offset)
+            content = file.read(size)
+            sample = samples.setdefault(key, {})
+            if kind in sample:
+                raise ShardError(f"{shard}: two members {kind!r} of the sample {key!r}")
+            sample[kind] = (offset, size, xxhash.xxh3_64_intdigest(content))
+            if kind == "json":
+                uids[key] = _uid(content)
+    places = {kind: np.full((len(samples), 2), -1, np.int64) for kind in MEMBERS}
+    hashes = {kind: np.zeros(len(samples), np.uint64) for kind in MEMBERS}
+    for row, sample in enumerate(samples.values()):
+        for kind, (offset, size, digest) in sample.items():
+            places[kind][row] = offset, size
+            hashes[kind][row] = digest
+    keys = list(samples)
+    return ShardIndex(
+        shard,
+        pa.chunked_array([pa.array(keys, pa.string())]),
+        pa.chunked_array([pa.array([uids.get(key) or key for key in keys], pa.string())]),
+        places,
+        hashes,
+    )
+
+
+def _uid(content: bytes) -> str:
+    try:
+        facts = json.loads(content)
+    except ValueError:
+        return ""
+    return str(facts.get("uid") or "") if isinstance(facts, dict) else ""
+
+
+def _members(file, shard: Path):  # noqa: ANN001, ANN202 - a private generator of tuples
+    """Yield (name, offset, size) of regular files; unlike tarfile, never end silently."""
+    end = file.seek(0, os.SEEK_END)
+    position, long_name = 0, None
+    while True:
+        file.seek(position)
+        header = file.read(BLOCK)
+        if header == bytes(BLOCK):
+            if end - position >= BLOCK:
+                return
+            header = b""
+        if len(header) < BLOCK:
+            raise ShardError(f"{shard}: truncated at byte {position} of {end}")
+        stated = header[148:156].strip(b" \0")
+        counted = sum(header[:148]) + 8 * 32 + sum(header[156:])
+        if not stated or _octal(stated) != counted:
+            raise ShardError(f"{shard}: damaged header at byte {position}")
+        size = _size(header[124:136])
+        start = position + BLOCK
+        if size < 0 or start + size > end:
+            raise ShardError(f"{shard}: member at byte {position} reaches beyond the end")
+        kind = header[156:157]
+        if kind in (b"L", b"x"):
+            long_name = _long_name(file, start, size, kind)
+        else:
+            name = long_name or _name(header)
+            long_name = None
+            # Links, devices and names that climb out are never read as samples.
+            if kind in REGULAR and not name.startswith("/") and ".." not in name.split("/"):
+                yield name, start, size
+        position = start + -(-size // BLOCK) * BLOCK
+
+
+def _octal(field: bytes) -> int:
+    try:
+        return int(field, 8)
+    except ValueError:
+        return -1
+
+
+def _size(field: bytes) -> int:
+    if field[0] & 0x80:
+        return struct.unpack(">Q", field[4:12])[0]
+    return _octal(field.strip(b" \0") or b"0")
+
+
+def _name(header: bytes) -> str:
+    name = header[:100].rstrip(b"\0")
+    prefix = header[345:500].rstrip(b"\0") if header[257:262] == b"ustar" else b""
+    if header[257:265] == b"ustar  \0":
+        prefix = b""
+    return (prefix + b"/" + name if prefix else name).decode("utf-8", "replace").removeprefix("./")
+
+
+def _long_name(file, start: int, size: int, kind: bytes) -> str | None:  # noqa: ANN001
+    file.seek(start)
+    content = file.read(min(size, 1 << 16))
+    if kind == b"L":
+        return content.rstrip(b"\0").decode("utf-8", "replace")
+    for line in content.split(b"\n"):
+        _, _, record = line.partition(b" ")
+        if record.startswith(b"path="):
+            return record[5:].decode("utf-8", "replace")
+    return None

@@ -1,0 +1,96 @@
+"""From what a user names to the pairs it means: shards, a folder of them, or a list."""
+
+import glob
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+from engine.config import ConfigError
+from engine.data.annotations import SUFFIXES, Annotations
+from engine.data.shards import Shards
+from engine.data.source import RawSample, Source
+
+RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
+
+class Joined:
+    """Several sources, one after the other."""
+
+    def __init__(self, parts: Sequence[Source]) -> None:
+        self.parts = parts
+        self.lengths = [length for part in parts for length in part.lengths]
+        self._starts = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash over the parts."""
+        joined = "".join(part.fingerprint for part in self.parts)
+        return xxhash.xxh3_128_hexdigest(joined.encode())
+
+    def read(self, number: int) -> RawSample:
+        """The pair of this number."""
+        part = int(np.searchsorted(self._starts, number, "right")) - 1
+        return self.parts[part].read(number - int(self._starts[part]))
+
+
+def open_source(spec: str | Sequence[str], image_root: str | None = None) -> Source:
+    """Open pairs.
+
+    Args:
+        spec: tar shards (path, folder, glob, `{00000..00009}` range) or an annotation file
+            (.json, .csv, .tsv, .parquet), or a list of such.
+        image_root: folder that relative picture paths of an annotation file start from.
+
+    Raises:
+        ConfigError: nothing there, an unknown kind of file, or no pair in it.
+    """
+    specs = [spec] if isinstance(spec, str) else list(spec)
+    paths = [path for one in specs for path in _expand(one)]
+    tars = [path for path in paths if path.suffix == ".tar"]
+    lists = [path for path in paths if path.suffix != ".tar"]
+    parts: list[Source] = [Shards(tars)] if tars else []
+    parts += [Annotations(path, image_root) for path in lists]
+    source = parts[0] if len(parts) == 1 else Joined(parts)
+    if not len(source):
+        raise ConfigError(f"{', '.join(specs)}: no picture-caption pair in it")
+    return source
+
+
+def _expand(spec: str) -> list[Path]:
+    if not spec:
+        raise ConfigError("no data given: set data.train to shards or an annotation file")
+    paths = [Path(name) for name in _ranges(spec)]
+    if glob.has_magic(spec) and not paths[0].exists():
+        paths = sorted(Path(name) for name in glob.glob(spec, recursive=True))
+        if not paths:
+            raise ConfigError(f"{spec}: no file matches")
+    found = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(path.glob("*.tar"))
+            if not inside:
+                raise ConfigError(f"{path}: no .tar shard in this folder")
+            found += inside
+        elif not path.exists():
+            raise ConfigError(f"{path}: no such file or folder")
+        elif path.suffix not in (".tar", *SUFFIXES):
+            raise ConfigError(f"{path}: neither a .tar shard nor one of {', '.join(SUFFIXES)}")
+        else:
+            found.append(path)
+    return found
+
+
+def _ranges(spec: str) -> list[str]:
+    match = RANGE.search(spec)
+    if not match:
+        return [spec]
+    first, last = match.groups()
+    numbers = range(int(first), int(last) + 1)
+    filled = [spec.replace(match[0], str(n).zfill(len(first)), 1) for n in numbers]
+    return [name for one in filled for name in _ranges(one)]

@@ -1,0 +1,167 @@
+"""Tar shards: read through their indexes, written with them."""
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from engine.data.index import MEMBERS, PICTURES, build_index, open_index, store_index
+from engine.data.source import RawSample, stable_id
+
+
+class Shards:
+    """Samples of many shards, by number.
+
+    Args:
+        paths: tar files, in order.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.indexes = [open_index(path) for path in paths]
+        self.lengths = [len(index) for index in self.indexes]
+        self._starts = np.concatenate([[0], np.cumsum(self.lengths)])
+        self._files: dict[int, io.BufferedReader] = {}
+        self._owner = os.getpid()
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash over all indexes."""
+        joined = "".join(index.fingerprint for index in self.indexes)
+        return xxhash.xxh3_128_hexdigest(joined.encode())
+
+    def read(self, number: int) -> RawSample:
+        """One sample; damage is a `problem` of the sample, never an exception."""
+        shard = int(np.searchsorted(self._starts, number, "right")) - 1
+        index, row = self.indexes[shard], number - int(self._starts[shard])
+        key, uid = index.keys[row].as_py(), index.uids[row].as_py()
+        parts: dict[str, bytes | None] = {}
+        problem = None
+        for kind in MEMBERS:
+            offset, size = (int(value) for value in index.places[kind][row])
+            parts[kind] = None if size < 0 else self._bytes(shard, offset, size)
+            content = parts[kind]
+            if content is None:
+                continue
+            if len(content) < size:
+                problem = "truncated_shard"
+            elif xxhash.xxh3_64_intdigest(content) != int(index.hashes[kind][row]):
+                problem = "hash_mismatch"
+        facts = _facts(parts["json"])
+        caption = parts["txt"]
+        captions = _captions(facts) if caption is None else [caption.decode("utf-8", "replace")]
+        return RawSample(
+            key=key,
+            uid=uid,
+            url=str(facts.get("url") or ""),
+            captions=captions,
+            image_id=stable_id(facts.get("image_id", uid)),
+            image=parts["image"],
+            problem=problem,
+        )
+
+    def _bytes(self, shard: int, offset: int, size: int) -> bytes:
+        if self._owner != os.getpid():
+            # A forked worker must not share file positions with its parent.
+            self._files, self._owner = {}, os.getpid()
+        if shard not in self._files:
+            self._files[shard] = self.indexes[shard].path.open("rb")
+        return os.pread(self._files[shard].fileno(), size, offset)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_files": {}}
+
+
+def _facts(content: bytes | None) -> dict[str, Any]:
+    try:
+        facts = json.loads(content or b"{}")
+    except ValueError:
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _captions(facts: dict[str, Any]) -> list[str]:
+    caption = facts.get("caption")
+    return caption if isinstance(caption, list) else [caption] if caption is not None else []
+
+
+class ShardWriter:
+    """Writes samples into numbered shards with their indexes, the same bytes for the same input.
+
+    A shard appears under its name only when it is whole.
+
+    Args:
+        folder: where shards go; made where needed.
+        prefix: of the file names.
+        samples_per_shard: samples a shard.
+    """
+
+    def __init__(self, folder: Path, prefix: str, samples_per_shard: int) -> None:
+        self.folder, self.prefix, self.samples_per_shard = folder, prefix, samples_per_shard
+        folder.mkdir(parents=True, exist_ok=True)
+        self._tar: tarfile.TarFile | None = None
+        self._count = self._shard = 0
+
+    def add(
+        self, key: str, image: bytes, extension: str, caption: str, metadata: dict[str, Any]
+    ) -> None:
+        """Append one sample.
+
+        Args:
+            key: name of the sample, without dots.
+            image: encoded picture.
+            extension: jpg, png or webp.
+            caption: stored as it is, UTF-8.
+            metadata: stored as JSON (uid, url, ...).
+
+        Raises:
+            ValueError: an extension or a key that no reader would accept.
+        """
+        if extension not in PICTURES or "." in key or not key:
+            raise ValueError(f"sample {key!r} with extension {extension!r} cannot be stored")
+        if self._tar is None:
+            self._tar = tarfile.open(self._path(".partial"), "w", format=tarfile.USTAR_FORMAT)
+        facts = json.dumps(metadata, sort_keys=True, ensure_ascii=False)
+        members = ((extension, image), ("txt", caption.encode()), ("json", facts.encode()))
+        for suffix, content in members:
+            member = tarfile.TarInfo(f"{key}.{suffix}")
+            member.size = len(content)
+            self._tar.addfile(member, io.BytesIO(content))
+        self._count += 1
+        if self._count == self.samples_per_shard:
+            self._finish_shard()
+
+    def _path(self, ending: str = "") -> Path:
+        return self.folder / f"{self.prefix}_{self._shard:05d}.tar{ending}"
+
+    def _finish_shard(self) -> None:
+        if self._tar is None:
+            return
+        self._tar.close()
+        os.replace(self._path(".partial"), self._path())
+        store_index(build_index(self._path()))
+        self._tar, self._count, self._shard = None, 0, self._shard + 1
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self._finish_shard()
+        elif self._tar is not None:
+            self._tar.close()
+            self._path(".partial").unlink(missing_ok=True)

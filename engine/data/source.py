@@ -1,0 +1,56 @@
+"""What a set of pairs offers, whatever it is stored in."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import xxhash
+
+
+@dataclass(frozen=True)
+class RawSample:
+    """One pair as it is stored.
+
+    Attributes:
+        key: its name in the store.
+        uid: its stable name.
+        url: where it came from, or "".
+        captions: texts as stored; may be empty or hold what is not text.
+        image_id: equal for pairs of one picture.
+        image: encoded picture, or None where it is missing.
+        problem: why the store could not give it whole, or None.
+    """
+
+    key: str
+    uid: str
+    url: str
+    captions: list[Any]
+    image_id: int
+    image: bytes | None
+    problem: str | None = None
+
+
+class Source(Protocol):
+    """Pairs by number."""
+
+    lengths: list[int]
+
+    def __len__(self) -> int: ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the set or its order does."""
+        ...
+
+    def read(self, number: int) -> RawSample:
+        """The pair; what is wrong with it is its `problem`."""
+        ...
+
+
+def stable_id(value: Any) -> int:
+    """A picture's id as a non-negative 63-bit number: integers as they are, the rest hashed."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63:
+        return value
+    text = str(value)
+    if text.isascii() and text.isdigit() and len(text) < 19:
+        return int(text)
+    return xxhash.xxh3_64_intdigest(text.encode("utf-8", "replace")) >> 1
