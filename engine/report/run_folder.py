@@ -1,0 +1,155 @@
+"""What a run left behind, read without trust: any part may be absent, torn or hostile."""
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from engine.config import ConfigError
+
+LARGEST_FILE = 256 * 2**20
+LONGEST_CONFIG = 100_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFolder:
+    """The parts of a run that a report shows; None where the run did not leave one.
+
+    Args:
+        root: the folder that was asked for.
+        stage: the folder of the pretraining stage, `root/pretrain` or `root` itself.
+        metrics: a row a logged step, in order of steps.
+        config: the resolved run as nested dictionaries.
+        config_text: the same as it stands in config.yaml.
+        retrieval: results of image-text retrieval.
+        caption: results of captioning.
+        collection: facts about the collected pair set.
+        attribution: what the data asks to be printed beside it.
+        notes: lines about parts that could not be read.
+    """
+
+    root: Path
+    stage: Path
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    config: dict[str, Any] | None = None
+    config_text: str = ""
+    retrieval: dict[str, Any] | None = None
+    caption: dict[str, Any] | None = None
+    collection: dict[str, Any] | None = None
+    attribution: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def setting(self, *keys: str) -> Any:
+        """A value of the configuration by its path, None where there is none."""
+        value: Any = self.config
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
+
+
+def read_run(root: Path) -> RunFolder:
+    """Read the parts of a run that are there.
+
+    Raises:
+        ConfigError: the folder does not exist or holds none of the parts.
+    """
+    if not root.is_dir():
+        raise ConfigError(f"--run {root}: no such folder")
+    stage = root / "pretrain" if (root / "pretrain").is_dir() else root
+    notes: list[str] = []
+    config_text = _text(stage / "config.yaml", notes) or ""
+    run = RunFolder(
+        root=root,
+        stage=stage,
+        metrics=_metrics(stage / "metrics.jsonl", notes),
+        config=_config(config_text, notes),
+        config_text=_clip(config_text),
+        retrieval=_object(stage / "evaluation" / "retrieval" / "results.json", notes),
+        caption=_object(stage / "evaluation" / "caption" / "results.json", notes),
+        collection=_object(root / "data" / "collection.json", notes),
+        attribution=(_text(root / "data" / "ATTRIBUTION.txt", notes) or "").strip()[:2000] or None,
+        notes=notes,
+    )
+    if not (run.metrics or run.config_text or run.retrieval or run.caption):
+        problem = f" ({notes[0]})" if notes else ""
+        raise ConfigError(
+            f"--run {root}: holds nothing to report{problem}; expected pretrain/metrics.jsonl, "
+            "pretrain/config.yaml or pretrain/evaluation/*/results.json"
+        )
+    return run
+
+
+def number(value: Any) -> float | None:
+    """A finite or non-finite number as float; None for anything else, booleans included."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _text(path: Path, notes: list[str]) -> str | None:
+    try:
+        if not path.is_file():
+            return None
+        if path.stat().st_size > LARGEST_FILE:
+            notes.append(f"{path.name} is larger than {LARGEST_FILE >> 20} MiB: left out")
+            return None
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        notes.append(f"{path.name} cannot be read: {error.strerror}")
+        return None
+
+
+def _object(path: Path, notes: list[str]) -> dict[str, Any] | None:
+    text = _text(path, notes)
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        notes.append(f"{path.parent.name}/{path.name} is not a JSON object: left out")
+        return None
+    return value
+
+
+def _metrics(path: Path, notes: list[str]) -> list[dict[str, Any]]:
+    """Rows by step. A resumed run logs some steps again: the later line holds."""
+    rows: dict[float, dict[str, Any]] = {}
+    torn = 0
+    for line in (_text(path, notes) or "").split("\n"):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        step = number(row.get("step")) if isinstance(row, dict) else None
+        if step is None or not math.isfinite(step):
+            torn += bool(line.strip())
+        else:
+            rows[step] = row
+    if torn:
+        notes.append(f"{path.name}: {torn} unreadable line{'s' * (torn > 1)} left out")
+    return [rows[step] for step in sorted(rows)]
+
+
+def _config(text: str, notes: list[str]) -> dict[str, Any] | None:
+    if not text:
+        return None
+    try:
+        tree = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError):
+        tree = None
+    if not isinstance(tree, dict):
+        notes.append("config.yaml is not readable as settings")
+        return None
+    return tree
+
+
+def _clip(text: str) -> str:
+    return text if len(text) <= LONGEST_CONFIG else f"{text[:LONGEST_CONFIG]}\n… (cut)"
