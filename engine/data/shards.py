@@ -129,7 +129,7 @@ class ShardWriter:
         if extension not in PICTURES or "." in key or not key:
             raise ValueError(f"sample {key!r} with extension {extension!r} cannot be stored")
         if self._tar is None:
-            self._tar = tarfile.open(self._path(".partial"), "w", format=tarfile.USTAR_FORMAT)
+            self._tar = tarfile.TarFile(self._path(".partial"), "w", format=tarfile.USTAR_FORMAT)
         facts = json.dumps(metadata, sort_keys=True, ensure_ascii=False)
         members = ((extension, image), ("txt", caption.encode()), ("json", facts.encode()))
         for suffix, content in members:

@@ -1,0 +1,51 @@
+"""Captions as the model learns them."""
+
+import re
+import unicodedata
+from typing import Any
+
+from engine.data.counter import Draws
+from engine.data.images import BadSample
+
+MAX_BYTES = 4096
+PUNCTUATION = re.compile(r"([.!\"()*#:;~])")
+SPACES = re.compile(r"\s+")
+
+
+def clean_caption(text: Any, max_words: int) -> str:
+    """Lower case, without .!"()*#:;~, single spaces, at most `max_words` words (BLIP's cleaning).
+
+    Before that: valid Unicode in composed form, no control or direction characters, and at most
+    4 kB, so that no text can stall the tokenizer.
+
+    Raises:
+        BadSample: bad_text for what is not text, empty_caption when nothing is left.
+    """
+    if not isinstance(text, str):
+        raise BadSample("bad_text")
+    text = text.encode("utf-8", "replace")[:MAX_BYTES].decode("utf-8", "ignore")
+    text = unicodedata.normalize("NFC", text)
+    text = "".join(c if c.isspace() or unicodedata.category(c)[0] != "C" else "" for c in text)
+    text = SPACES.sub(" ", PUNCTUATION.sub(" ", text.lower())).strip()
+    words = text.split(" ")[:max_words]
+    if not words[0]:
+        raise BadSample("empty_caption")
+    return " ".join(words)
+
+
+def choose_caption(captions: list[Any], max_words: int, draws: Draws) -> str:
+    """One of a picture's captions, cleaned; one that is unusable is passed over.
+
+    Raises:
+        BadSample: no caption, or none that is usable.
+    """
+    if not captions:
+        raise BadSample("empty_caption")
+    first = draws.below(len(captions)) if len(captions) > 1 else 0
+    reason = "empty_caption"
+    for caption in captions[first:] + captions[:first]:
+        try:
+            return clean_caption(caption, max_words)
+        except BadSample as bad:
+            reason = bad.reason
+    raise BadSample(reason)

