@@ -1,0 +1,93 @@
+"""Retrieval figures beside chance, and what they mean in one sentence."""
+
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.report.run_folder import number
+
+CUTOFFS = (1, 5, 10)
+
+
+@dataclass(frozen=True)
+class Recall:
+    """One bar: the share of queries whose right answer is among the first `cutoff`."""
+
+    cutoff: int
+    value: float
+    chance: float | None
+
+    @property
+    def times_chance(self) -> float | None:
+        """How many times better than drawing at random."""
+        return self.value / self.chance if self.chance else None
+
+
+@dataclass(frozen=True)
+class Direction:
+    """Retrieval in one direction."""
+
+    title: str
+    question: str
+    recalls: list[Recall] = field(default_factory=list)
+
+
+def directions(results: dict[str, Any] | None) -> list[Direction]:
+    """Both directions of retrieval, text to image first; a direction without figures is left out.
+
+    Args:
+        results: `results.json` of the retrieval task; shares lie in [0, 1].
+    """
+    values, chances = _figures(results, "metrics"), _figures(results, "chance")
+    count = number((results or {}).get("count"))
+    found = []
+    for name, title, question in (
+        ("text_to_image", "Caption → picture", "Given a caption, is the right picture among"),
+        ("image_to_text", "Picture → caption", "Given a picture, is the right caption among"),
+    ):
+        recalls = []
+        for cutoff in CUTOFFS:
+            value = values.get((name, cutoff))
+            if value is None:
+                continue
+            chance = chances.get((name, cutoff))
+            if chance is None and count and count >= 1 and math.isfinite(count):
+                chance = min(1.0, cutoff / count)
+            recalls.append(Recall(cutoff, value, chance))
+        if recalls:
+            found.append(Direction(title, question, recalls))
+    return found
+
+
+def _figures(results: dict[str, Any] | None, part: str) -> dict[tuple[str, int], float]:
+    """Recalls by direction and cutoff."""
+    given = (results or {}).get(part)
+    found = {}
+    for name, raw in given.items() if isinstance(given, dict) else ():
+        match = re.fullmatch(r"(text_to_image|image_to_text)\D*?(\d+)", str(name))
+        value = number(raw)
+        if match and value is not None and 0 <= value <= 1:
+            found[match[1], int(match[2])] = value
+    return found
+
+
+def percent(share: float) -> str:
+    """A share as per cent: one decimal below ten, none above."""
+    value = 100 * share
+    return f"{value:.1f} %" if 0 < value < 9.95 else f"{value:.0f} %"
+
+
+def meaning(found: list[Direction], count: int | None) -> str | None:
+    """The headline: how often the right picture is among the first five."""
+    recall = next(
+        (r for d in found if d.title.startswith("Caption") for r in d.recalls if r.cutoff == 5),
+        None,
+    )
+    if recall is None:
+        return None
+    among = f"among {count:,} pictures it never saw" if count else "among pictures it never saw"
+    return (
+        f"Given a caption, the model has the right picture {among} "
+        f"in its first five {percent(recall.value)} of the time."
+    )
