@@ -22,7 +22,7 @@ def main() -> None:
         description="Make one offline HTML page about a run: scores, pictures, curves, settings.",
         examples=EXAMPLES,
     )
-    print(write_report(config))
+    write_report(config, lambda line: print(line, flush=True))
 
 
 if __name__ == "__main__":

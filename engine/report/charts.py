@@ -36,7 +36,7 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
         return [low]
     rough = span / count
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
+    step = min((1, 2, 5, 10), key=lambda m: abs(math.log(m * power / rough))) * power
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [number * step for number in range(first, last + 1)]
 
@@ -54,9 +54,7 @@ def smooth(values: Sequence[float], share: float = 0.04) -> list[float]:
         counts.append(counts[-1] + good)
     result = []
     for index, value in enumerate(values):
-        # The window shrinks evenly at both ends, so that the ends do not bend.
-        near = min(reach, index, len(values) - 1 - index)
-        start, stop = index - near, index + near + 1
+        start, stop = max(index - reach, 0), min(index + reach + 1, len(values))
         count = counts[stop] - counts[start]
         fine = math.isfinite(value) and count
         result.append((sums[stop] - sums[start]) / count if fine else math.nan)
@@ -70,6 +68,7 @@ def line_chart(
     show: Callable[[float], str] = compact,
     reference: tuple[float, str] | None = None,
     from_zero: bool = False,
+    exact: bool = False,
 ) -> Markup:
     """Draw one series over optimizer steps.
 
@@ -79,6 +78,7 @@ def line_chart(
         show: prints a value with its unit.
         reference: a dashed level and its name, drawn when it lies in sight.
         from_zero: the axis starts at 0.
+        exact: the values have no noise: one line, not smoothed.
 
     Returns:
         An `<svg>` element; an empty one says that there is nothing to draw.
@@ -98,7 +98,8 @@ def line_chart(
         return HEIGHT - BOTTOM - part * (HEIGHT - TOP - BOTTOM)
 
     steps = [step for step, _ in points]
-    even = smooth([value for _, value in points])
+    values = [value for _, value in points]
+    even = values if exact else smooth(values)
     smoothed = list(zip(steps, even, strict=True))
     title = (
         f"{label}: {show(drawn[0])} at step {first:g}, {show(drawn[-1])} at step {last:g}; "
@@ -108,7 +109,7 @@ def line_chart(
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">',
         *_axes(across, up, (first, last), (low, high)),
         *_reference_line(up, reference, (low, high)),
-        f'<path class="raw" d="{_path(_extremes(points), across, up)}"/>',
+        "" if exact else f'<path class="raw" d="{_path(_extremes(points), across, up)}"/>',
         f'<path class="smooth" d="{_path(_thin(smoothed, MOST_COLUMNS), across, up)}"/>',
         *_tooltips(list(zip(points, even, strict=True)), across, up, label, show),
         "</svg>",
@@ -225,7 +226,7 @@ def _tooltips(
         text = f"step {step:g}\n{label} {show(value)}"
         dot = ""
         if math.isfinite(even):
-            text += f"\nsmoothed {show(even)}"
+            text += f"\nsmoothed {show(even)}" if show(even) != show(value) else ""
             dot = f'<circle cx="{x:.1f}" cy="{up(even):.1f}" r="3.5"/>'
         parts.append(
             f'<g class="column"><title>{escape(text)}</title>'

@@ -1,8 +1,7 @@
 """One HTML file about a run: it loads nothing, runs no script and trusts no caption."""
 
 import os
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,22 +11,19 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from engine.config import ConfigError
 from engine.report.machine import machine
 from engine.report.run_folder import RunFolder, read_run
-from engine.report.scores import percent
+from engine.report.scores import directions, percent, summary
 from engine.report.sections import (
-    MOST_CAPTIONS,
-    MOST_QUERIES,
     captions,
     clip,
     curves,
     data_facts,
     headline,
+    picture_keys,
     queries,
 )
-from engine.report.thumbnails import held_out_thumbnails
+from engine.report.thumbnails import held_out_thumbnails, is_picture
 
 TEMPLATES = Path(__file__).parent
-LARGEST_PICTURE = 64_000
-PICTURE = re.compile(r"data:image/(?:webp|jpeg|png);base64,[A-Za-z0-9+/]+={0,2}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,14 +39,18 @@ class ReportConfig:
     output: str | None = None
 
 
-def write_report(config: ReportConfig) -> Path:
+def write_report(config: ReportConfig, progress: Callable[[str], None] = print) -> Path:
     """Make the report of a run and return its path. An older report is replaced at once.
+
+    Args:
+        config: what to read and where to write.
+        progress: takes the retrieval figures beside chance and the path, a line each.
 
     Raises:
         ConfigError: nothing to report, or the file cannot be written.
     """
     run = read_run(Path(config.run))
-    page = build_page(run, held_out_thumbnails(run, example_keys(run)))
+    page = build_page(run, held_out_thumbnails(run, picture_keys(run)))
     output = Path(config.output) if config.output else run.root / "report.html"
     if output.is_dir():
         raise ConfigError(f"--output {output}: is a folder; name an .html file")
@@ -62,15 +62,10 @@ def write_report(config: ReportConfig) -> Path:
     except OSError as error:
         building.unlink(missing_ok=True)
         raise ConfigError(f"--output {output}: cannot be written: {error.strerror}") from None
+    for line in summary(directions(run.retrieval)):
+        progress(line)
+    progress(f"report: {output}")
     return output
-
-
-def example_keys(run: RunFolder) -> set[str]:
-    """Names of the samples whose pictures the page shows."""
-    keys = [card["key"] for card in captions(run, {})["cards"][:MOST_CAPTIONS]]
-    for row in queries(run, {})["rows"][:MOST_QUERIES]:
-        keys += [row["truth"]["key"], *(hit["key"] for hit in row["top"])]
-    return {key for key in keys if key}
 
 
 def build_page(run: RunFolder, thumbnails: Mapping[str, str]) -> str:
@@ -103,11 +98,4 @@ def build_page(run: RunFolder, thumbnails: Mapping[str, str]) -> str:
         data=data_facts(run),
         configuration=run.config_text,
         machine=machine(),
-    )
-
-
-def is_picture(uri: object) -> bool:
-    """Whether a value is a data URI of a small raster picture and nothing more."""
-    return (
-        isinstance(uri, str) and len(uri) <= LARGEST_PICTURE and PICTURE.fullmatch(uri) is not None
     )

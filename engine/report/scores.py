@@ -73,9 +73,15 @@ def _figures(results: dict[str, Any] | None, part: str) -> dict[tuple[str, int],
 
 
 def percent(share: float) -> str:
-    """A share as per cent: one decimal below ten, none above."""
+    """A share as per cent in two digits, halves rounded up: 0.25 %, 1.3 %, 62 %."""
     value = 100 * share
-    return f"{value:.1f} %" if 0 < value < 9.95 else f"{value:.0f} %"
+    digits = 0 if value >= 9.95 or value == 0 else 1 if value >= 0.995 else 2
+    return f"{math.floor(value * 10**digits + 0.5 + 1e-9) / 10**digits:.{digits}f} %"
+
+
+def times(ratio: float) -> str:
+    """A ratio in two digits: 1.4, 50, 320."""
+    return f"{ratio:.1f}" if ratio < 9.95 else f"{ratio:.0f}"
 
 
 def meaning(found: list[Direction], count: int | None) -> str | None:
@@ -91,3 +97,16 @@ def meaning(found: list[Direction], count: int | None) -> str | None:
         f"Given a caption, the model has the right picture {among} "
         f"in its first five {percent(recall.value)} of the time."
     )
+
+
+def summary(found: list[Direction]) -> list[str]:
+    """The figures for a terminal, a line a direction."""
+    return [
+        f"{direction.title}: "
+        + ", ".join(
+            f"R@{recall.cutoff} {percent(recall.value)}"
+            + (f" (chance {percent(recall.chance)})" if recall.chance is not None else "")
+            for recall in direction.recalls
+        )
+        for direction in found
+    ]

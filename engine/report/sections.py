@@ -3,11 +3,13 @@
 import math
 import re
 from collections.abc import Mapping
+from itertools import groupby
 from typing import Any
 
-from engine.report.charts import compact, line_chart
+from engine.report.charts import compact, line_chart, smooth
 from engine.report.run_folder import RunFolder, number
-from engine.report.scores import directions, meaning, percent
+from engine.report.scores import directions, meaning, percent, times
+from engine.report.thumbnails import is_picture
 
 LONGEST_TEXT = 300
 MOST_CAPTIONS = 36
@@ -30,7 +32,7 @@ def headline(run: RunFolder) -> dict[str, Any]:
         "sentence": sentence or "A BLIP run",
         "comparison": best
         and f"Chance: {percent(best.chance)}. "
-        f"That is {compact(best.times_chance)} times better than guessing.",
+        f"That is {times(best.times_chance)} times better than guessing.",
         "directions": found,
         "count": count,
         "facts": _facts(run, steps, pairs),
@@ -56,17 +58,25 @@ def _facts(run: RunFolder, steps: float | None, pairs: float | None) -> list[tup
     return [(name, value) for name, value in facts if value]
 
 
+def picture_keys(run: RunFolder) -> set[str]:
+    """Names of the samples whose pictures the page shows."""
+    keys = [example.get("key") for example in _examples(run.caption)[:MOST_CAPTIONS]]
+    for example in _examples(run.retrieval)[:MOST_QUERIES]:
+        keys += [example.get("truth"), *_list(example.get("top"))[:5]]
+    return {str(key) for key in keys if key is not None}
+
+
 def captions(run: RunFolder, thumbnails: Mapping[str, str]) -> dict[str, Any]:
     """Held-out pictures with the generated caption beside the original ones."""
     cards = []
-    for example in _examples(run.caption):
+    for example in _examples(run.caption)[:MOST_CAPTIONS]:
         references = [clip(text) for text in _list(example.get("references"))[:5]]
         generated = clip(example.get("generated"))
         key = clip(example.get("key"))
         cards.append(
             {
                 "key": key,
-                "picture": thumbnails.get(str(example.get("key"))),
+                "picture": _picture(thumbnails, example.get("key"), example.get("image")),
                 "words": mark_shared(generated, references),
                 "references": references,
                 "same": any(_words(generated) == _words(text) for text in references),
@@ -74,7 +84,7 @@ def captions(run: RunFolder, thumbnails: Mapping[str, str]) -> dict[str, Any]:
         )
     return {
         "present": run.caption is not None,
-        "cards": cards[:MOST_CAPTIONS],
+        "cards": cards,
         "count": _count(run.caption),
         "metrics": _other_metrics(run.caption),
     }
@@ -89,7 +99,7 @@ def queries(run: RunFolder, thumbnails: Mapping[str, str]) -> dict[str, Any]:
         top = [
             {
                 "key": clip(key),
-                "picture": thumbnails.get(str(key)),
+                "picture": _picture(thumbnails, key),
                 "right": key == truth,
                 "score": scores[place] if place < len(scores) else None,
             }
@@ -103,7 +113,7 @@ def queries(run: RunFolder, thumbnails: Mapping[str, str]) -> dict[str, Any]:
                 "top": top,
                 "rank": f"{rank:,.0f}" if rank is not None and math.isfinite(rank) else None,
                 "missed": missed,
-                "truth": {"key": clip(truth), "picture": thumbnails.get(str(truth))},
+                "truth": {"key": clip(truth), "picture": _picture(thumbnails, truth)},
             }
         )
     return {"present": run.retrieval is not None, "rows": rows, "count": _count(run.retrieval)}
@@ -123,7 +133,13 @@ def curves(run: RunFolder) -> dict[str, Any]:
         ),
         ("loss_lm", "Captioning loss", "", "LM: predicts the next word of the caption", {}),
         ("images_per_second", "Throughput", " pairs/s", "over all ranks", {"from_zero": True}),
-        ("lr", "Learning rate", "", "schedule of the optimizer", {"from_zero": True}),
+        (
+            "lr",
+            "Learning rate",
+            "",
+            "schedule of the optimizer",
+            {"from_zero": True, "exact": True},
+        ),
         ("temperature", "Temperature", "", "learned scale of the contrastive loss", {}),
     ):
         points = [
@@ -136,7 +152,7 @@ def curves(run: RunFolder) -> dict[str, Any]:
                 {
                     "key": key,
                     "title": title,
-                    "last": compact(points[-1][1]),
+                    "last": compact(_end([v for _, v in points], more.get("exact", False))),
                     "unit": unit,
                     "explanation": explanation,
                     "svg": line_chart(
@@ -145,6 +161,12 @@ def curves(run: RunFolder) -> dict[str, Any]:
                 }
             )
     return {"charts": charts, "skipped": _last(run, "skipped_steps")}
+
+
+def _end(values: list[float], exact: bool) -> float:
+    """The last finite value, of the smoothed series unless the values have no noise."""
+    series = values if exact else smooth(values)
+    return next((value for value in reversed(series) if math.isfinite(value)), math.nan)
 
 
 def data_facts(run: RunFolder) -> dict[str, Any]:
@@ -183,10 +205,16 @@ def clip(value: Any, longest: int = LONGEST_TEXT) -> str:
 
 
 def mark_shared(generated: str, references: list[str]) -> list[tuple[str, bool]]:
-    """Pieces of a generated caption and whether each is a word of an original caption."""
+    """Pieces of a generated caption and whether each consists of words of an original caption."""
     known = {word for text in references for word in _words(text)}
-    pieces = re.split(r"(\w+)", generated)
-    return [(piece, piece.lower() in known) for piece in pieces if piece]
+    words = re.split(r"(\w+)", generated)
+    shared = [piece.lower() in known for piece in words]
+    # What stands between two shared words belongs to them, so that a phrase is marked as one.
+    for gap in range(2, len(words) - 2, 2):
+        shared[gap] = shared[gap - 1] and shared[gap + 1]
+    runs = groupby(zip(words, shared, strict=True), key=lambda pair: pair[1])
+    pieces = [("".join(word for word, _ in run), same) for same, run in runs]
+    return [(piece, same) for piece, same in pieces if piece]
 
 
 def duration(seconds: float) -> str:
@@ -199,6 +227,11 @@ def duration(seconds: float) -> str:
     if minutes < 24 * 60:
         return f"{minutes // 60} h {minutes % 60} min"
     return f"{minutes // 1440} d {minutes % 1440 // 60} h"
+
+
+def _picture(thumbnails: Mapping[str, str], key: Any, given: Any = None) -> str | None:
+    """The thumbnail of a sample, or the one its results carry."""
+    return thumbnails.get(str(key)) or (given if is_picture(given) else None)
 
 
 def _words(text: str) -> list[str]:

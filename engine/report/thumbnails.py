@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 from collections.abc import Collection
 from typing import Any
 
@@ -16,6 +17,8 @@ SIDE = 160
 QUALITY = 80
 MAX_PIXELS = 25_000_000
 MOST_READS = 200_000
+LARGEST_PICTURE = 64_000
+PICTURE = re.compile(r"data:image/(?:webp|jpeg|png);base64,[A-Za-z0-9+/]+={0,2}")
 
 
 def thumbnail(content: bytes | None) -> str | None:
@@ -56,6 +59,13 @@ def held_out_thumbnails(run: RunFolder, keys: Collection[str]) -> dict[str, str]
             if picture := thumbnail(sample.image):
                 found[sample.key] = picture
     return found
+
+
+def is_picture(uri: object) -> bool:
+    """Whether a value is a data URI of a small raster picture and nothing more."""
+    return (
+        isinstance(uri, str) and len(uri) <= LARGEST_PICTURE and PICTURE.fullmatch(uri) is not None
+    )
 
 
 def _is_spec(spec: Any) -> bool:
