@@ -37,6 +37,11 @@ class Blip(nn.Module):
             self.text_decoder = TextDecoder(config, self.text_encoder)
             self.text_decoder.apply(initialise_text)
 
+    @property
+    def temperature(self) -> torch.Tensor:
+        """The learned temperature, 0-dim."""
+        return self.temp.reshape(())
+
     def encode_image(self, image: torch.Tensor) -> torch.Tensor:
         """[B, 3, H, W] -> states of all image tokens [B, P, vision width]."""
         return self.visual_encoder(image)

@@ -1,5 +1,7 @@
 """BLIP's pretraining objective: contrast, matching and captioning on one batch."""
 
+from functools import partial
+
 import torch
 
 from blip_model.blip import Blip
@@ -61,7 +63,7 @@ class BlipPretrain(Blip):
         image_feature = self.image_feature(image_states)
         text_feature = self.text_feature(self.encode_text(input_ids, attention_mask))
         loss_itc = contrast(
-            image_feature, text_feature, momentum, self.temp, alpha, group_size=group_size
+            image_feature, text_feature, momentum, self.temperature, alpha, group_size=group_size
         )
         if negatives is None:
             drawing = {"group_size": group_size, "group_keys": group_keys}
@@ -89,11 +91,8 @@ class BlipPretrain(Blip):
         directions draw from different streams of the same seed.
         """
         settings = {"group_size": group_size, "group_keys": group_keys, "greedy": greedy}
+        draw = partial(draw_hard_negatives, temperature=self.temperature, **settings)
         return (
-            draw_hard_negatives(
-                text_feature, momentum.image_feature, self.temp, seed=2 * seed, **settings
-            ),
-            draw_hard_negatives(
-                image_feature, momentum.text_feature, self.temp, seed=2 * seed + 1, **settings
-            ),
+            draw(text_feature, momentum.image_feature, seed=2 * seed),
+            draw(image_feature, momentum.text_feature, seed=2 * seed + 1),
         )

@@ -1,5 +1,7 @@
 """Retrieval fine-tuning: contrast and matching, several texts to a picture. Also the filter."""
 
+from functools import partial
+
 import torch
 
 from blip_model.blip import Blip
@@ -42,7 +44,7 @@ class BlipRetrieval(Blip):
             image_feature,
             text_feature,
             momentum,
-            self.temp,
+            self.temperature,
             alpha,
             image_id=image_id,
             group_size=group_size,
@@ -72,9 +74,8 @@ class BlipRetrieval(Blip):
             "ids": image_id,
             "floor": 0.0,
         }
+        draw = partial(draw_hard_negatives, temperature=self.temperature, **settings)
         return (
-            draw_hard_negatives(text_feature, image_feature, self.temp, seed=2 * seed, **settings),
-            draw_hard_negatives(
-                image_feature, text_feature, self.temp, seed=2 * seed + 1, **settings
-            ),
+            draw(text_feature, image_feature, seed=2 * seed),
+            draw(image_feature, text_feature, seed=2 * seed + 1),
         )

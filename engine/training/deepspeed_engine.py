@@ -1,0 +1,192 @@
+"""DeepSpeed around the online network: ZeRO stages, the guarded step, states made whole."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+from deepspeed.utils import (
+    safe_get_full_optimizer_state,
+    safe_set_full_fp32_param,
+    safe_set_full_optimizer_state,
+    safe_set_local_fp32_param,
+    safe_set_local_optimizer_state,
+)
+from torch import nn
+
+from engine.config import ConfigError, RunConfig
+from engine.training.optimizer import build_optimizer
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class DeepSpeedEngine:
+    """The wrapped network. Weights are float32 in every stage; bf16 is autocast in its forward.
+
+    Args:
+        model: online network, with the weights to start from.
+        config: of the run.
+        micro_batch: pairs a forward pass on a rank.
+        accumulation: forward passes a step.
+        learning_rate: of the first step.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: RunConfig,
+        micro_batch: int,
+        accumulation: int,
+        learning_rate: float,
+    ) -> None:
+        self.stage = config.deepspeed.stage
+        self.model = model
+        # DeepSpeed cannot broadcast a 0-dim parameter; `whole_parameters` gives the shape back.
+        model.temp = nn.Parameter(model.temp.detach().reshape(1))
+        parameters = list(model.parameters())
+        optimizer = build_optimizer(parameters, config.train, self.stage, learning_rate)
+        self.engine, *_ = deepspeed.initialize(
+            model=model,
+            optimizer=optimizer,
+            config=deepspeed_config(config, micro_batch, accumulation),
+            dist_init_required=False,
+        )
+        self._prepare_moments()
+
+    def forward(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+        """The network's forward."""
+        return self.engine(*args, **kwargs)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Accumulate gradients of a micro-batch's loss; reduced with the step's last one."""
+        self.engine.backward(loss)
+
+    def step(self, learning_rate: float, last: bool) -> bool:
+        """Close a micro-batch; with the last of a step, update the weights.
+
+        Returns:
+            Whether weights changed. A gradient that is not finite on any rank changes nothing on
+            every rank.
+        """
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.engine.step()
+        return last and self.engine.was_step_applied()
+
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        """Parameters by name; under stage 3 they are shards until gathered."""
+        return dict(self.model.named_parameters())
+
+    @contextmanager
+    def whole_parameters(self) -> Iterator[dict[str, torch.Tensor]]:
+        """Weights by name, whole on every rank while the context lasts."""
+        named = self.named_parameters()
+        with deepspeed.zero.GatheredParameters(list(named.values()), enabled=self.stage == 3):
+            whole = {name: parameter.detach() for name, parameter in named.items()}
+            yield {**whole, "temp": whole["temp"].reshape(())}
+
+    def clamp_temperature_(self) -> None:
+        """Clamp the temperature, in ZeRO's own copy of it too."""
+        temp = self.model.temp
+        with deepspeed.zero.GatheredParameters([temp], 0, enabled=self.stage == 3):
+            self.model.clamp_temperature_()
+            value = temp.detach().clone()
+        if self.stage == 3:
+            safe_set_local_fp32_param(temp, self._shard(value, temp))
+        elif self.stage:
+            safe_set_full_fp32_param(temp, value)
+
+    def _shard(self, whole: torch.Tensor, parameter: nn.Parameter) -> torch.Tensor:
+        """This rank's part under stage 3; DeepSpeed's own setter fails on sizes that do not divide."""
+        size, rank = parameter.ds_tensor.ds_numel, torch.distributed.get_rank()
+        padded = torch.zeros(size * torch.distributed.get_world_size(), device=whole.device)
+        padded[: whole.numel()] = whole.flatten()
+        return padded[size * rank : size * (rank + 1)]
+
+    def _flat_parameters(self) -> list[torch.Tensor]:
+        """The tensors that the inner optimizer steps on."""
+        if self.stage == 3:
+            return list(self.engine.optimizer.fp32_partitioned_groups_flat)
+        inner = self.inner_optimizer
+        return [parameter for group in inner.param_groups for parameter in group["params"]]
+
+    @property
+    def inner_optimizer(self) -> torch.optim.Optimizer:
+        """The AdamW inside."""
+        return self.engine.optimizer if self.stage == 0 else self.engine.optimizer.optimizer
+
+    def _prepare_moments(self) -> None:
+        """Create AdamW's state before the first step, so that it can always be read and set."""
+        inner = self.inner_optimizer
+        for parameter in self._flat_parameters():
+            zeros = {moment: torch.zeros_like(parameter) for moment in MOMENTS}
+            inner.state[parameter] = {"step": torch.zeros(()), **zeros}
+        if self.stage in (1, 2):
+            self.engine.optimizer._lazy_init_hp_params_optimizer_state()
+
+    def moments(self) -> dict[str, torch.Tensor]:
+        """AdamW's moments as `exp_avg.NAME` and `exp_avg_sq.NAME`, whole, on every rank (CPU)."""
+        state = {}
+        for name, parameter in self.named_parameters().items():
+            for moment in MOMENTS:
+                if self.stage == 0:
+                    value = self.inner_optimizer.state[parameter][moment]
+                else:
+                    value = safe_get_full_optimizer_state(parameter, moment)
+                shape = () if name == "temp" else value.shape
+                state[f"{moment}.{name}"] = value.detach().reshape(shape).cpu().clone()
+        return state
+
+    def updates(self) -> int:
+        """Updates that AdamW has made."""
+        return int(self.inner_optimizer.state[self._flat_parameters()[0]]["step"].item())
+
+    def set_moments(self, state: dict[str, torch.Tensor], updates: int) -> None:
+        """Take over what `moments` and `updates` gave, from any stage and number of ranks."""
+        for name, parameter in self.named_parameters().items():
+            for moment in MOMENTS:
+                value = state[f"{moment}.{name}"].to(parameter.device)
+                if self.stage == 0:
+                    target = self.inner_optimizer.state[parameter][moment]
+                    target.copy_(value.reshape(target.shape))
+                elif self.stage == 3:
+                    shard = self._shard(value, parameter)
+                    safe_set_local_optimizer_state(parameter, shard, moment)
+                else:
+                    safe_set_full_optimizer_state(parameter, value, moment)
+        for parameter in self._flat_parameters():
+            self.inner_optimizer.state[parameter]["step"].fill_(float(updates))
+
+
+def deepspeed_config(config: RunConfig, micro_batch: int, accumulation: int) -> dict[str, Any]:
+    """DeepSpeed's settings: what the run says, and what the user's JSON adds to it.
+
+    Raises:
+        ConfigError: the JSON cannot be read or sets what the run sets.
+    """
+    settings: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": micro_batch,
+        "gradient_accumulation_steps": accumulation,
+        "gradient_clipping": config.train.clip_norm if config.deepspeed.stage else 0.0,
+        "zero_allow_untested_optimizer": True,
+        "zero_optimization": {"stage": config.deepspeed.stage},
+        "steps_per_print": 1 << 40,
+    }
+    if config.deepspeed.config is None:
+        return settings
+    path = Path(config.deepspeed.config)
+    try:
+        extra = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"deepspeed.config {path}: not readable as JSON: {error}") from None
+    ours = {*settings, "train_batch_size", "optimizer", "scheduler", "fp16", "bf16", "amp"}
+    for key in sorted((ours - {"zero_optimization"}) & set(extra)):
+        raise ConfigError(f"deepspeed.config {path}: {key!r} is set by the run; take it out")
+    zero = extra.pop("zero_optimization", {})
+    if "stage" in zero:
+        raise ConfigError(f"deepspeed.config {path}: the stage is set by deepspeed.stage")
+    settings["zero_optimization"] |= zero
+    return settings | extra
