@@ -41,16 +41,29 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
     return [number * step for number in range(first, last + 1)]
 
 
+def usual_range(values: Sequence[float]) -> Point:
+    """Least and greatest finite value, unless a few spikes would flatten the rest.
+
+    The inner 98 % of the values always fill at least a third of the range.
+    """
+    ranked = sorted(value for value in values if math.isfinite(value)) or [0.0]
+    most_low, most_high = ranked[len(ranked) // 100], ranked[-1 - len(ranked) // 100]
+    reach = (most_high - most_low) or math.inf
+    return max(ranked[0], most_low - reach), min(ranked[-1], most_high + reach)
+
+
 def smooth(values: Sequence[float], share: float = 0.04) -> list[float]:
     """Centred moving mean whose window is `share` of the series: no lag, unlike an average.
 
-    Non-finite values are left out of the means and stay where they are.
+    Non-finite values are left out of the means and stay where they are; spikes are cut to
+    `usual_range` first, so that one wild value does not lift the mean of its whole window.
     """
     reach = int(len(values) * share) // 2
+    low, high = usual_range(values)
     sums, counts = [0.0], [0]
     for value in values:
         good = math.isfinite(value)
-        sums.append(sums[-1] + (value if good else 0.0))
+        sums.append(sums[-1] + (min(max(value, low), high) if good else 0.0))
         counts.append(counts[-1] + good)
     result = []
     for index, value in enumerate(values):
@@ -120,13 +133,8 @@ def line_chart(
 def _value_range(
     drawn: list[float], from_zero: bool, reference: tuple[float, str] | None
 ) -> tuple[float, float]:
-    """The values in sight: all of them, unless a few spikes would flatten the rest."""
-    ranked = sorted(drawn)
-    low, high = ranked[0], ranked[-1]
-    most_low, most_high = ranked[len(ranked) // 100], ranked[-1 - len(ranked) // 100]
-    reach = 2 * (most_high - most_low)
-    if reach > 0:
-        low, high = max(low, most_low - reach), min(high, most_high + reach)
+    """Ends of the axis, with the reference where it is near."""
+    low, high = usual_range(drawn)
     if reference and low - (high - low) < reference[0] < high + (high - low):
         low, high = min(low, reference[0]), max(high, reference[0])
     if from_zero:

@@ -9,18 +9,11 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from engine.config import ConfigError
+from engine.report.examples import captions, picture_keys, queries
 from engine.report.machine import machine
-from engine.report.run_folder import RunFolder, read_run
+from engine.report.run_folder import RunFolder, clip, read_run
 from engine.report.scores import directions, percent, summary
-from engine.report.sections import (
-    captions,
-    clip,
-    curves,
-    data_facts,
-    headline,
-    picture_keys,
-    queries,
-)
+from engine.report.sections import curves, data_facts, headline
 from engine.report.thumbnails import held_out_thumbnails, is_picture
 
 TEMPLATES = Path(__file__).parent
@@ -57,10 +50,13 @@ def write_report(config: ReportConfig, progress: Callable[[str], None] = print) 
     building = output.with_name(f".{output.name}.{os.getpid()}")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        building.write_text(page, encoding="utf-8", errors="replace")
-        os.replace(building, output)
+        try:
+            building.write_text(page, encoding="utf-8", errors="replace")
+            os.replace(building, output)
+        except OSError:
+            building.unlink(missing_ok=True)
+            raise
     except OSError as error:
-        building.unlink(missing_ok=True)
         raise ConfigError(f"--output {output}: cannot be written: {error.strerror}") from None
     for line in summary(directions(run.retrieval)):
         progress(line)

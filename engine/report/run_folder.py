@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from engine.config import ConfigError
 
 LARGEST_FILE = 256 * 2**20
 LONGEST_CONFIG = 100_000
+LONGEST_TEXT = 300
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +94,24 @@ def number(value: Any) -> float | None:
         return math.inf
 
 
+def clip(value: Any, longest: int = LONGEST_TEXT) -> str:
+    """Any value as text of bounded length, without control and direction-changing characters."""
+    text = "" if value is None else str(value)
+    text = re.sub(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]", " ", text)
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def as_list(value: Any) -> list[Any]:
+    """A list as it is; anything else as an empty one."""
+    return value if isinstance(value, list) else []
+
+
+def count_of(results: dict[str, Any] | None) -> int | None:
+    """How many queries or pictures the results are over."""
+    value = number((results or {}).get("count"))
+    return int(value) if value and math.isfinite(value) and value > 0 else None
+
+
 def _text(path: Path, notes: list[str]) -> str | None:
     try:
         if not path.is_file():
@@ -143,7 +163,7 @@ def _config(text: str, notes: list[str]) -> dict[str, Any] | None:
         return None
     try:
         tree = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError):
+    except (yaml.YAMLError, ValueError, RecursionError):
         tree = None
     if not isinstance(tree, dict):
         notes.append("config.yaml is not readable as settings")

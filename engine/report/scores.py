@@ -102,7 +102,7 @@ def meaning(found: list[Direction], count: int | None) -> str | None:
 def summary(found: list[Direction]) -> list[str]:
     """The figures for a terminal, a line a direction."""
     return [
-        f"{direction.title}: "
+        f"{direction.title.replace('→', 'to')}: "
         + ", ".join(
             f"R@{recall.cutoff} {percent(recall.value)}"
             + (f" (chance {percent(recall.chance)})" if recall.chance is not None else "")

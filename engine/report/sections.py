@@ -1,19 +1,12 @@
-"""What each section of the page shows, as plain values for the templates."""
+"""Headline, curves and facts of the page, as plain values for the templates."""
 
 import math
-import re
-from collections.abc import Mapping
-from itertools import groupby
 from typing import Any
 
 from engine.report.charts import compact, line_chart, smooth
-from engine.report.run_folder import RunFolder, number
+from engine.report.run_folder import RunFolder, as_list, clip, count_of, number
 from engine.report.scores import directions, meaning, percent, times
-from engine.report.thumbnails import is_picture
 
-LONGEST_TEXT = 300
-MOST_CAPTIONS = 36
-MOST_QUERIES = 12
 # Entropy of one matching pair in three, as matching is trained: what guessing by frequency costs.
 MATCHING_BY_CHANCE = -(math.log(1 / 3) + 2 * math.log(2 / 3)) / 3
 
@@ -21,7 +14,7 @@ MATCHING_BY_CHANCE = -(math.log(1 / 3) + 2 * math.log(2 / 3)) / 3
 def headline(run: RunFolder) -> dict[str, Any]:
     """Retrieval beside chance, and the run in a handful of numbers."""
     found = directions(run.retrieval)
-    count = _count(run.retrieval)
+    count = count_of(run.retrieval)
     sentence = meaning(found, count)
     steps, pairs = _last(run, "step"), _last(run, "samples_seen")
     if sentence is None and steps:
@@ -47,7 +40,7 @@ def _facts(run: RunFolder, steps: float | None, pairs: float | None) -> list[tup
     mfu = _mean(run, "mfu")
     preset = run.setting("model", "preset")
     facts = [
-        ("model", clip(preset, 40) if preset else None),
+        ("model", clip(preset, 40) if isinstance(preset, str) else None),
         ("optimizer steps", steps and f"{steps:,.0f}"),
         ("pairs seen", pairs and compact(pairs)),
         ("training time", seconds and duration(seconds)),
@@ -56,67 +49,6 @@ def _facts(run: RunFolder, steps: float | None, pairs: float | None) -> list[tup
         ("of peak FLOP/s", mfu and percent(mfu)),
     ]
     return [(name, value) for name, value in facts if value]
-
-
-def picture_keys(run: RunFolder) -> set[str]:
-    """Names of the samples whose pictures the page shows."""
-    keys = [example.get("key") for example in _examples(run.caption)[:MOST_CAPTIONS]]
-    for example in _examples(run.retrieval)[:MOST_QUERIES]:
-        keys += [example.get("truth"), *_list(example.get("top"))[:5]]
-    return {str(key) for key in keys if key is not None}
-
-
-def captions(run: RunFolder, thumbnails: Mapping[str, str]) -> dict[str, Any]:
-    """Held-out pictures with the generated caption beside the original ones."""
-    cards = []
-    for example in _examples(run.caption)[:MOST_CAPTIONS]:
-        references = [clip(text) for text in _list(example.get("references"))[:5]]
-        generated = clip(example.get("generated"))
-        key = clip(example.get("key"))
-        cards.append(
-            {
-                "key": key,
-                "picture": _picture(thumbnails, example.get("key"), example.get("image")),
-                "words": mark_shared(generated, references),
-                "references": references,
-                "same": any(_words(generated) == _words(text) for text in references),
-            }
-        )
-    return {
-        "present": run.caption is not None,
-        "cards": cards,
-        "count": _count(run.caption),
-        "metrics": _other_metrics(run.caption),
-    }
-
-
-def queries(run: RunFolder, thumbnails: Mapping[str, str]) -> dict[str, Any]:
-    """Captions as queries with the five best pictures, the right one marked."""
-    rows = []
-    for example in _examples(run.retrieval)[:MOST_QUERIES]:
-        truth = example.get("truth")
-        scores = [number(score) for score in _list(example.get("scores"))]
-        top = [
-            {
-                "key": clip(key),
-                "picture": _picture(thumbnails, key),
-                "right": key == truth,
-                "score": scores[place] if place < len(scores) else None,
-            }
-            for place, key in enumerate(_list(example.get("top"))[:5])
-        ]
-        rank = number(example.get("rank"))
-        missed = truth is not None and not any(hit["right"] for hit in top)
-        rows.append(
-            {
-                "query": clip(example.get("query")),
-                "top": top,
-                "rank": f"{rank:,.0f}" if rank is not None and math.isfinite(rank) else None,
-                "missed": missed,
-                "truth": {"key": clip(truth), "picture": _picture(thumbnails, truth)},
-            }
-        )
-    return {"present": run.retrieval is not None, "rows": rows, "count": _count(run.retrieval)}
 
 
 def curves(run: RunFolder) -> dict[str, Any]:
@@ -181,8 +113,9 @@ def data_facts(run: RunFolder) -> dict[str, Any]:
     ]
     for key, name in (("train", "trained on"), ("eval", "evaluated on")):
         place = run.setting("data", key)
-        if place:
-            rows.append((name, clip(", ".join(map(str, _list(place) or [place])))))
+        places = [part for part in as_list(place) or [place] if isinstance(part, str) and part]
+        if places:
+            rows.append((name, clip(", ".join(places))))
     total, reasons = _bad(bad)
     return {"rows": rows, "bad": total, "reasons": reasons, "attribution": run.attribution}
 
@@ -197,26 +130,6 @@ def _bad(value: Any) -> tuple[str | None, list[tuple[str, str]]]:
     return (None if total is None else f"{total:,.0f}"), []
 
 
-def clip(value: Any, longest: int = LONGEST_TEXT) -> str:
-    """Any value as text of bounded length, without control and direction-changing characters."""
-    text = "" if value is None else str(value)
-    text = re.sub(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]", " ", text)
-    return text if len(text) <= longest else f"{text[: longest - 1]}…"
-
-
-def mark_shared(generated: str, references: list[str]) -> list[tuple[str, bool]]:
-    """Pieces of a generated caption and whether each consists of words of an original caption."""
-    known = {word for text in references for word in _words(text)}
-    words = re.split(r"(\w+)", generated)
-    shared = [piece.lower() in known for piece in words]
-    # What stands between two shared words belongs to them, so that a phrase is marked as one.
-    for gap in range(2, len(words) - 2, 2):
-        shared[gap] = shared[gap - 1] and shared[gap + 1]
-    runs = groupby(zip(words, shared, strict=True), key=lambda pair: pair[1])
-    pieces = [("".join(word for word, _ in run), same) for same, run in runs]
-    return [(piece, same) for piece, same in pieces if piece]
-
-
 def duration(seconds: float) -> str:
     """Seconds as a person says them: 45 s, 8 min, 3 h 20 min, 2 d 4 h."""
     minutes = round(seconds / 60)
@@ -227,36 +140,6 @@ def duration(seconds: float) -> str:
     if minutes < 24 * 60:
         return f"{minutes // 60} h {minutes % 60} min"
     return f"{minutes // 1440} d {minutes % 1440 // 60} h"
-
-
-def _picture(thumbnails: Mapping[str, str], key: Any, given: Any = None) -> str | None:
-    """The thumbnail of a sample, or the one its results carry."""
-    return thumbnails.get(str(key)) or (given if is_picture(given) else None)
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower())
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _examples(results: dict[str, Any] | None) -> list[dict[str, Any]]:
-    given = _list((results or {}).get("examples"))
-    return [example for example in given if isinstance(example, dict)]
-
-
-def _count(results: dict[str, Any] | None) -> int | None:
-    value = number((results or {}).get("count"))
-    return int(value) if value and math.isfinite(value) and value > 0 else None
-
-
-def _other_metrics(results: dict[str, Any] | None) -> list[tuple[str, str]]:
-    given = (results or {}).get("metrics")
-    pairs = given.items() if isinstance(given, dict) else ()
-    named = [(clip(name, 40), number(value)) for name, value in pairs]
-    return [(name.replace("_", " "), f"{v:.3g}") for name, v in named if v is not None][:12]
 
 
 def _last(run: RunFolder, key: str) -> float | None:
