@@ -100,7 +100,7 @@ class DeepSpeedEngine:
             safe_set_full_fp32_param(temp, value)
 
     def _shard(self, whole: torch.Tensor, parameter: nn.Parameter) -> torch.Tensor:
-        """This rank's part under stage 3; DeepSpeed's own setter fails on sizes that do not divide."""
+        """This rank's part under stage 3; DeepSpeed's setter needs sizes that divide."""
         size, rank = parameter.ds_tensor.ds_numel, torch.distributed.get_rank()
         padded = torch.zeros(size * torch.distributed.get_world_size(), device=whole.device)
         padded[: whole.numel()] = whole.flatten()

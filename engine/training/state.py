@@ -1,0 +1,114 @@
+"""The state contract: everything a step depends on, to a checkpoint and back.
+
+`model`: weights of the online network, the momentum encoders and the queues, under the original's
+names. `optimizer`: AdamW's moments. `state.json`: counters and the resolved run. Everything else
+(order, augmentation, dropout, negatives, schedules) is a function of the step and is not state.
+"""
+
+from typing import Any
+
+import torch
+
+from blip_model.blip import Blip
+from blip_model.momentum import Momentum
+from engine.checkpoint import Checkpoint, CheckpointError, check_keys
+from engine.config import RunConfig, to_dict
+from engine.training.deepspeed_engine import DeepSpeedEngine
+
+# Settings that may differ between a run and its continuation: none of them changes a number.
+FREE = {
+    "output_dir",
+    "resume",
+    "device",
+    "tensorboard",
+    "checkpoint",
+    "deepspeed",
+    "evaluate",
+    "data.train",
+    "data.eval",
+    "data.image_root",
+    "data.workers",
+    "data.max_bad_fraction",
+    "model.vocabulary",
+    "model.init_vision",
+    "model.init_text",
+    "model.checkpoint",
+    "train.epochs",
+    "train.max_steps",
+    "train.micro_batch_size",
+    "train.log_every",
+    "train.max_skipped_in_a_row",
+}
+
+
+def gather(engine: DeepSpeedEngine, momentum: Momentum) -> dict[str, dict[str, torch.Tensor]]:
+    """Whole tensors by file, the same for every stage and number of ranks. Collective.
+
+    Raises:
+        CheckpointError: a tensor of the network is not covered.
+    """
+    with engine.whole_parameters() as parameters:
+        weights = {name: tensor.cpu().clone() for name, tensor in parameters.items()}
+    # A shared tensor is stored once for each of its names, as in the original's files.
+    names = {id(p): name for name, p in engine.model.named_parameters()}
+    for name, parameter in engine.model.named_parameters(remove_duplicate=False):
+        weights.setdefault(name, weights[names[id(parameter)]].clone())
+    check_keys(set(engine.model.state_dict()), set(weights), "the network's state")
+    weights |= {name: tensor.cpu().clone() for name, tensor in momentum.state_dict().items()}
+    return {"model": weights, "optimizer": engine.moments()}
+
+
+def load_weights(checkpoint: Checkpoint, model: Blip, momentum: Momentum) -> None:
+    """Put a checkpoint's weights into fresh modules, before DeepSpeed wraps the online one.
+
+    Raises:
+        CheckpointError: missing, unexpected or misshapen tensors, by name.
+    """
+    weights = checkpoint.tensors["model"]
+    online, follower = model.state_dict(), momentum.state_dict()
+    check_keys({*online, *follower}, set(weights), str(checkpoint.path))
+    for name, tensor in {**online, **follower}.items():
+        if weights[name].shape != tensor.shape:
+            raise CheckpointError(
+                f"{checkpoint.path}: {name} is {list(weights[name].shape)}, "
+                f"this run needs {list(tensor.shape)}"
+            )
+    model.load_state_dict({name: weights[name] for name in online})
+    momentum.load_state_dict({name: weights[name] for name in follower})
+
+
+def load_moments(checkpoint: Checkpoint, engine: DeepSpeedEngine) -> None:
+    """Put a checkpoint's optimizer state into the wrapped network. Collective."""
+    moments = checkpoint.tensors["optimizer"]
+    expected = {f"{m}.{n}" for m in ("exp_avg", "exp_avg_sq") for n in engine.named_parameters()}
+    check_keys(expected, set(moments), f"{checkpoint.path} (optimizer)")
+    engine.set_moments(moments, checkpoint.state["updates"])
+
+
+def refuse_drift(saved: dict[str, Any], config: RunConfig, where: str) -> None:
+    """A continuation must not change the arithmetic.
+
+    Raises:
+        CheckpointError: lists every setting that differs, with both values.
+    """
+    old, new = _flat(saved), _flat(to_dict(config))
+    drifted = [
+        f"{key} {old.get(key)!r} -> {new.get(key)!r}"
+        for key in sorted({*old, *new})
+        if old.get(key) != new.get(key) and not {key, key.partition(".")[0]} & FREE
+    ]
+    if drifted:
+        raise CheckpointError(
+            f"{where} was made with other settings ({'; '.join(drifted)}): change them back, or "
+            "start anew in another output_dir (model.checkpoint takes its weights along)"
+        )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

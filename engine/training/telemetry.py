@@ -1,0 +1,171 @@
+"""What a run says of itself: metrics.jsonl, TensorBoard and one progress line."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.config import RunConfig
+from engine.runtime import Runtime
+
+LOSSES = ("loss_itc", "loss_itm", "loss_lm")
+# Dense bf16 tensor-core peaks, FLOP/s, from the vendor's data sheets.
+PEAKS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12}
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """The device's bf16 peak in FLOP/s, or None where it is not known."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for key, peak in PEAKS.items() if key in name), None)
+
+
+class Telemetry:
+    """Collects on the device, reads once a log interval, writes on the main process.
+
+    Args:
+        folder: the run folder.
+        config: of the run.
+        runtime: of this process.
+        start_step: step that the run continues from; later lines of an earlier run are cut.
+        last_step: of the run.
+        flops_per_pair: forward and backward work, for the MFU.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: RunConfig,
+        runtime: Runtime,
+        start_step: int,
+        last_step: int,
+        flops_per_pair: float,
+    ) -> None:
+        self.config, self.runtime = config, runtime
+        self.last_step, self.start_step = last_step, start_step
+        self.flops_per_pair, self.peak = flops_per_pair, peak_flops(runtime.device)
+        self.skipped_steps = 0
+        self._begun = self._interval_begun = time.perf_counter()
+        self._interval_step = start_step
+        self._wait = 0.0
+        self._sums = torch.zeros(len(LOSSES) + 1, device=runtime.device)
+        self._file = self._events = None
+        self._live = sys.stderr.isatty()
+        if runtime.is_main:
+            path = folder / "metrics.jsonl"
+            _cut_after(path, start_step)
+            self._file = path.open("a", encoding="utf-8")
+            if config.tensorboard:
+                from torch.utils.tensorboard import SummaryWriter
+
+                self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step)
+
+    def waited(self, seconds: float) -> None:
+        """Time spent waiting for data."""
+        self._wait += seconds
+
+    def add(self, losses: dict[str, torch.Tensor], share: float) -> None:
+        """Losses of a micro-batch that is `share` of its step on this rank."""
+        values = torch.stack([losses[name].detach().float() for name in LOSSES])
+        self._sums[:-1] += values * share
+        self._sums[-1] += share
+
+    def drop(self) -> None:
+        """Forget the interval's losses: the step was not taken and its numbers are not finite."""
+        self._sums.zero_()
+        self.skipped_steps += 1
+
+    def log(self, step: int, learning_rate: float, temperature: float, bad_samples: int) -> None:
+        """Write a line for the steps since the last one; every process calls it."""
+        now, done = time.perf_counter(), step - self._interval_step
+        sums = self.runtime.mean(self._sums.clone()).tolist()
+        elapsed = max(now - self._interval_begun, 1e-9)
+        rate = done * self.config.train.global_batch_size / elapsed
+        record = {
+            "step": step,
+            "samples_seen": step * self.config.train.global_batch_size,
+            **{
+                n: s / sums[-1] if sums[-1] else None
+                for n, s in zip(LOSSES, sums[:-1], strict=True)
+            },
+            "lr": learning_rate,
+            "temperature": temperature,
+            "images_per_second": rate,
+            "data_wait_fraction": min(1.0, self._wait / elapsed),
+            "mfu": self._mfu(rate),
+            "skipped_steps": self.skipped_steps,
+            "bad_samples": bad_samples,
+            "eta_seconds": (self.last_step - step) * elapsed / max(done, 1),
+        }
+        self._interval_begun, self._interval_step, self._wait = now, step, 0.0
+        self._sums.zero_()
+        if self._file:
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+            self._show(record)
+            if self._events:
+                for name, value in record.items():
+                    if value is not None and name not in ("step", "eta_seconds"):
+                        self._events.add_scalar(name, value, step)
+
+    def _mfu(self, rate: float) -> float | None:
+        if self.peak is None:
+            return None
+        return rate * self.flops_per_pair / (self.peak * self.runtime.world_size)
+
+    def _show(self, record: dict[str, Any]) -> None:
+        losses = " ".join(
+            f"{name.removeprefix('loss_')} {record[name]:.3f}" if record[name] is not None else ""
+            for name in LOSSES
+        )
+        mfu = "-" if record["mfu"] is None else f"{record['mfu']:.1%}"
+        line = (
+            f"step {record['step']}/{self.last_step}  {losses}  lr {record['lr']:.2e}  "
+            f"{record['images_per_second']:.1f} img/s  wait {record['data_wait_fraction']:.0%}  "
+            f"mfu {mfu}  eta {clock(record['eta_seconds'])}"
+        )
+        extra = {"skipped": record["skipped_steps"], "bad": record["bad_samples"]}
+        line += "".join(f"  {name} {count}" for name, count in extra.items() if count)
+        if self._live and record["step"] < self.last_step:
+            print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+        else:
+            print(f"\r\033[K{line}" if self._live else line, file=sys.stderr, flush=True)
+
+    def sync(self) -> None:
+        """Bring what was written to the disk, so that a checkpoint and its metrics agree."""
+        if self._file:
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the files."""
+        for open_one in (self._file, self._events):
+            if open_one:
+                open_one.close()
+
+
+def clock(seconds: float) -> str:
+    """3725 -> `1:02:05`."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _cut_after(path: Path, step: int) -> None:
+    """Remove lines of steps that the resumed run makes again, and a line that was cut short."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            continue
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,313 @@
+"""Pretraining: the loop, its two-phase step, and continuing where a run stopped."""
+
+import contextlib
+import fcntl
+import functools
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from blip_model.flops import pretraining_flops
+from blip_model.momentum import Momentum, MomentumFeatures
+from blip_model.pretrain import BlipPretrain
+from engine import checkpoint
+from engine.checkpoint import Checkpoint, CheckpointError
+from engine.config import ConfigError, RunConfig, to_dict
+from engine.data.batch import Batch
+from engine.data.counter import key_of
+from engine.data.loader import BadSampleLedger, build_loader, micro_batch_size
+from engine.data.open_source import open_source
+from engine.data.source import Source
+from engine.data.tokenizer import open_tokenizer
+from engine.runtime import Runtime
+from engine.training import schedule, state
+from engine.training.deepspeed_engine import DeepSpeedEngine
+from engine.training.signals import STOPPED, StopRequest
+from engine.training.telemetry import Telemetry
+from engine.weights import initialise
+from kernels import all_gather
+
+log = logging.getLogger(__name__)
+WEIGHTS, DROPOUT = 11, 12
+
+
+class Pretraining:
+    """A run of the pretraining objective.
+
+    A step counts whether its weights were accepted or not: step s always reads the slots
+    [s * global batch, (s + 1) * global batch), so a poisoned batch is passed and never read again.
+
+    Args:
+        config: of the run.
+        runtime: of this process.
+        stop: set by signals.
+    """
+
+    def __init__(self, config: RunConfig, runtime: Runtime, stop: StopRequest) -> None:
+        self.config, self.runtime, self.stop = config, runtime, stop
+        self.folder = Path(config.output_dir)
+        self.source: Source = open_source(config.data.train, config.data.image_root)
+        network = config.model.network()
+        self.tokenizer = open_tokenizer(config.model.vocabulary, network.vocab_size)
+        self.micro = micro_batch_size(config, runtime.world_size)
+        self.accumulation = config.train.global_batch_size // (self.micro * runtime.world_size)
+        self.last_step = schedule.total_steps(config.train, len(self.source))
+        if config.data.max_tokens > network.max_positions:
+            raise ConfigError(
+                f"data.max_tokens {config.data.max_tokens}: preset {config.model.preset} has "
+                f"{network.max_positions} positions"
+            )
+
+    def run(self) -> int:
+        """Train to the last step; returns the exit code (0 done, 75 stopped by a signal)."""
+        with self._lock():
+            resumed = self._find_checkpoint()
+            self.step = resumed.step if resumed else 0
+            if self.step >= self.last_step:
+                self._say(f"{self.folder}: complete at step {self.step}, nothing to do")
+                return 0
+            self._prepare(resumed)
+            try:
+                return self._loop()
+            finally:
+                self.telemetry.close()
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        """One run a folder at a time; the main process holds the lock."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.runtime.is_main:
+            yield
+            return
+        with (self.folder / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise ConfigError(f"{self.folder}: another run is writing here") from None
+            yield
+
+    def _find_checkpoint(self) -> Checkpoint | None:
+        config, found = self.config, self.folder / "checkpoints"
+        if config.resume == "none":
+            if (self.folder / "config.yaml").exists() or checkpoint.steps(found):
+                raise ConfigError(
+                    f"{self.folder} holds a run already: choose another output_dir, or leave "
+                    "resume at auto to continue it"
+                )
+            return None
+        if config.resume == "auto":
+            path = checkpoint.newest_good(found)
+            if path is None and checkpoint.steps(found):
+                raise CheckpointError(f"{found}: every checkpoint is damaged; nothing to continue")
+        else:
+            path = Path(config.resume)
+            if not path.is_dir():
+                raise ConfigError(f"resume {path}: no such checkpoint folder")
+        if path is None:
+            return None
+        loaded = checkpoint.read(path)
+        state.refuse_drift(loaded.state["config"], config, str(path))
+        if loaded.state["data_fingerprint"] != self.source.fingerprint:
+            raise CheckpointError(
+                f"{path} was made on other data than {config.data.train}: give the same pairs, or "
+                "start anew in another output_dir"
+            )
+        return loaded
+
+    def _prepare(self, resumed: Checkpoint | None) -> None:
+        config, runtime = self.config, self.runtime
+        torch.manual_seed(key_of(config.seed, WEIGHTS) >> 1)
+        model = BlipPretrain(config.model.network(), label_smoothing=config.model.label_smoothing)
+        if resumed is None:
+            initialise(model, config.model)
+            model.clamp_temperature_()
+        momentum = Momentum(model, config.model.queue_size)
+        if resumed is not None:
+            state.load_weights(resumed, model, momentum)
+        self.momentum = momentum.to(runtime.device)
+        if config.precision == "bf16":
+            # Inside the call that DeepSpeed makes: it switches an outer autocast off.
+            for module, method in ((model, "forward"), (momentum, "features")):
+                cast = torch.autocast(runtime.device.type, torch.bfloat16)
+                setattr(module, method, cast(functools.partial(getattr(module, method))))
+        self.engine = DeepSpeedEngine(
+            model.to(runtime.device), config, self.micro, self.accumulation, self._rate(self.step)
+        )
+        self.ledger = BadSampleLedger(config.data.max_bad_fraction)
+        if resumed is not None:
+            state.load_moments(resumed, self.engine)
+            self.ledger.reasons.update(resumed.state["bad_samples"])
+            self.ledger.seen = resumed.state["samples_seen"]
+            self._say(f"continuing {resumed.path} at step {self.step}")
+        flops = pretraining_flops(config.model.network(), self._mean_tokens())
+        self.telemetry = Telemetry(self.folder, config, runtime, self.step, self.last_step, flops)
+        self.telemetry.skipped_steps = resumed.state["skipped_steps"] if resumed else 0
+        if runtime.is_main:
+            config.save(self.folder / "config.yaml")
+        self._say(
+            f"{len(self.source)} pairs, {self.last_step} steps of {config.train.global_batch_size} "
+            f"on {runtime.world_size} process(es), {config.precision} on {runtime.device.type}"
+        )
+
+    def _mean_tokens(self) -> float:
+        """Mean caption length of the first pairs, for the work of a step."""
+        numbers = range(0, len(self.source), max(1, len(self.source) // 64))
+        texts = [str(caption) for n in numbers for caption in self.source.read(n).captions[:1]]
+        _, mask = self.tokenizer.encode(texts or [""], self.config.data.max_tokens)
+        return mask.sum().item() / len(mask)
+
+    def batches(self) -> Iterator[Batch]:
+        """This rank's micro-batches from the current step on."""
+        return iter(
+            build_loader(
+                self.config,
+                self.source,
+                self.tokenizer,
+                rank=self.runtime.rank,
+                world_size=self.runtime.world_size,
+                start_step=self.step,
+                stop_step=self.last_step,
+            )
+        )
+
+    def _loop(self) -> int:
+        train, every = self.config.train, self.config.checkpoint.every
+        batches, skipped_in_a_row, saved = self.batches(), 0, self.step
+        while self.step < self.last_step:
+            if self.runtime.any(bool(self.stop)):
+                self._save()
+                self._say(
+                    f"stopped by a signal at step {self.step}, saved; start again to continue"
+                )
+                return STOPPED
+            accepted = self.take_step(batches)
+            self.step += 1
+            skipped_in_a_row = 0 if accepted else skipped_in_a_row + 1
+            if skipped_in_a_row >= train.max_skipped_in_a_row:
+                raise ConfigError(
+                    f"{skipped_in_a_row} steps in a row were not finite, the last is {self.step}: "
+                    "lower train.learning_rate or set train.clip_norm; the checkpoints are intact"
+                )
+            if self.step % train.log_every == 0 or self.step == self.last_step:
+                temperature = self._temperature()
+                rate = self._rate(self.step - 1)
+                self.telemetry.log(self.step, rate, temperature, self.ledger.total)
+            if every and self.step % every == 0:
+                self._save()
+                saved = self.step
+        if saved != self.step:
+            self._save()
+        return 0
+
+    def take_step(self, batches: Iterator[Batch]) -> bool:
+        """One optimizer step: compute, agree, and only then change what lasts.
+
+        Returns:
+            Whether the step was finite on all ranks and therefore taken.
+        """
+        kept: list[tuple[MomentumFeatures, Batch]] = []
+        for part in range(self.accumulation):
+            waited = time.perf_counter()
+            batch = next(batches)
+            self.telemetry.waited(time.perf_counter() - waited)
+            for key, reason in self.ledger.add(batch):
+                log.debug("bad sample %s: %s", key, reason)
+            kept.append((self._forward_backward(batch, part), batch))
+            accepted = self.engine.step(self._rate(self.step), part == self.accumulation - 1)
+        if accepted:
+            self._commit([features for features, _ in kept])
+        else:
+            self.telemetry.drop()
+            self._name_culprits([batch for _, batch in kept])
+        return accepted
+
+    def _forward_backward(self, batch: Batch, part: int) -> MomentumFeatures:
+        config, group = self.config, self.config.train.group_size
+        first = self.step * config.train.global_batch_size
+        first += (part * self.runtime.world_size + self.runtime.rank) * self.micro
+        torch.manual_seed(key_of(config.seed, DROPOUT, first) >> 1)
+        alpha = schedule.soft_target_weight(
+            config.model.alpha,
+            config.model.alpha_ramp_epochs,
+            config.train,
+            self.step,
+            len(self.source),
+        )
+        there = batch.to(self.runtime.device)
+        inputs = (there.image, there.input_ids, there.attention_mask)
+        features = self.momentum.features(*inputs)
+        groups = torch.arange(self.micro // group, device=self.runtime.device) + first // group
+        losses = self.engine.forward(
+            *inputs,
+            features,
+            alpha=alpha,
+            group_size=group,
+            seed=config.seed,
+            group_keys=groups,
+        )
+        self.engine.backward(losses["loss_itc"] + losses["loss_itm"] + losses["loss_lm"])
+        self.telemetry.add(losses, 1 / self.accumulation)
+        return features
+
+    def _commit(self, features: list[MomentumFeatures]) -> None:
+        """The weights are accepted: temperature, momentum encoders and queues follow."""
+        self.engine.clamp_temperature_()
+        with self.engine.whole_parameters() as online:
+            self.momentum.update(online, self.config.model.momentum)
+        # Gathered part by part, ranks side by side: slot order on any number of ranks.
+        images = torch.cat([all_gather(f.image_feature) for f in features])
+        texts = torch.cat([all_gather(f.text_feature) for f in features])
+        self.momentum.enqueue(images, texts)
+
+    def _name_culprits(self, batches: list[Batch]) -> None:
+        """Say which samples made a step non-finite, as far as it can be seen."""
+        pixels = [
+            key
+            for batch in batches
+            for key, bad in zip(batch.key, ~batch.image.isfinite().flatten(1).all(1), strict=True)
+            if bad
+        ]
+        if pixels:
+            names = f"pixels that are not finite: {', '.join(pixels[:8])}"
+        elif self.runtime.is_main:
+            names = f"among {', '.join([key for batch in batches for key in batch.key][:8])}, ..."
+        else:
+            return
+        print(f"step {self.step} was not finite and changed nothing; {names}", file=sys.stderr)
+
+    def _rate(self, step: int) -> float:
+        return schedule.learning_rate(self.config.train, step, len(self.source))
+
+    def _temperature(self) -> float:
+        with self.engine.whole_parameters() as online:
+            return online["temp"].item()
+
+    def _save(self) -> None:
+        tensors = state.gather(self.engine, self.momentum)
+        facts = {
+            "updates": self.engine.updates(),
+            "samples_seen": self.step * self.config.train.global_batch_size,
+            "skipped_steps": self.telemetry.skipped_steps,
+            "bad_samples": dict(self.ledger.reasons),
+            "data_fingerprint": self.source.fingerprint,
+            "config": to_dict(self.config),
+        }
+        problem = None
+        if self.runtime.is_main:
+            self.telemetry.sync()
+            keep = self.config.checkpoint
+            try:
+                checkpoint.write(self.folder / "checkpoints", self.step, tensors, facts)
+                checkpoint.prune(self.folder / "checkpoints", keep.keep_last, keep.keep_every)
+            except CheckpointError as error:
+                problem = error
+        if self.runtime.any(problem is not None):
+            raise problem or CheckpointError("the main process could not write the checkpoint")
+
+    def _say(self, line: str) -> None:
+        if self.runtime.is_main:
+            print(line, file=sys.stderr, flush=True)

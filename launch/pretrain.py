@@ -1,0 +1,42 @@
+"""Pretrain BLIP: `deepspeed launch/pretrain.py --config RECIPE`, or `python` for one process."""
+
+import sys
+from pathlib import Path
+
+# Run as a file from anywhere: the floors lie beside this folder, and its own names shadow nothing.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from engine.config import RunConfig
+from engine.training.signals import StopRequest
+from launch.cli import parse, run_main
+
+EXAMPLES = """
+  python launch/pretrain.py --config launch/recipes/quickstart.yaml \\
+    --data.train runs/quickstart/data/train --output_dir runs/mine
+  deepspeed launch/pretrain.py --config launch/recipes/pretrain_base_14m.yaml \\
+    --data.train 'shards/{00000..01399}.tar' --output_dir runs/base_14m
+  python launch/pretrain.py --config runs/mine/config.yaml --output_dir runs/again
+"""
+
+
+def main() -> int:
+    """Train; 0 when done, 75 when a signal stopped it with everything saved."""
+    stop = StopRequest()
+    config = parse(
+        RunConfig,
+        description="Pretrain BLIP: contrast, matching and captioning on picture-caption pairs.",
+        examples=EXAMPLES,
+    )
+    # Imported late: help and configuration errors need no torch.
+    from engine import runtime
+    from engine.training.trainer import Pretraining
+
+    here = runtime.start(config.device)
+    try:
+        return Pretraining(config, here, stop).run()
+    finally:
+        runtime.stop()
+
+
+if __name__ == "__main__":
+    run_main(main)
