@@ -76,12 +76,17 @@ def make_run(root: Path, pictures: int = 12, side: int = 32, caption: str = "a r
             "data_wait_fraction": 0.025,
             "mfu": None,
             "skipped_steps": 2,
-            "bad_samples": {"truncated": 4, "empty_caption": 1},
+            "bad_samples": 5,
             "eta_seconds": 1.0,
         }
         for step in range(10, 130, 10)
     ]
     (stage / PARTS["metrics"]).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for step, count in ((60, 1), (120, 4)):
+        checkpoint = stage / "checkpoints" / f"step_{step:08d}"
+        checkpoint.mkdir(parents=True)
+        reasons = {"empty_caption": 1, "truncated": count}
+        (checkpoint / "state.json").write_text(json.dumps({"step": step, "bad_samples": reasons}))
     keys = [f"{i:06d}" for i in range(pictures)]
     examples = [
         {"key": key, "image_id": i, "generated": f"{caption} cub", "references": [f"{caption} {i}"]}

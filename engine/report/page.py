@@ -9,11 +9,12 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from engine.config import ConfigError
+from engine.report.curves import curves
 from engine.report.examples import captions, picture_keys, queries
 from engine.report.machine import machine
 from engine.report.run_folder import RunFolder, clip, read_run
 from engine.report.scores import directions, percent, summary
-from engine.report.sections import curves, data_facts, headline
+from engine.report.sections import data_facts, headline
 from engine.report.thumbnails import held_out_thumbnails, is_picture
 
 TEMPLATES = Path(__file__).parent

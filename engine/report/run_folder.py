@@ -28,6 +28,7 @@ class RunFolder:
         config_text: the same as it stands in config.yaml.
         retrieval: results of image-text retrieval.
         caption: results of captioning.
+        state: counters of the newest checkpoint.
         collection: facts about the collected pair set.
         attribution: what the data asks to be printed beside it.
         notes: lines about parts that could not be read.
@@ -40,6 +41,7 @@ class RunFolder:
     config_text: str = ""
     retrieval: dict[str, Any] | None = None
     caption: dict[str, Any] | None = None
+    state: dict[str, Any] | None = None
     collection: dict[str, Any] | None = None
     attribution: str | None = None
     notes: list[str] = field(default_factory=list)
@@ -71,6 +73,7 @@ def read_run(root: Path) -> RunFolder:
         config_text=_clip(config_text),
         retrieval=_object(stage / "evaluation" / "retrieval" / "results.json", notes),
         caption=_object(stage / "evaluation" / "caption" / "results.json", notes),
+        state=_newest_state(stage / "checkpoints", notes),
         collection=_object(root / "data" / "collection.json", notes),
         attribution=(_text(root / "data" / "ATTRIBUTION.txt", notes) or "").strip()[:2000] or None,
         notes=notes,
@@ -112,6 +115,12 @@ def count_of(results: dict[str, Any] | None) -> int | None:
     return int(value) if value and math.isfinite(value) and value > 0 else None
 
 
+def last_value(run: RunFolder, key: str) -> float | None:
+    """The newest finite value of a metric."""
+    values = [number(row.get(key)) for row in run.metrics]
+    return next((v for v in reversed(values) if v is not None and math.isfinite(v)), None)
+
+
 def _text(path: Path, notes: list[str]) -> str | None:
     try:
         if not path.is_file():
@@ -137,6 +146,12 @@ def _object(path: Path, notes: list[str]) -> dict[str, Any] | None:
         notes.append(f"{path.parent.name}/{path.name} is not a JSON object: left out")
         return None
     return value
+
+
+def _newest_state(folder: Path, notes: list[str]) -> dict[str, Any] | None:
+    """Names of checkpoints are numbered with leading zeros, longer ones are later."""
+    found = sorted(folder.glob("step_*/state.json"), key=lambda p: (len(p.parent.name), p))
+    return _object(found[-1], notes) if found else None
 
 
 def _metrics(path: Path, notes: list[str]) -> list[dict[str, Any]]:

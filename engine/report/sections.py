@@ -1,14 +1,11 @@
-"""Headline, curves and facts of the page, as plain values for the templates."""
+"""Headline and facts of the page, as plain values for the templates."""
 
 import math
 from typing import Any
 
-from engine.report.charts import compact, line_chart, smooth
-from engine.report.run_folder import RunFolder, as_list, clip, count_of, number
-from engine.report.scores import directions, meaning, percent, times
-
-# Entropy of one matching pair in three, as matching is trained: what guessing by frequency costs.
-MATCHING_BY_CHANCE = -(math.log(1 / 3) + 2 * math.log(2 / 3)) / 3
+from engine.report.charts import compact
+from engine.report.run_folder import RunFolder, as_list, clip, count_of, last_value, number
+from engine.report.scores import Recall, directions, meaning, percent, times
 
 
 def headline(run: RunFolder) -> dict[str, Any]:
@@ -16,7 +13,7 @@ def headline(run: RunFolder) -> dict[str, Any]:
     found = directions(run.retrieval)
     count = count_of(run.retrieval)
     sentence = meaning(found, count)
-    steps, pairs = _last(run, "step"), _last(run, "samples_seen")
+    steps, pairs = last_value(run, "step"), last_value(run, "samples_seen")
     if sentence is None and steps:
         seen = f" over {pairs:,.0f} picture-caption pairs" if pairs else ""
         sentence = f"Pretrained for {steps:,.0f} steps{seen}."
@@ -30,6 +27,12 @@ def headline(run: RunFolder) -> dict[str, Any]:
         "count": count,
         "facts": _facts(run, steps, pairs),
     }
+
+
+def _comparison(recall: Recall) -> str:
+    ratio = recall.times_chance or 0.0
+    better = f"{times(ratio)} times better than" if ratio >= 1.5 else "hardly better than"
+    return f"Chance: {percent(recall.chance or 0.0)}. That is {better} guessing."
 
 
 def _facts(run: RunFolder, steps: float | None, pairs: float | None) -> list[tuple[str, str]]:
@@ -51,61 +54,11 @@ def _facts(run: RunFolder, steps: float | None, pairs: float | None) -> list[tup
     return [(name, value) for name, value in facts if value]
 
 
-def curves(run: RunFolder) -> dict[str, Any]:
-    """Losses and settings over the steps, a small chart each."""
-    charts = []
-    for key, title, unit, explanation, more in (
-        ("loss_itc", "Contrastive loss", "", "ITC: tells pictures and captions apart", {}),
-        (
-            "loss_itm",
-            "Matching loss",
-            "",
-            "ITM: does this caption belong to this picture?",
-            {"reference": (MATCHING_BY_CHANCE, "guessing")},
-        ),
-        ("loss_lm", "Captioning loss", "", "LM: predicts the next word of the caption", {}),
-        ("images_per_second", "Throughput", " pairs/s", "over all ranks", {"from_zero": True}),
-        (
-            "lr",
-            "Learning rate",
-            "",
-            "schedule of the optimizer",
-            {"from_zero": True, "exact": True},
-        ),
-        ("temperature", "Temperature", "", "learned scale of the contrastive loss", {}),
-    ):
-        points = [
-            (number(row["step"]) or 0.0, value)
-            for row in run.metrics
-            if (value := number(row.get(key))) is not None
-        ]
-        if points:
-            charts.append(
-                {
-                    "key": key,
-                    "title": title,
-                    "last": compact(_end([v for _, v in points], more.get("exact", False))),
-                    "unit": unit,
-                    "explanation": explanation,
-                    "svg": line_chart(
-                        points, label=title, show=lambda v, unit=unit: compact(v) + unit, **more
-                    ),
-                }
-            )
-    return {"charts": charts, "skipped": _last(run, "skipped_steps")}
-
-
-def _end(values: list[float], exact: bool) -> float:
-    """The last finite value, of the smoothed series unless the values have no noise."""
-    series = values if exact else smooth(values)
-    return next((value for value in reversed(series) if math.isfinite(value)), math.nan)
-
-
 def data_facts(run: RunFolder) -> dict[str, Any]:
     """Where the pairs came from and what was wrong with them."""
     pairs = (run.collection or {}).get("pairs")
     pairs = pairs if isinstance(pairs, dict) else {}
-    bad = next((row["bad_samples"] for row in reversed(run.metrics) if "bad_samples" in row), None)
+    bad = last_value(run, "bad_samples")
     rows = [
         (name, f"{value:,.0f}")
         for key, name in (("train", "training pairs"), ("heldout", "held-out pairs"))
@@ -116,18 +69,20 @@ def data_facts(run: RunFolder) -> dict[str, Any]:
         places = [part for part in as_list(place) or [place] if isinstance(part, str) and part]
         if places:
             rows.append((name, clip(", ".join(places))))
-    total, reasons = _bad(bad)
-    return {"rows": rows, "bad": total, "reasons": reasons, "attribution": run.attribution}
+    return {
+        "rows": rows,
+        "bad": None if bad is None else f"{bad:,.0f}",
+        "reasons": _reasons(run),
+        "attribution": run.attribution,
+    }
 
 
-def _bad(value: Any) -> tuple[str | None, list[tuple[str, str]]]:
-    """Bad samples in all and by reason, most frequent first, from a count or counts by reason."""
-    if isinstance(value, dict):
-        counts = {clip(k, 80): n for k, v in value.items() if (n := number(v)) and n > 0}
-        ranked = sorted(counts.items(), key=lambda item: -item[1])
-        return f"{sum(counts.values()):,.0f}", [(k, f"{n:,.0f}") for k, n in ranked[:20]]
-    total = number(value)
-    return (None if total is None else f"{total:,.0f}"), []
+def _reasons(run: RunFolder) -> list[tuple[str, str]]:
+    """Bad samples by reason, most frequent first, as the newest checkpoint counts them."""
+    given = (run.state or {}).get("bad_samples")
+    pairs = given.items() if isinstance(given, dict) else ()
+    counts = [(clip(reason, 80), count) for reason, n in pairs if (count := number(n))]
+    return [(reason, f"{n:,.0f}") for reason, n in sorted(counts, key=lambda c: -c[1])[:20]]
 
 
 def duration(seconds: float) -> str:
@@ -140,11 +95,6 @@ def duration(seconds: float) -> str:
     if minutes < 24 * 60:
         return f"{minutes // 60} h {minutes % 60} min"
     return f"{minutes // 1440} d {minutes % 1440 // 60} h"
-
-
-def _last(run: RunFolder, key: str) -> float | None:
-    values = [number(row.get(key)) for row in run.metrics]
-    return next((v for v in reversed(values) if v is not None and math.isfinite(v)), None)
 
 
 def _mean(run: RunFolder, key: str) -> float | None:

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.report.charts import HEIGHT, WIDTH, compact, line_chart, smooth, ticks
+from engine.report.curves import MATCHING_BY_CHANCE
 from engine.report.scores import directions, meaning, percent, summary, times
-from engine.report.sections import MATCHING_BY_CHANCE, duration
+from engine.report.sections import duration
 
 
 @pytest.mark.parametrize(

@@ -30,10 +30,10 @@ def test_hostile_texts_stay_texts(tmp_path: Path, payload: str) -> None:
     write_results(stage, "caption", {payload: 1.0}, [example])
     example = {"query": payload, "truth": payload, "rank": 1, "top": [payload, "x"]}
     write_results(stage, "retrieval", {"text_to_image_r5": 0.5}, [example])
-    (stage / "metrics.jsonl").write_text(
-        json.dumps({"step": 1, "loss_itc": payload, "bad_samples": {payload: 2}}) + "\n"
-        + json.dumps({"step": 2, "loss_itc": 1.0, "bad_samples": {payload: 2}}) + "\n"
-    )  # fmt: skip
+    (stage / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss_itc": payload}))
+    state = stage / "checkpoints" / "step_00000999" / "state.json"
+    state.parent.mkdir()
+    state.write_text(json.dumps({"bad_samples": {payload: 2}}))
     (root / "data" / "ATTRIBUTION.txt").write_text(payload)
     (stage / "config.yaml").write_text(f"data: {{train: {json.dumps(payload)}}}\n")
     page = page_of(root)
@@ -79,6 +79,8 @@ def test_values_of_any_kind_do_not_break_the_page(tmp_path: Path) -> None:
     examples += [{field: [value] for field in fields} for value in odd]
     for task in ("retrieval", "caption"):
         write_results(stage, task, {"text_to_image_r5": 0.5}, examples)
+    newest = stage / "checkpoints" / "step_00000120" / "state.json"
+    newest.write_text(json.dumps({"bad_samples": {str(i): v for i, v in enumerate(odd)}}))
     (stage / "config.yaml").write_text("model: 3\ndata: {train: {a: 1}, eval: [1]}\n")
     assert "5" in page_of(root)
 
@@ -86,7 +88,7 @@ def test_values_of_any_kind_do_not_break_the_page(tmp_path: Path) -> None:
 def test_it_stays_below_five_megabytes_at_the_worst(tmp_path: Path) -> None:
     root = make_run(tmp_path / "run", pictures=100, side=320, caption="word " * 2000)
     stage = root / "pretrain"
-    row = {"loss_itc": 1.0, "loss_itm": 0.5, "loss_lm": 2.0, "bad_samples": {"r" * 999: 1}}
+    row = {"loss_itc": 1.0, "loss_itm": 0.5, "loss_lm": 2.0}
     with (stage / "metrics.jsonl").open("w") as file:
         for step in range(20_000):
             file.write(json.dumps(row | {"step": step, "lr": random.random()}) + "\n")
