@@ -14,19 +14,19 @@ MOST_TOOLTIPS = 80
 Point = tuple[float, float]
 
 
-def compact(value: float) -> str:
-    """A number for an axis or a figure in few characters: 1200 -> 1.2k, 0.0003 -> 3e-4."""
+def compact(value: float, digits: int = 3) -> str:
+    """A number in few characters and at most `digits` digits: 1200 -> 1.2k, 0.0003 -> 3e-4."""
     size = abs(value)
     if not math.isfinite(value):
         return "not finite"
     for limit, suffix in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         # 999.95 k would be printed as 1000k: the next suffix takes over there.
         if size >= limit * (0.9995 if limit > 1e3 else 1):
-            return f"{value / limit:.3g}{suffix}"
+            return f"{value / limit:.{digits}g}{suffix}"
     if size and size < 1e-3:
-        mantissa, _, exponent = f"{value:.2e}".partition("e")
+        mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
         return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
-    return f"{value:.3g}"
+    return f"{value:.{digits}g}"
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
@@ -39,6 +39,16 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
     step = min((1, 2, 5, 10), key=lambda m: abs(math.log(m * power / rough))) * power
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [number * step for number in range(first, last + 1)]
+
+
+def tick_labels(values: Sequence[float]) -> list[str]:
+    """Labels with as many digits as it takes to tell neighbours apart: 10.32, 10.33, 10.34."""
+    labels = []
+    for digits in range(3, 10):
+        labels = [compact(value, digits) for value in values]
+        if len(set(labels)) == len(values):
+            break
+    return labels
 
 
 def usual_range(values: Sequence[float]) -> Point:
@@ -150,18 +160,15 @@ def _axes(
     values: tuple[float, float],
 ) -> list[str]:
     parts = []
-    for value in ticks(*values):
+    levels, moments = ticks(*values), ticks(*steps, count=5)
+    for value, text in zip(levels, tick_labels(levels), strict=True):
         y = up(value)
         parts.append(f'<path class="grid-line" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
-        parts.append(
-            f'<text x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{compact(value)}</text>'
-        )
-    for step in ticks(*steps, count=5):
+        parts.append(f'<text x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{text}</text>')
+    for step, text in zip(moments, tick_labels(moments), strict=True):
         x = across(step)
         anchor = "end" if x > WIDTH - RIGHT - 12 else "middle"
-        parts.append(
-            f'<text x="{x:.1f}" y="{HEIGHT - 7}" text-anchor="{anchor}">{compact(step)}</text>'
-        )
+        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 7}" text-anchor="{anchor}">{text}</text>')
     return parts
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.report.charts import HEIGHT, WIDTH, compact, line_chart, smooth, ticks
+from engine.report.charts import HEIGHT, WIDTH, compact, line_chart, smooth, tick_labels, ticks
 from engine.report.curves import MATCHING_BY_CHANCE
 from engine.report.scores import directions, meaning, percent, summary, times
 from engine.report.sections import duration
@@ -39,6 +39,14 @@ def test_ticks_are_round_inside_and_few(low: float, span: float) -> None:
     for a, b in pairwise(found):
         mantissa = (b - a) / 10 ** math.floor(math.log10(b - a) + 1e-6)
         assert min(abs(mantissa - m) for m in (1, 2, 5, 10)) < 1e-2
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-6, 10))
+def test_tick_labels_tell_ticks_apart(low: float, relative_span: float) -> None:
+    found = ticks(low, low + relative_span * max(abs(low), 1e-3))
+    assert len(set(tick_labels(found))) == len(found)
+    assert tick_labels([10.32, 10.33, 10.34]) == ["10.32", "10.33", "10.34"]
+    assert tick_labels([0.0, 100000.0, 150000.0]) == ["0", "100k", "150k"]
 
 
 def test_smooth_keeps_a_line_its_mean_and_its_gaps() -> None:
