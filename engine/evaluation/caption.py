@@ -1,0 +1,67 @@
+"""Captioning of held-out pictures."""
+
+import sys
+import time
+from typing import Any
+
+import torch
+
+from engine.config import EvaluateSection
+from engine.data.evaluation_set import EvaluationSet
+from engine.evaluation.metrics import bleu, cider_d, word_f1
+from engine.inference import LoadedBlip
+
+
+@torch.no_grad()
+def evaluate_captions(
+    blip: LoadedBlip, pairs: EvaluationSet, settings: EvaluateSection
+) -> dict[str, Any]:
+    """Beam-search captions of every picture against its own.
+
+    Chance is the score of the same captions dealt to other pictures.
+
+    Returns:
+        metrics, chance, count, seconds and examples, as `results.json` holds them.
+    """
+    begun = shown = time.perf_counter()
+    generated: list[str] = []
+    for views in pairs.views(settings.batch_size):
+        with blip.autocast():
+            states = blip.model.encode_image(views.to(blip.device))
+        generated += blip.caption_states(
+            states,
+            prompt=settings.prompt,
+            num_beams=settings.num_beams,
+            max_length=settings.max_length,
+            min_length=settings.min_length,
+        )
+        if time.perf_counter() - shown > 10:
+            shown = time.perf_counter()
+            done, all_ = len(generated), len(pairs.source)
+            print(f"captioned {done} of {all_} pictures", file=sys.stderr, flush=True)
+    references: list[list[str]] = [[] for _ in pairs.keys]
+    for text, picture in zip(pairs.captions, pairs.caption_image, strict=True):
+        references[picture].append(text)
+    dealt = generated[1:] + generated[:1]
+    return {
+        "task": "caption",
+        "metrics": _scores(generated, references),
+        "chance": _scores(dealt, references),
+        "count": len(generated),
+        "bad_samples": len(pairs.bad),
+        "seconds": time.perf_counter() - begun,
+        "examples": [
+            {"key": key, "image_id": image_id, "generated": text, "references": theirs}
+            for key, image_id, text, theirs in zip(
+                pairs.keys, pairs.image_ids, generated, references, strict=True
+            )
+        ],
+    }
+
+
+def _scores(candidates: list[str], references: list[list[str]]) -> dict[str, float]:
+    return {
+        "cider": cider_d(candidates, references),
+        "bleu4": bleu(candidates, references),
+        "word_f1": word_f1(candidates, references),
+    }

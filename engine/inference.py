@@ -1,0 +1,215 @@
+"""A checkpoint as something that captions, matches and embeds pictures."""
+
+from collections.abc import Iterable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from blip_model import Blip, BlipConfig
+from blip_model.config import preset
+from blip_model.generate import beam_search, nucleus
+from engine.config import ConfigError, ModelSection
+from engine.data.augment import evaluation_view
+from engine.data.captions import clean_caption
+from engine.data.images import BadSample, decode_image
+from engine.data.tokenizer import Tokenizer, open_tokenizer
+from engine.weights import network_of, open_tensors, start_from
+
+Picture = str | Path | Image.Image | np.ndarray
+MAX_PIXELS = 25_000_000
+
+
+class LoadedBlip:
+    """A model ready to use, with its tokenizer.
+
+    Args:
+        model: in eval mode, on its device.
+        tokenizer: of its vocabulary.
+        precision: `fp32`, or `bf16` for matrix products.
+    """
+
+    def __init__(self, model: Blip, tokenizer: Tokenizer, precision: str = "fp32") -> None:
+        self.model, self.tokenizer, self.precision = model.eval(), tokenizer, precision
+        self.device = next(model.parameters()).device
+
+    def autocast(self) -> Any:
+        """The context that forward passes run in."""
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    def views(self, images: Picture | Iterable[Picture]) -> torch.Tensor:
+        """Pictures (paths, PIL or [H, W, 3] uint8 arrays) to [B, 3, H, W].
+
+        Raises:
+            ConfigError: a file that is missing or no picture.
+        """
+        many = [images] if isinstance(images, Picture) else list(images)
+        if not many:
+            raise ConfigError("no picture given")
+        size = self.model.config.image_size
+        return torch.stack([evaluation_view(_open(one), size) for one in many]).to(self.device)
+
+    @torch.no_grad()
+    def caption(
+        self,
+        images: Picture | Iterable[Picture],
+        *,
+        prompt: str = "a picture of ",
+        num_beams: int = 3,
+        top_p: float | None = None,
+        max_length: int = 20,
+        min_length: int = 5,
+        batch_size: int = 32,
+        generator: torch.Generator | None = None,
+    ) -> list[str]:
+        """Captions, the prompt cut off.
+
+        Args:
+            images: one or many.
+            prompt: that captions begin with.
+            num_beams: of the search.
+            top_p: samples from the nucleus instead of searching.
+            max_length: tokens, prompt included.
+            min_length: tokens, prompt included.
+            batch_size: pictures at once.
+            generator: of the samples.
+        """
+        captions = []
+        for views in self.views(images).split(batch_size):
+            with self.autocast():
+                states = self.model.encode_image(views)
+                captions += self.caption_states(
+                    states,
+                    prompt=prompt,
+                    num_beams=num_beams,
+                    top_p=top_p,
+                    max_length=max_length,
+                    min_length=min_length,
+                    generator=generator,
+                )
+        return captions
+
+    @torch.no_grad()
+    def caption_states(
+        self,
+        states: torch.Tensor,
+        *,
+        prompt: str,
+        num_beams: int,
+        max_length: int,
+        min_length: int,
+        top_p: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> list[str]:
+        """Captions of encoded pictures [B, P, vision width]; see `caption`."""
+        ids, _ = self.tokenizer.encode([prompt], self.model.config.max_positions)
+        ids = ids[:, :-1].to(self.device).repeat(len(states), 1)
+        ids[:, 0] = self.model.config.bos_token_id
+        lengths = {"max_length": max_length, "min_length": min_length}
+        with self.autocast():
+            if top_p is None:
+                rows = beam_search(self.model, states, ids, num_beams=num_beams, **lengths)
+            else:
+                rows = nucleus(
+                    self.model, states, ids, top_p=top_p, generator=generator, **lengths
+                )[:, 0]
+        return self.tokenizer.decode(rows[:, ids.shape[1] :])
+
+    @torch.no_grad()
+    def embed_images(self, images: Picture | Iterable[Picture]) -> torch.Tensor:
+        """Unit vectors [B, E] that texts are compared with."""
+        with self.autocast():
+            return self.model.image_feature(self.model.encode_image(self.views(images)))
+
+    @torch.no_grad()
+    def embed_texts(self, texts: str | Iterable[str]) -> torch.Tensor:
+        """Unit vectors [B, E] that pictures are compared with."""
+        ids, mask = self.encode(texts)
+        with self.autocast():
+            return self.model.text_feature(self.model.encode_text(ids, mask))
+
+    @torch.no_grad()
+    def match(
+        self, images: Picture | Iterable[Picture], texts: str | Iterable[str]
+    ) -> torch.Tensor:
+        """Probability [B] that each picture and the text at its place belong together."""
+        ids, mask = self.encode(texts)
+        with self.autocast():
+            states = self.model.encode_image(self.views(images))
+            if len(states) != len(ids):
+                raise ConfigError(f"{len(states)} pictures but {len(ids)} texts")
+            return self.model.match(ids, mask, states).softmax(1)[:, 1]
+
+    def encode(
+        self, texts: str | Iterable[str], max_words: int = 30, max_tokens: int = 35
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cleaned texts to ids and mask on the device.
+
+        Raises:
+            ConfigError: a text with nothing in it.
+        """
+        many = [texts] if isinstance(texts, str) else list(texts)
+        try:
+            cleaned = [clean_caption(text, max_words) for text in many]
+        except BadSample as bad:
+            raise ConfigError(f"a text is not usable: {bad.reason}") from None
+        limit = min(max_tokens, self.model.config.max_positions)
+        ids, mask = self.tokenizer.encode(cleaned, limit)
+        return ids.to(self.device), mask.to(self.device)
+
+
+def _open(picture: Picture) -> Image.Image:
+    if isinstance(picture, np.ndarray):
+        return Image.fromarray(picture).convert("RGB")
+    if isinstance(picture, Image.Image):
+        return picture.convert("RGB")
+    try:
+        return decode_image(Path(picture).read_bytes(), MAX_PIXELS)
+    except OSError as error:
+        raise ConfigError(f"{picture}: {error.strerror}") from None
+    except BadSample as bad:
+        raise ConfigError(f"{picture}: not a usable picture: {bad.reason}") from None
+
+
+def load(
+    place: str,
+    *,
+    device: str = "auto",
+    precision: str = "fp32",
+    section: ModelSection | None = None,
+) -> LoadedBlip:
+    """Open BLIP weights.
+
+    Args:
+        place: run folder or checkpoint of ours, original .pth, Hugging Face folder or hub name.
+        device: `auto`, `cpu` or `cuda`.
+        precision: `fp32` or `bf16`.
+        section: the network, for weights that do not say; None takes the saved run's.
+
+    Raises:
+        ConfigError: nothing there, or weights that do not fit the network.
+    """
+    weights = open_tensors(place)
+    config = _network(place, section)
+    has_decoder = any(name.startswith("text_decoder.") for name in weights)
+    has_encoder = any(name.startswith("text_encoder.") for name in weights)
+    model = Blip(config, text_encoder=has_encoder, text_decoder=has_decoder)
+    start_from(model, weights, place)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    vocabulary = section.vocabulary if section else None
+    return LoadedBlip(model.to(device), open_tokenizer(vocabulary, config.vocab_size), precision)
+
+
+def _network(place: str, section: ModelSection | None) -> BlipConfig:
+    if section is not None:
+        return section.network()
+    saved = network_of(place)
+    if saved is None:
+        return preset("base")
+    return ModelSection(**saved["model"]).network()

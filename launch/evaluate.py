@@ -1,0 +1,49 @@
+"""Evaluate a model on held-out pairs: `python launch/evaluate.py --task retrieval ...`."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+# Run as a file from anywhere: the floors lie beside this folder, and its own names shadow nothing.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from engine.config import ConfigError, RunConfig
+from launch.cli import parse, run_main
+
+EXAMPLES = """
+  python launch/evaluate.py --task retrieval --config runs/mine/config.yaml \\
+    --model.checkpoint runs/mine --output_dir runs/mine/evaluation/retrieval
+  python launch/evaluate.py --task caption --model.checkpoint model_base.pth \\
+    --data.eval annotations.json --data.image_root images --output_dir runs/captions
+"""
+TASKS = ("retrieval", "caption")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(RunConfig):
+    """An evaluation.
+
+    Args:
+        task: retrieval or caption.
+    """
+
+    task: str = "retrieval"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.task not in TASKS:
+            raise ConfigError(f"task {self.task!r} is not known: choose {' or '.join(TASKS)}")
+
+
+def main() -> None:
+    """Evaluate and write results.json."""
+    config = parse(
+        EvaluateConfig, description="Evaluate on held-out pairs (data.eval).", examples=EXAMPLES
+    )
+    from engine.evaluation.run import evaluate
+
+    evaluate(config, config.task)
+
+
+if __name__ == "__main__":
+    run_main(main)
