@@ -27,11 +27,13 @@ def main() -> int:
         description="Pretrain BLIP: contrast, matching and captioning on picture-caption pairs.",
         examples=EXAMPLES,
     )
-    # Imported late: help and configuration errors need no torch.
+    # Imported late: help and configuration errors need no torch, and DeepSpeed looks at the
+    # device that the runtime has chosen.
     from engine import runtime
-    from engine.training.trainer import Pretraining
 
     here = runtime.start(config.device)
+    from engine.training.trainer import Pretraining
+
     try:
         return Pretraining(config, here, stop).run()
     finally:

@@ -1,0 +1,44 @@
+"""Small real sets of pairs: drawn pictures with captions that name what is on them."""
+
+import io
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+from engine.data.shards import ShardWriter
+
+COLOURS = ("red", "green", "blue", "yellow", "black", "white", "purple", "orange")
+SHAPES = ("square", "circle", "bar", "cross")
+
+
+def picture(number: int, size: int = 40, form: str = "PNG") -> bytes:
+    """A coloured shape on grey, encoded."""
+    colour, shape = COLOURS[number % 8], SHAPES[number // 8 % 4]
+    image = Image.new("RGB", (size, size), (128, 128, 128))
+    draw, low, high = ImageDraw.Draw(image), size // 4, 3 * size // 4
+    if shape == "square":
+        draw.rectangle((low, low, high, high), colour)
+    elif shape == "circle":
+        draw.ellipse((low, low, high, high), colour)
+    elif shape == "bar":
+        draw.rectangle((0, low, size, high), colour)
+    else:
+        draw.line((0, 0, size, size), colour, 5)
+        draw.line((0, size, size, 0), colour, 5)
+    out = io.BytesIO()
+    image.save(out, form)
+    return out.getvalue()
+
+
+def caption(number: int) -> str:
+    """What `picture(number)` shows."""
+    return f"a {COLOURS[number % 8]} {SHAPES[number // 8 % 4]} number {number}"
+
+
+def write_shards(folder: Path, count: int, per_shard: int = 20) -> Path:
+    """`count` pairs in indexed shards under `folder`."""
+    with ShardWriter(folder, "pairs", per_shard) as writer:
+        for number in range(count):
+            facts = {"uid": f"uid-{number}", "url": f"http://example.org/{number}"}
+            writer.add(f"{number:05d}", picture(number), "png", caption(number), facts)
+    return folder
