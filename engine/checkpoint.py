@@ -1,15 +1,19 @@
 """Checkpoints on disk: safetensors and JSON, a hash for every file, whole or not there at all.
 
 A checkpoint is written into a temporary folder, synced, and renamed; the manifest with the
-hashes is the last file. What does not verify is never loaded.
+hashes is the last file. What does not verify is never loaded. Writers of one folder take turns, so
+whatever is temporary when a writer starts was left behind by a dead one.
 """
 
+import contextlib
 import errno
+import fcntl
 import json
 import logging
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +26,10 @@ from safetensors.torch import load_file, save_file
 from engine.config import ConfigError
 
 log = logging.getLogger(__name__)
-NAME = re.compile(r"step_(\d{8,})")
+# A replaced checkpoint stays readable under its second name until the new one is in place.
+NAME = re.compile(r"step_(\d{8,})(\.replaced)?")
 MANIFEST, STATE = "manifest.json", "state.json"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class CheckpointError(ConfigError):
@@ -62,44 +68,88 @@ def write(
         CheckpointError: not enough space, or the disk refuses; nothing partial is left and the
             checkpoints before stay as they are.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(folder)
-    _require_space(folder, sum(t.nbytes for group in tensors.values() for t in group.values()))
-    target = folder / f"step_{step:08d}"
-    temporary = folder / f".step_{step:08d}.{os.getpid()}.tmp"
+    return write_as(folder / f"step_{step:08d}", step, tensors, state)
+
+
+def write_as(
+    target: Path, step: int, tensors: dict[str, dict[str, torch.Tensor]], state: dict[str, Any]
+) -> Path:
+    """Write a checkpoint as the folder `target`; see `write`."""
+    folder, temporary = target.parent, target.parent / f".{target.name}.{os.getpid()}.tmp"
     try:
-        temporary.mkdir()
-        for stem, group in tensors.items():
-            save_file(
-                {k: v.contiguous() for k, v in group.items()}, temporary / f"{stem}.safetensors"
-            )
-        (temporary / STATE).write_text(json.dumps({**state, "step": step}, indent=1))
-        hashes = {path.name: _hash(path) for path in sorted(temporary.iterdir())}
-        for name in hashes:
-            _sync(temporary / name)
-        (temporary / MANIFEST).write_text(json.dumps({"xxh3_128": hashes}, indent=1))
-        _sync(temporary / MANIFEST)
-        _sync(temporary)
-        if target.exists():
-            replaced = folder / f".step_{step:08d}.{os.getpid()}.old.tmp"
-            os.rename(target, replaced)
-            os.rename(temporary, target)
-            shutil.rmtree(replaced)
-        else:
-            os.rename(temporary, target)
-        _sync(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with _only_writer(folder):
+            _require_space(folder, sum(t.nbytes for g in tensors.values() for t in g.values()))
+            try:
+                _fill(temporary, tensors, {**state, "step": step})
+                _put_in_place(temporary, target)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(_disk_problem(folder, step, error)) from None
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     return target
 
 
+@contextlib.contextmanager
+def _only_writer(folder: Path) -> Iterator[None]:
+    """Wait for other writers of the folder, then remove what dead ones left."""
+    with (folder / ".lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError:
+            # Some network filesystems have no locks: nobody can tell leftovers from living ones.
+            yield
+            return
+        for path in folder.glob(".*.tmp"):
+            shutil.rmtree(path, ignore_errors=True)
+        for path in folder.glob("step_*.replaced"):
+            if path.with_suffix("").exists():
+                shutil.rmtree(path, ignore_errors=True)
+        yield
+
+
+def _fill(folder: Path, tensors: dict[str, dict[str, torch.Tensor]], state: dict[str, Any]) -> None:
+    folder.mkdir()
+    for stem, group in tensors.items():
+        save_file(_unshared(group), folder / f"{stem}.safetensors")
+    (folder / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
+    hashes = {}
+    for path in sorted(folder.iterdir()):
+        _sync(path)
+        hashes[path.name] = _hash(path)
+    (folder / MANIFEST).write_text(_manifest(hashes), encoding="utf-8")
+    _sync(folder / MANIFEST)
+    _sync(folder)
+
+
+def _put_in_place(temporary: Path, target: Path) -> None:
+    replaced = target.with_name(f"{target.name}.replaced")
+    if target.exists():
+        # At every moment one of the two is there under a name that `steps` finds.
+        shutil.rmtree(replaced, ignore_errors=True)
+        os.rename(target, replaced)
+    os.rename(temporary, target)
+    _sync(target.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _unshared(group: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Contiguous tensors with memory of their own: safetensors refuses tied ones."""
+    seen: set[int] = set()
+    own = {}
+    for name, tensor in group.items():
+        tensor = tensor.detach().contiguous()
+        memory = tensor.untyped_storage().data_ptr()
+        own[name] = tensor.clone() if memory in seen else tensor
+        seen.add(memory)
+    return own
+
+
 def _require_space(folder: Path, needed: int) -> None:
+    needed = int(needed * 1.02) + (1 << 16)
     free = shutil.disk_usage(folder).free
-    if free < needed * 1.02 + (1 << 16):
+    if free < needed:
         raise CheckpointError(
             f"checkpoint needs {needed / 1e6:.1f} MB in {folder}, {free / 1e6:.1f} MB are free: "
             "make room and start again, the last checkpoint is intact"
@@ -107,22 +157,22 @@ def _require_space(folder: Path, needed: int) -> None:
 
 
 def _disk_problem(folder: Path, step: int, error: Exception) -> str:
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    full = full or "No space left" in str(error) or "too large" in str(error)
+    full = getattr(error, "errno", None) in FULL or any(
+        f"os error {number}" in str(error) for number in FULL
+    )
     what = "the disk is full" if full else " ".join(str(error).split())
-    free = shutil.disk_usage(folder).free / 1e6
+    with contextlib.suppress(OSError):
+        what += f" ({shutil.disk_usage(folder).free / 1e6:.1f} MB free)"
     return (
-        f"checkpoint of step {step} could not be written to {folder}: {what} ({free:.1f} MB free); "
+        f"checkpoint of step {step} could not be written to {folder}: {what}; "
         "make room and start again, the last checkpoint is intact"
     )
 
 
-def _remove_leftovers(folder: Path) -> None:
-    """Remove temporary folders of processes that are gone."""
-    for path in folder.glob(".step_*.tmp"):
-        owner = re.search(r"\.(\d+)\.(?:old\.)?tmp$", path.name)
-        if owner and not Path(f"/proc/{owner[1]}").exists():
-            shutil.rmtree(path, ignore_errors=True)
+def _manifest(hashes: dict[str, str]) -> str:
+    """The manifest's text, which ends in the hash of its own entries."""
+    own = xxhash.xxh3_128_hexdigest(json.dumps(hashes))
+    return json.dumps({"xxh3_128": hashes, "manifest": own}, indent=1)
 
 
 def _hash(path: Path) -> str:
@@ -141,24 +191,49 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def verify(path: Path) -> None:
-    """Check every file of a checkpoint against the manifest.
+def verify(path: Path, *, only: tuple[str, ...] | None = None) -> list[str]:
+    """Check a checkpoint's files against the manifest.
+
+    Args:
+        path: its folder.
+        only: stems of the tensor files to look at, beside `state.json`; None looks at all.
+
+    Returns:
+        Names of the files that were looked at.
 
     Raises:
         CheckpointError: names the file that is missing or damaged.
     """
-    try:
-        hashes = json.loads((path / MANIFEST).read_text())["xxh3_128"]
-        names = dict(hashes.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise CheckpointError(f"{path}: no readable {MANIFEST}") from None
-    for name, digest in names.items():
-        if Path(name).name != name or not (path / name).is_file():
-            raise CheckpointError(f"{path}: {name} is missing")
-        if _hash(path / name) != digest:
+    hashes = _read_manifest(path)
+    checked = [n for n in hashes if only is None or n == STATE or Path(n).stem in only]
+    for name in checked:
+        try:
+            digest = _hash(path / name)
+        except FileNotFoundError:
+            raise CheckpointError(f"{path}: {name} is missing") from None
+        except OSError as error:
+            raise CheckpointError(f"{path}: {name} is not readable: {error.strerror}") from None
+        if digest != hashes[name]:
             raise CheckpointError(f"{path}: {name} is damaged, its hash differs from the manifest")
-    if STATE not in names:
-        raise CheckpointError(f"{path}: {MANIFEST} does not list {STATE}")
+    return checked
+
+
+def _read_manifest(path: Path) -> dict[str, str]:
+    try:
+        text = (path / MANIFEST).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: {MANIFEST} is missing, this is no checkpoint") from None
+    except (OSError, UnicodeDecodeError):
+        raise CheckpointError(f"{path}: {MANIFEST} is damaged, not readable") from None
+    try:
+        hashes = json.loads(text)["xxh3_128"]
+        sound = STATE in hashes and all(Path(name).name == name for name in hashes)
+        sound = sound and text == _manifest(hashes)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        sound = False
+    if not sound:
+        raise CheckpointError(f"{path}: {MANIFEST} is damaged, its own hash differs")
+    return hashes
 
 
 def read(path: Path, *, only: tuple[str, ...] | None = None) -> Checkpoint:
@@ -166,46 +241,74 @@ def read(path: Path, *, only: tuple[str, ...] | None = None) -> Checkpoint:
 
     Args:
         path: its folder.
-        only: stems of the tensor files to load; None loads all.
+        only: stems of the tensor files to verify and load; None takes all.
 
     Raises:
         CheckpointError: damaged or incomplete; names the file.
     """
-    verify(path)
-    state = json.loads((path / STATE).read_text())
-    files = [f for f in sorted(path.glob("*.safetensors")) if only is None or f.stem in only]
-    tensors = {file.stem: load_file(file) for file in files}
-    return Checkpoint(path, int(state["step"]), tensors, state)
+    names = verify(path, only=only)
+    try:
+        state = json.loads((path / STATE).read_text(encoding="utf-8"))
+        files = [path / name for name in names if name.endswith(".safetensors")]
+        tensors = {file.stem: load_file(file) for file in files}
+        return Checkpoint(path, int(state["step"]), tensors, state)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        problem = " ".join(str(error).split())
+        raise CheckpointError(f"{path}: holds what no checkpoint holds: {problem}") from None
 
 
 def steps(folder: Path) -> list[Path]:
     """Checkpoints by step, oldest first; whether they are good is not looked at."""
     if not folder.is_dir():
         return []
-    return sorted((p for p in folder.iterdir() if NAME.fullmatch(p.name)), key=lambda p: p.name)
+    return sorted((p for p in folder.iterdir() if NAME.fullmatch(p.name)), key=_order)
+
+
+def _order(path: Path) -> tuple[int, bool]:
+    name = NAME.fullmatch(path.name)
+    return int(name[1]), name[2] is None
 
 
 def newest_good(folder: Path) -> Path | None:
-    """The newest checkpoint that verifies; a damaged one is passed over with a warning."""
-    for path in reversed(steps(folder)):
-        try:
-            verify(path)
-        except CheckpointError as error:
-            log.warning("%s; using the one before", error)
-            continue
-        return path
-    return None
+    """The newest checkpoint that verifies; damaged ones are passed over with one warning each."""
+    damaged = []
+    found = next((p for p in reversed(steps(folder)) if not _damage(p, damaged)), None)
+    for problem in damaged:
+        log.warning("%s; %s", problem, f"using {found.name}" if found else "there is no other")
+    return found
+
+
+def _damage(path: Path, problems: list[str]) -> bool:
+    try:
+        verify(path)
+    except CheckpointError as error:
+        problems.append(str(error))
+        return True
+    return False
 
 
 def prune(folder: Path, keep_last: int, keep_every: int) -> None:
-    """Delete all but the newest `keep_last` and those at multiples of `keep_every` steps."""
+    """Delete checkpoints but the newest `keep_last` and those at multiples of `keep_every` steps.
+
+    Nothing is deleted as long as none of those that stay verifies.
+
+    Raises:
+        ValueError: keep_last is not positive.
+    """
+    if keep_last < 1:
+        raise ValueError(f"keep_last is {keep_last}: at least one checkpoint must stay")
     found = steps(folder)
-    for path in found[:-keep_last]:
-        if keep_every and int(NAME.fullmatch(path.name)[1]) % keep_every == 0:
-            continue
-        # A folder that loses its manifest first can never pass for a checkpoint.
-        (path / MANIFEST).unlink(missing_ok=True)
-        shutil.rmtree(path, ignore_errors=True)
+    doomed = [p for p in found[:-keep_last] if not (keep_every and _order(p)[0] % keep_every == 0)]
+    staying = [path for path in reversed(found) if path not in doomed]
+    if not doomed or all(_damage(path, []) for path in staying):
+        return
+    with _only_writer(folder):
+        for path in doomed:
+            # Renamed first: a folder that is being deleted never passes for a checkpoint.
+            temporary = folder / f".{path.name}.{os.getpid()}.tmp"
+            with contextlib.suppress(OSError):
+                os.rename(path, temporary)
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_keys(expected: set[str], got: set[str], what: str) -> None:
@@ -214,7 +317,10 @@ def check_keys(expected: set[str], got: set[str], what: str) -> None:
     Raises:
         CheckpointError: names up to three of each.
     """
+    problems = []
     for kind, names in (("lacks", expected - got), ("has unexpected", got - expected)):
         if names:
             some = ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
-            raise CheckpointError(f"{what} {kind} {len(names)} tensors: {some}")
+            problems.append(f"{kind} {len(names)} tensors: {some}")
+    if problems:
+        raise CheckpointError(f"{what} {'; '.join(problems)}")

@@ -1,7 +1,5 @@
 """Pretraining: the loop, its two-phase step, and continuing where a run stopped."""
 
-import contextlib
-import fcntl
 import functools
 import logging
 import sys
@@ -24,7 +22,7 @@ from engine.data.open_source import open_source
 from engine.data.source import Source
 from engine.data.tokenizer import open_tokenizer
 from engine.runtime import Runtime
-from engine.training import schedule, state
+from engine.training import run_folder, schedule, state
 from engine.training.deepspeed_engine import DeepSpeedEngine
 from engine.training.signals import STOPPED, StopRequest
 from engine.training.telemetry import Telemetry
@@ -64,8 +62,8 @@ class Pretraining:
 
     def run(self) -> int:
         """Train to the last step; returns the exit code (0 done, 75 stopped by a signal)."""
-        with self._lock():
-            resumed = self._find_checkpoint()
+        with run_folder.locked(self.folder, self.runtime.is_main):
+            resumed = run_folder.find_checkpoint(self.config, self.source.fingerprint)
             self.step = resumed.step if resumed else 0
             if self.step >= self.last_step:
                 self._say(f"{self.folder}: complete at step {self.step}, nothing to do")
@@ -75,48 +73,6 @@ class Pretraining:
                 return self._loop()
             finally:
                 self.telemetry.close()
-
-    @contextlib.contextmanager
-    def _lock(self) -> Iterator[None]:
-        """One run a folder at a time; the main process holds the lock."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not self.runtime.is_main:
-            yield
-            return
-        with (self.folder / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise ConfigError(f"{self.folder}: another run is writing here") from None
-            yield
-
-    def _find_checkpoint(self) -> Checkpoint | None:
-        config, found = self.config, self.folder / "checkpoints"
-        if config.resume == "none":
-            if (self.folder / "config.yaml").exists() or checkpoint.steps(found):
-                raise ConfigError(
-                    f"{self.folder} holds a run already: choose another output_dir, or leave "
-                    "resume at auto to continue it"
-                )
-            return None
-        if config.resume == "auto":
-            path = checkpoint.newest_good(found)
-            if path is None and checkpoint.steps(found):
-                raise CheckpointError(f"{found}: every checkpoint is damaged; nothing to continue")
-        else:
-            path = Path(config.resume)
-            if not path.is_dir():
-                raise ConfigError(f"resume {path}: no such checkpoint folder")
-        if path is None:
-            return None
-        loaded = checkpoint.read(path)
-        state.refuse_drift(loaded.state["config"], config, str(path))
-        if loaded.state["data_fingerprint"] != self.source.fingerprint:
-            raise CheckpointError(
-                f"{path} was made on other data than {config.data.train}: give the same pairs, or "
-                "start anew in another output_dir"
-            )
-        return loaded
 
     def _prepare(self, resumed: Checkpoint | None) -> None:
         config, runtime = self.config, self.runtime

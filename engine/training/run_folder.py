@@ -1,0 +1,72 @@
+"""A run's folder: one writer at a time, and the checkpoint that a run continues from."""
+
+import contextlib
+import fcntl
+from collections.abc import Iterator
+from pathlib import Path
+
+from engine import checkpoint
+from engine.checkpoint import Checkpoint, CheckpointError
+from engine.config import ConfigError, RunConfig
+from engine.training.state import refuse_drift
+
+
+@contextlib.contextmanager
+def locked(folder: Path, is_main: bool) -> Iterator[None]:
+    """Hold the folder while the context lasts; the main process does it for all.
+
+    Raises:
+        ConfigError: another run writes there.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"output_dir {folder} is a file")
+    folder.mkdir(parents=True, exist_ok=True)
+    if not is_main:
+        yield
+        return
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(f"{folder}: another run is writing here") from None
+        yield
+
+
+def find_checkpoint(config: RunConfig, data_fingerprint: str) -> Checkpoint | None:
+    """What `resume` means for this run: a verified checkpoint, or None to start anew.
+
+    Args:
+        config: of the run.
+        data_fingerprint: of its training pairs.
+
+    Raises:
+        ConfigError: resume is `none` but the folder holds a run, or names no checkpoint.
+        CheckpointError: damaged, of other settings, or of other data.
+    """
+    folder = Path(config.output_dir)
+    found = folder / "checkpoints"
+    if config.resume == "none":
+        if (folder / "config.yaml").exists() or checkpoint.steps(found):
+            raise ConfigError(
+                f"{folder} holds a run already: choose another output_dir, or leave resume at "
+                "auto to continue it"
+            )
+        return None
+    if config.resume == "auto":
+        path = checkpoint.newest_good(found)
+        if path is None and checkpoint.steps(found):
+            raise CheckpointError(f"{found}: every checkpoint is damaged; nothing to continue")
+    else:
+        path = Path(config.resume)
+        if not path.is_dir():
+            raise ConfigError(f"resume {path}: no such checkpoint folder")
+    if path is None:
+        return None
+    loaded = checkpoint.read(path)
+    refuse_drift(loaded.state["config"], config, str(path))
+    if loaded.state["data_fingerprint"] != data_fingerprint:
+        raise CheckpointError(
+            f"{path} was made on other data than {config.data.train}: give the same pairs, or "
+            "start anew in another output_dir"
+        )
+    return loaded
