@@ -41,7 +41,7 @@ def captions(run: RunFolder, thumbnails: Mapping[str, str]) -> dict[str, Any]:
         "present": run.caption is not None,
         "cards": cards,
         "count": count_of(run.caption),
-        "metrics": _other_metrics(run.caption),
+        "metrics": _metrics(run.caption),
     }
 
 
@@ -97,11 +97,17 @@ def _examples(results: dict[str, Any] | None) -> list[dict[str, Any]]:
     return [example for example in given if isinstance(example, dict)]
 
 
-def _other_metrics(results: dict[str, Any] | None) -> list[tuple[str, str]]:
-    given = (results or {}).get("metrics")
-    pairs = given.items() if isinstance(given, dict) else ()
-    named = [(clip(name, 40), number(value)) for name, value in pairs]
-    return [(name.replace("_", " "), f"{v:.3g}") for name, v in named if v is not None][:12]
+def _metrics(results: dict[str, Any] | None) -> list[tuple[str, str, str | None]]:
+    """Name, value and chance of every figure."""
+    given, chance = ((results or {}).get(part) for part in ("metrics", "chance"))
+    chance = chance if isinstance(chance, dict) else {}
+    rows = []
+    for name, raw in given.items() if isinstance(given, dict) else ():
+        value, by_chance = number(raw), number(chance.get(name))
+        if value is not None:
+            beside = None if by_chance is None else f"{by_chance:.2f}"
+            rows.append((clip(name, 40).replace("_", " "), f"{value:.2f}", beside))
+    return rows[:12]
 
 
 def _words(text: str) -> list[str]:

@@ -12,11 +12,15 @@ CUTOFFS = (1, 5, 10)
 
 @dataclass(frozen=True)
 class Recall:
-    """One bar: the share of queries whose right answer is among the first `cutoff`."""
+    """One bar: the share of queries whose right answer is among the first `cutoff`.
+
+    `contrastive` is the same share before matching re-ranks the shortlist.
+    """
 
     cutoff: int
     value: float
     chance: float | None
+    contrastive: float | None = None
 
     @property
     def times_chance(self) -> float | None:
@@ -40,6 +44,7 @@ def directions(results: dict[str, Any] | None) -> list[Direction]:
         results: `results.json` of the retrieval task; shares lie in [0, 1].
     """
     values, chances = _figures(results, "metrics"), _figures(results, "chance")
+    contrastive = _figures(results, "metrics", "_without_matching")
     count = number((results or {}).get("count"))
     found = []
     for name, title, question in (
@@ -54,18 +59,20 @@ def directions(results: dict[str, Any] | None) -> list[Direction]:
             chance = chances.get((name, cutoff))
             if chance is None and count and count >= 1 and math.isfinite(count):
                 chance = min(1.0, cutoff / count)
-            recalls.append(Recall(cutoff, value, chance))
+            recalls.append(Recall(cutoff, value, chance, contrastive.get((name, cutoff))))
         if recalls:
             found.append(Direction(title, question, recalls))
     return found
 
 
-def _figures(results: dict[str, Any] | None, part: str) -> dict[tuple[str, int], float]:
-    """Recalls by direction and cutoff."""
+def _figures(
+    results: dict[str, Any] | None, part: str, ending: str = ""
+) -> dict[tuple[str, int], float]:
+    """Recalls by direction and cutoff, from names like `text_to_image_r5` and an ending."""
     given = (results or {}).get(part)
     found = {}
     for name, raw in given.items() if isinstance(given, dict) else ():
-        match = re.fullmatch(r"(text_to_image|image_to_text)\D*?(\d+)", str(name))
+        match = re.fullmatch(rf"(text_to_image|image_to_text)_r(\d{{1,3}}){ending}", str(name))
         value = number(raw)
         if match and value is not None and 0 <= value <= 1:
             found[match[1], int(match[2])] = value

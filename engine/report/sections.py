@@ -69,6 +69,9 @@ def data_facts(run: RunFolder) -> dict[str, Any]:
         places = [part for part in as_list(place) or [place] if isinstance(part, str) and part]
         if places:
             rows.append((name, clip(", ".join(places))))
+    left_out = number((run.retrieval or run.caption or {}).get("bad_samples"))
+    if left_out:
+        rows.append(("held-out pairs left out as bad", f"{left_out:,.0f}"))
     return {
         "rows": rows,
         "bad": None if bad is None else f"{bad:,.0f}",

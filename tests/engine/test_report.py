@@ -24,6 +24,8 @@ def test_it_shows_every_part_of_a_run(whole: str) -> None:
         "among 400 pictures it never saw in its first five 25 % of the time",
         "Chance: 1.3 %. That is 20 times better than guessing.",
         "chance 0.25 %",
+        "cider 1.25 (dealt to other pictures 0.04)",
+        "held-out pairs left out as bad 7",
         "a red fox cub",
         "a red fox 3",
         "rank 9",

@@ -118,7 +118,8 @@ def test_the_reference_is_drawn_only_in_sight() -> None:
 
 def test_scores_stand_beside_chance() -> None:
     results = {
-        "metrics": {"text_to_image_r1": 0.2, "text_to_image_r5": 0.625, "image_to_text_r5": 0.7},
+        "metrics": {"text_to_image_r1": 0.2, "text_to_image_r5": 0.625, "image_to_text_r5": 0.7}
+        | {"text_to_image_r5_without_matching": 0.5, "text_to_image_r5_other": 0.9},
         "chance": {"text_to_image_r5": 0.02},
         "count": 400,
     }
@@ -127,6 +128,7 @@ def test_scores_stand_beside_chance() -> None:
         (1, 0.2, 1 / 400),
         (5, 0.625, 0.02),
     ]
+    assert [r.contrastive for r in first.recalls] == [None, 0.5]
     assert first.recalls[1].times_chance == pytest.approx(31.25)
     assert second.recalls[0].chance == 5 / 400
     assert "63 % of the time" in meaning([first, second], 400)
