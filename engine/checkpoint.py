@@ -19,21 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import xxhash
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from engine.config import ConfigError
+from engine.manifest import MANIFEST, STATE, CheckpointError, seal, sync, verify
+
+__all__ = ["MANIFEST", "STATE", "CheckpointError", "verify"]
 
 log = logging.getLogger(__name__)
 # A replaced checkpoint stays readable under its second name until the new one is in place.
 NAME = re.compile(r"step_(\d{8,})(\.replaced)?")
-MANIFEST, STATE = "manifest.json", "state.json"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-class CheckpointError(ConfigError):
-    """A checkpoint that cannot be written, is damaged, or does not fit the run."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,13 @@ def write(
         CheckpointError: not enough space, or the disk refuses; nothing partial is left and the
             checkpoints before stay as they are.
     """
-    return write_as(folder / f"step_{step:08d}", step, tensors, state)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        sync(folder.parent)
+        with _only_writer(folder):
+            return write_as(folder / f"step_{step:08d}", step, tensors, state)
+    except OSError as error:
+        raise CheckpointError(_disk_problem(folder, step, error)) from None
 
 
 def write_as(
@@ -78,16 +80,15 @@ def write_as(
     folder, temporary = target.parent, target.parent / f".{target.name}.{os.getpid()}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _only_writer(folder):
-            _require_space(folder, sum(t.nbytes for g in tensors.values() for t in g.values()))
-            try:
-                _fill(temporary, tensors, {**state, "step": step})
-                _put_in_place(temporary, target)
-            except BaseException:
-                shutil.rmtree(temporary, ignore_errors=True)
-                raise
+        _require_space(folder, sum(t.nbytes for g in tensors.values() for t in g.values()))
+        _fill(temporary, tensors, {**state, "step": step})
+        _put_in_place(temporary, target)
     except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(_disk_problem(folder, step, error)) from None
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     return target
 
 
@@ -101,12 +102,20 @@ def _only_writer(folder: Path) -> Iterator[None]:
             # Some network filesystems have no locks: nobody can tell leftovers from living ones.
             yield
             return
-        for path in folder.glob(".*.tmp"):
+        try:
+            _remove_leftovers(folder)
+            yield
+        finally:
+            # Said aloud: a process forked meanwhile would keep the lock of a file merely closed.
+            fcntl.flock(lock, fcntl.LOCK_UN)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    for path in folder.glob(".step_*.tmp"):
+        shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob("step_*.replaced"):
+        if path.with_suffix("").exists():
             shutil.rmtree(path, ignore_errors=True)
-        for path in folder.glob("step_*.replaced"):
-            if path.with_suffix("").exists():
-                shutil.rmtree(path, ignore_errors=True)
-        yield
 
 
 def _fill(folder: Path, tensors: dict[str, dict[str, torch.Tensor]], state: dict[str, Any]) -> None:
@@ -114,13 +123,7 @@ def _fill(folder: Path, tensors: dict[str, dict[str, torch.Tensor]], state: dict
     for stem, group in tensors.items():
         save_file(_unshared(group), folder / f"{stem}.safetensors")
     (folder / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
-    hashes = {}
-    for path in sorted(folder.iterdir()):
-        _sync(path)
-        hashes[path.name] = _hash(path)
-    (folder / MANIFEST).write_text(_manifest(hashes), encoding="utf-8")
-    _sync(folder / MANIFEST)
-    _sync(folder)
+    seal(folder)
 
 
 def _put_in_place(temporary: Path, target: Path) -> None:
@@ -130,7 +133,7 @@ def _put_in_place(temporary: Path, target: Path) -> None:
         shutil.rmtree(replaced, ignore_errors=True)
         os.rename(target, replaced)
     os.rename(temporary, target)
-    _sync(target.parent)
+    sync(target.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
@@ -167,73 +170,6 @@ def _disk_problem(folder: Path, step: int, error: Exception) -> str:
         f"checkpoint of step {step} could not be written to {folder}: {what}; "
         "make room and start again, the last checkpoint is intact"
     )
-
-
-def _manifest(hashes: dict[str, str]) -> str:
-    """The manifest's text, which ends in the hash of its own entries."""
-    own = xxhash.xxh3_128_hexdigest(json.dumps(hashes))
-    return json.dumps({"xxh3_128": hashes, "manifest": own}, indent=1)
-
-
-def _hash(path: Path) -> str:
-    state = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            state.update(block)
-    return state.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def verify(path: Path, *, only: tuple[str, ...] | None = None) -> list[str]:
-    """Check a checkpoint's files against the manifest.
-
-    Args:
-        path: its folder.
-        only: stems of the tensor files to look at, beside `state.json`; None looks at all.
-
-    Returns:
-        Names of the files that were looked at.
-
-    Raises:
-        CheckpointError: names the file that is missing or damaged.
-    """
-    hashes = _read_manifest(path)
-    checked = [n for n in hashes if only is None or n == STATE or Path(n).stem in only]
-    for name in checked:
-        try:
-            digest = _hash(path / name)
-        except FileNotFoundError:
-            raise CheckpointError(f"{path}: {name} is missing") from None
-        except OSError as error:
-            raise CheckpointError(f"{path}: {name} is not readable: {error.strerror}") from None
-        if digest != hashes[name]:
-            raise CheckpointError(f"{path}: {name} is damaged, its hash differs from the manifest")
-    return checked
-
-
-def _read_manifest(path: Path) -> dict[str, str]:
-    try:
-        text = (path / MANIFEST).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: {MANIFEST} is missing, this is no checkpoint") from None
-    except (OSError, UnicodeDecodeError):
-        raise CheckpointError(f"{path}: {MANIFEST} is damaged, not readable") from None
-    try:
-        hashes = json.loads(text)["xxh3_128"]
-        sound = STATE in hashes and all(Path(name).name == name for name in hashes)
-        sound = sound and text == _manifest(hashes)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        sound = False
-    if not sound:
-        raise CheckpointError(f"{path}: {MANIFEST} is damaged, its own hash differs")
-    return hashes
 
 
 def read(path: Path, *, only: tuple[str, ...] | None = None) -> Checkpoint:
