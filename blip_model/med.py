@@ -29,8 +29,11 @@ class Embeddings(nn.Module):
 
     def forward(self, ids_BL: torch.Tensor, first_position: int = 0) -> torch.Tensor:
         last = first_position + ids_BL.shape[1]
-        positions = torch.arange(first_position, last, device=ids_BL.device)
-        states = self.word_embeddings(ids_BL) + self.position_embeddings(positions)
+        return self.at(ids_BL, torch.arange(first_position, last, device=ids_BL.device))
+
+    def at(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """The same for ids of any shape with their positions."""
+        states = self.word_embeddings(ids) + self.position_embeddings(positions)
         return self.dropout(self.LayerNorm(states))
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from blip_model.blip import Blip, unit
+from blip_model.packed_text import first_states
 from kernels import ema_
 
 PARTS = ("visual_encoder", "vision_proj", "text_encoder", "text_proj")
@@ -70,8 +71,8 @@ class Momentum(nn.Module):
     ) -> MomentumFeatures:
         """Features of a batch, with the queues as they stand; dropout active as in the original."""
         return MomentumFeatures(
-            unit(self.vision_proj_m(self.visual_encoder_m(image)[:, 0])),
-            unit(self.text_proj_m(self.text_encoder_m(ids, mask)[:, 0])),
+            unit(self.vision_proj_m(self.visual_encoder_m.first_state(image))),
+            unit(self.text_proj_m(first_states(self.text_encoder_m, ids, mask))),
             self.image_queue,
             self.text_queue,
             self.idx_queue[0] if self.with_ids else None,

@@ -4,17 +4,19 @@ from functools import partial
 
 import torch
 
-from blip_model.blip import Blip
+from blip_model.blip import Blip, unit
 from blip_model.config import BlipConfig
+from blip_model.fused_passes import matching_and_captioning
 from blip_model.momentum import MomentumFeatures
 from blip_model.objectives.itc import contrast
 from blip_model.objectives.itm import matching
 from blip_model.objectives.lm import language_modelling, next_token_targets
+from blip_model.packed_text import first_states
 from kernels import draw_hard_negatives
 
 
 class BlipPretrain(Blip):
-    """The plain definition of a step: six text passes, padded.
+    """A batch to its three losses.
 
     A batch holds whole groups; a group is what one GPU held in the original. In-batch keys,
     negatives and the token mean of captioning stay inside a group, and every loss is the mean
@@ -23,11 +25,15 @@ class BlipPretrain(Blip):
     Args:
         config: sizes.
         label_smoothing: of captioning.
+        plain: compute the step by its definition (six padded text passes, `_plain`) instead of
+            the equal one that does less work.
     """
 
-    def __init__(self, config: BlipConfig, *, label_smoothing: float = 0.1) -> None:
+    def __init__(
+        self, config: BlipConfig, *, label_smoothing: float = 0.1, plain: bool = False
+    ) -> None:
         super().__init__(config)
-        self.label_smoothing = label_smoothing
+        self.label_smoothing, self.plain = label_smoothing, plain
 
     def forward(
         self,
@@ -61,18 +67,47 @@ class BlipPretrain(Blip):
         """
         image_states = self.encode_image(image)
         image_feature = self.image_feature(image_states)
-        text_feature = self.text_feature(self.encode_text(input_ids, attention_mask))
+        if self.plain:
+            text_feature = self.text_feature(self.encode_text(input_ids, attention_mask))
+        else:
+            first = first_states(self.text_encoder, input_ids, attention_mask)
+            text_feature = unit(self.text_proj(first))
         loss_itc = contrast(
             image_feature, text_feature, momentum, self.temperature, alpha, group_size=group_size
         )
         if negatives is None:
             drawing = {"group_size": group_size, "group_keys": group_keys}
             negatives = self.draw(image_feature, text_feature, momentum, seed=seed, **drawing)
-        loss_itm = matching(self, input_ids, attention_mask, image_states, *negatives)
-        logits = self.decode(input_ids, attention_mask, image_states)[:, :-1]
-        targets = next_token_targets(input_ids, attention_mask)
-        loss_lm = language_modelling(logits, targets, self.label_smoothing, group_size)
+        rest = self._plain if self.plain else self._fused
+        group = group_size or len(image)
+        loss_itm, loss_lm = rest(input_ids, attention_mask, image_states, negatives, group)
         return {"loss_itc": loss_itc, "loss_itm": loss_itm, "loss_lm": loss_lm}
+
+    def _plain(
+        self,
+        ids: torch.Tensor,
+        mask: torch.Tensor,
+        image_states: torch.Tensor,
+        negatives: tuple[torch.Tensor, torch.Tensor],
+        group_size: int,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Matching and captioning by their definitions, padded, each in a pass of its own."""
+        loss_itm = matching(self, ids, mask, image_states, *negatives)
+        logits = self.decode(ids, mask, image_states)[:, :-1]
+        targets = next_token_targets(ids, mask)
+        return loss_itm, language_modelling(logits, targets, self.label_smoothing, group_size)
+
+    def _fused(
+        self,
+        ids: torch.Tensor,
+        mask: torch.Tensor,
+        image_states: torch.Tensor,
+        negatives: tuple[torch.Tensor, torch.Tensor],
+        group_size: int,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same numbers from one packed pass."""
+        settings = {"label_smoothing": self.label_smoothing, "group_size": group_size}
+        return matching_and_captioning(self, ids, mask, image_states, *negatives, **settings)
 
     def draw(
         self,

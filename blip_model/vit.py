@@ -35,6 +35,19 @@ class VisionAttention(nn.Module):
         )
         return self.proj(attention(query, key, value).transpose(1, 2).flatten(2))
 
+    def first(self, x_BPD: torch.Tensor) -> torch.Tensor:
+        """Row 0 of the result, [B, 1, D]: queries of the other rows are not projected.
+
+        Slices the weight, so it is for networks that no ZeRO stage partitions.
+        """
+        width = x_BPD.shape[2]
+        weight, bias = self.qkv.weight, self.qkv.bias
+        query = nn.functional.linear(x_BPD[:, :1], weight[:width], bias[:width])
+        query = query.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        both = nn.functional.linear(x_BPD, weight[width:], bias[width:])
+        key, value = both.unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        return self.proj(attention(query, key, value).transpose(1, 2).flatten(2))
+
 
 class Mlp(nn.Module):
     """Two linear maps with the exact GELU between them."""
@@ -79,6 +92,11 @@ class VisionBlock(nn.Module):
         x_BPD = x_BPD + self.drop_path(self.attn(self.norm1(x_BPD)))
         return x_BPD + self.drop_path(self.mlp(self.norm2(x_BPD)))
 
+    def first(self, x_BPD: torch.Tensor) -> torch.Tensor:
+        """Row 0 of the result, [B, 1, D]."""
+        first = x_BPD[:, :1] + self.drop_path(self.attn.first(self.norm1(x_BPD)))
+        return first + self.drop_path(self.mlp(self.norm2(first)))
+
 
 class VisionTransformer(nn.Module):
     """Picture to token states, CLS first; the final norm is applied to all tokens.
@@ -111,15 +129,25 @@ class VisionTransformer(nn.Module):
         if image.ndim != 4 or image.shape[1:] != (3, self.image_size, self.image_size):
             wanted = f"[B, 3, {self.image_size}, {self.image_size}]"
             raise ValueError(f"image is {list(image.shape)}, the network takes {wanted}")
-        patches = self.patch_embed(image)
-        x_BPD = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], 1)
-        x_BPD = x_BPD + self.pos_embed
+        x_BPD = self._tokens(image)
         for block in self.blocks:
             if self.checkpoint_activations and self.training:
                 x_BPD = checkpoint(block, x_BPD, use_reentrant=False)
             else:
                 x_BPD = block(x_BPD)
         return self.norm(x_BPD)
+
+    def _tokens(self, image: torch.Tensor) -> torch.Tensor:
+        patches = self.patch_embed(image)
+        x_BPD = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], 1)
+        return x_BPD + self.pos_embed
+
+    def first_state(self, image: torch.Tensor) -> torch.Tensor:
+        """What `forward(image)[:, 0]` is, [B, D], without the rows of the last block not read."""
+        x_BPD = self._tokens(image)
+        for block in self.blocks[:-1]:
+            x_BPD = block(x_BPD)
+        return self.norm(self.blocks[-1].first(x_BPD))[:, 0]
 
 
 def _initialise(module: nn.Module) -> None:

@@ -91,9 +91,10 @@ def compare_gradients(model: Blip, golden: dict[str, torch.Tensor]) -> None:
         assert_equal_to(ours, theirs, name, GRADIENT)
 
 
-def test_golden_pretrain() -> None:
+@pytest.mark.parametrize("plain", [True, False])
+def test_golden_pretrain(plain: bool) -> None:
     trace = read("pretrain")
-    model = BlipPretrain(trace.config)
+    model = BlipPretrain(trace.config, plain=plain)
     momentum = Momentum(model, trace.meta["queue_size"])
 
     def forward(
