@@ -17,12 +17,10 @@ def headline(run: RunFolder) -> dict[str, Any]:
     if sentence is None and steps:
         seen = f" over {pairs:,.0f} picture-caption pairs" if pairs else ""
         sentence = f"Pretrained for {steps:,.0f} steps{seen}."
-    best = next((r for d in found for r in d.recalls if r.cutoff == 5 and r.times_chance), None)
+    best = next((r for d in found for r in d.recalls if r.cutoff == 5 and r.chance), None)
     return {
         "sentence": sentence or "A BLIP run",
-        "comparison": best
-        and f"Chance: {percent(best.chance)}. "
-        f"That is {times(best.times_chance)} times better than guessing.",
+        "comparison": best and _comparison(best),
         "directions": found,
         "count": count,
         "facts": _facts(run, steps, pairs),
@@ -30,9 +28,12 @@ def headline(run: RunFolder) -> dict[str, Any]:
 
 
 def _comparison(recall: Recall) -> str:
+    """How far from guessing, in words that fit a model that has learned nothing, too."""
     ratio = recall.times_chance or 0.0
-    better = f"{times(ratio)} times better than" if ratio >= 1.5 else "hardly better than"
-    return f"Chance: {percent(recall.chance or 0.0)}. That is {better} guessing."
+    better = f"{times(ratio)} times better" if ratio >= 1.5 else "no better"
+    if 1.1 < ratio < 1.5:
+        better = "hardly better"
+    return f"Chance: {percent(recall.chance or 0.0)}. That is {better} than guessing."
 
 
 def _facts(run: RunFolder, steps: float | None, pairs: float | None) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from engine.report.examples import mark_shared, picture_keys
 from engine.report.page import ReportConfig, write_report
 from engine.report.run_folder import read_run
 from engine.report.thumbnails import held_out_thumbnails, is_picture, thumbnail
-from tests.report_run import PARTS, Elements, make_run, page_of
+from tests.report_run import PARTS, Elements, make_run, page_of, write_results
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +92,16 @@ def test_one_part_alone_makes_a_page(tmp_path: Path, kept: str) -> None:
     for path in (root / "data").glob("*.*"):
         path.unlink()
     assert "<h1>" in page_of(root)
+
+
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [(0.0, "no better than"), (0.0125, "no better"), (0.016, "hardly"), (0.5, "40 times better")],
+)
+def test_the_headline_does_not_flatter(tmp_path: Path, share: float, words: str) -> None:
+    root = make_run(tmp_path / "run", pictures=2)
+    write_results(root / "pretrain", "retrieval", {"text_to_image_r5": share}, [])
+    assert f"That is {words}" in Elements(page_of(root)).text
 
 
 def test_a_pretraining_folder_itself_will_do(tmp_path: Path) -> None:
