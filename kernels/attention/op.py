@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from kernels.attention.reference import attention_reference
 from kernels.backend import choose
 
+LONGEST_MATERIALISED = 1024
+
 
 def attention(
     query: torch.Tensor,
@@ -46,7 +48,11 @@ def attention(
         raise ValueError(f"attention: causal with {query.shape[2]} queries, {key.shape[2]} keys")
     if key_mask is not None and key_mask.shape != (key.shape[0], key.shape[2]):
         raise ValueError(f"attention: key_mask {tuple(key_mask.shape)} must be [B, S]")
-    chosen = choose("attention", backend, {"sdpa": None, "math": None}, query)
+    # On a CPU two products and a softmax beat the fused kernel, whose backward is slow: by 2 to 10
+    # times in bf16 at up to 200 tokens (bench/). It stays for lengths whose scores would not fit.
+    on_cpu = query.device.type == "cpu" and key.shape[2] <= LONGEST_MATERIALISED
+    order = ("math", "sdpa") if on_cpu else ("sdpa", "math")
+    chosen = choose("attention", backend, dict.fromkeys(order), query)
     mask = None if key_mask is None else key_mask[:, None, None, :].bool()
     if chosen == "sdpa" and mask is None:
         return F.scaled_dot_product_attention(query, key, value, None, dropout, causal)
@@ -57,4 +63,5 @@ def attention(
         mask = triangle if mask is None else mask & triangle
     if chosen == "sdpa":
         return F.scaled_dot_product_attention(query, key, value, mask, dropout)
-    return attention_reference(query, key, value, mask, dropout)
+    with torch.autocast(query.device.type, enabled=False):
+        return attention_reference(query, key, value, mask, dropout)

@@ -22,8 +22,8 @@ def attention_reference(
     Returns:
         [B, H, L, K].
     """
-    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+    # Scaled before the product: the smaller tensor. Softmax adds up in float32 in any dtype.
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    weights = scores.float().softmax(-1).to(value.dtype)
-    return torch.dropout(weights, dropout, dropout > 0) @ value
+    return torch.dropout(scores.softmax(-1), dropout, dropout > 0) @ value
