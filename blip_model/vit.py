@@ -112,7 +112,7 @@ class VisionTransformer(nn.Module):
         self.patch_embed = PatchEmbed(config)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, config.image_tokens, width))
-        rates = torch.linspace(0, config.vision_drop_path, depth).tolist()
+        rates = torch.linspace(0, config.vision_drop_path, depth, device="cpu").tolist()
         self.blocks = nn.ModuleList([VisionBlock(config, rate) for rate in rates])
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.checkpoint_activations = False
