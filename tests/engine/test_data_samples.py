@@ -1,0 +1,308 @@
+"""Pictures, captions, order, batches: bad samples keep their slot, workers change nothing."""
+
+import io
+import struct
+import zlib
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from engine.config import ConfigError, DataSection, ModelSection, RunConfig, TrainSection
+from engine.data.augment import Augmentation, crop_box, evaluation_view
+from engine.data.captions import choose_caption, clean_caption
+from engine.data.counter import Draws
+from engine.data.images import BadSample, decode_image
+from engine.data.loader import BadSampleLedger, build_loader, micro_batch_size
+from engine.data.open_source import open_source
+from engine.data.order import Order
+from engine.data.shards import ShardWriter
+from engine.data.tokenizer import open_tokenizer
+from tests.shards import caption, picture, write_shards
+
+LIMIT = 25_000_000
+
+
+def encoded(image: Image.Image, form: str, **options: object) -> bytes:
+    """A picture as bytes."""
+    out = io.BytesIO()
+    image.save(out, form, **options)
+    return out.getvalue()
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A small PNG whose header promises a huge picture."""
+    facts = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n"
+    packed = zlib.compress(bytes(10_000_000))
+    for name, body in ((b"IHDR", facts), (b"IDAT", packed), (b"IEND", b"")):
+        check = struct.pack(">I", zlib.crc32(name + body))
+        content += struct.pack(">I", len(body)) + name + body + check
+    return content
+
+
+GOOD = Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "missing"),
+        (b"", "empty"),
+        (b"<html>not a picture</html>", "wrong_format"),
+        (encoded(GOOD, "GIF"), "wrong_format"),
+        (encoded(GOOD, "BMP"), "wrong_format"),
+        (encoded(GOOD, "TIFF"), "wrong_format"),
+        (encoded(GOOD, "JPEG")[:1500], "truncated"),
+        (encoded(GOOD, "PNG")[:2000], "truncated"),
+        (b"\xff\xd8" + bytes(200), "undecodable"),
+        (encoded(GOOD, "WEBP")[:300], "undecodable"),
+        (bomb(20000, 20000), "too_many_pixels"),
+        (bomb(100000, 100000), "too_many_pixels"),
+        (encoded(Image.new("RGB", (3000, 10)), "PNG"), "too_thin"),
+    ],
+)
+def test_a_bad_picture_has_its_reason(content: bytes | None, reason: str) -> None:
+    with pytest.raises(BadSample) as caught:
+        decode_image(content, LIMIT)
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "1", "CMYK", "I;16"])
+def test_every_mode_becomes_rgb(mode: str) -> None:
+    if mode == "I;16":
+        image = Image.fromarray(np.full((40, 40), 32768, np.uint16))
+    else:
+        image = GOOD.convert("L").convert(mode) if mode == "LA" else GOOD.convert(mode)
+    decoded = decode_image(encoded(image, "JPEG" if mode == "CMYK" else "PNG"), LIMIT)
+    assert decoded.mode == "RGB"
+    assert decoded.size == image.size
+    if mode == "I;16":
+        assert abs(decoded.getpixel((5, 5))[0] - 128) <= 1
+
+
+def test_transparency_goes_on_white() -> None:
+    clear = encoded(Image.new("RGBA", (30, 30), (255, 0, 0, 0)), "PNG")
+    assert decode_image(clear, LIMIT).getpixel((3, 3)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize(
+    ("text", "cleaned"),
+    [
+        ("A Dog.", "a dog"),
+        ('He said: "hello!" (twice) #1 *~;', "he said hello twice 1"),
+        ("  many   spaces\n\tand lines ", "many spaces and lines"),
+        ("don't, co-op", "don't, co-op"),
+        ("caf\u0065\u0301", "caf\u00e9"),
+        ("a\u0000b\u202ec", "abc"),
+        ("bad \ud800 half", "bad ? half"),
+    ],
+)
+def test_captions_are_cleaned_as_the_original_does(text: str, cleaned: str) -> None:
+    assert clean_caption(text, 30) == cleaned
+
+
+@pytest.mark.parametrize("text", [None, 3, b"x", ["a"], float("nan")])
+def test_what_is_not_text_is_a_bad_caption(text: object) -> None:
+    with pytest.raises(BadSample, match="bad_text"):
+        clean_caption(text, 30)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=300))
+def test_cleaning_never_fails_otherwise(text: str) -> None:
+    try:
+        cleaned = clean_caption(text, 5)
+    except BadSample as bad:
+        assert bad.reason == "empty_caption"
+        return
+    assert cleaned == cleaned.strip()
+    assert len(cleaned.split(" ")) <= 5
+    assert "  " not in cleaned
+
+
+def test_one_caption_of_several_is_chosen_and_a_bad_one_passed_over() -> None:
+    chosen = Counter(choose_caption(["a", "b", "..."], 30, Draws(n)) for n in range(300))
+    assert set(chosen) == {"a", "b"}
+    assert min(chosen.values()) > 60
+    with pytest.raises(BadSample, match="empty_caption"):
+        choose_caption(["...", ""], 30, Draws(0))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.integers(0, 40), min_size=1, max_size=12).filter(sum),
+    st.integers(0, 2**32),
+    st.integers(1, 6),
+)
+def test_an_epoch_holds_every_sample_once(lengths: list[int], seed: int, window: int) -> None:
+    order = Order(lengths, seed, window)
+    for epoch in (0, 3):
+        seen = [order.sample(epoch, position) for position in range(len(order))]
+        assert sorted(seen) == list(range(len(order)))
+
+
+def test_order_changes_with_epoch_and_seed_and_mixes_well() -> None:
+    order, other = Order([100] * 10, 1, 4), Order([100] * 10, 2, 4)
+    first = np.array([order.sample(0, p) for p in range(1000)])
+    second = np.array([order.sample(1, p) for p in range(1000)])
+    elsewhere = np.array([other.sample(0, p) for p in range(1000)])
+    assert (first == second).mean() < 0.02
+    assert (first == elsewhere).mean() < 0.02
+    inside = np.corrcoef(np.arange(400), np.argsort(np.argsort(first[:400])))[0, 1]
+    assert abs(inside) < 0.15
+
+
+def test_crops_keep_the_promised_area_and_aspect() -> None:
+    for number in range(300):
+        left, top, right, bottom = crop_box(100, 80, 0.2, Draws(number))
+        assert 0 <= left < right <= 100
+        assert 0 <= top < bottom <= 80
+        width, height = right - left, bottom - top
+        assert 0.18 * 8000 <= width * height <= 8000
+        assert 0.70 <= width / height <= 1.40
+
+
+def test_augmentation_is_a_function_of_its_counters() -> None:
+    augment = Augmentation(32, 0.2, True, True)
+    views = [augment(GOOD, Draws(1, slot)) for slot in (5, 5, 6)]
+    assert torch.equal(views[0], views[1])
+    assert not torch.equal(views[0], views[2])
+    assert views[0].shape == (3, 32, 32)
+
+
+def test_normalisation_is_the_originals() -> None:
+    view = evaluation_view(Image.new("RGB", (9, 9), (255, 0, 128)), 4)
+    expected = [(1 - 0.48145466) / 0.26862954, -0.4578275 / 0.26130258]
+    assert view[:2, 0, 0].tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_tokenizer_adds_two_tokens_and_cuts_with_sep() -> None:
+    tokenizer = open_tokenizer(None, 30524)
+    assert (tokenizer.bos_token_id, tokenizer.enc_token_id) == (30522, 30523)
+    ids, mask = tokenizer.encode(["a dog", "one two three four five six seven"], 6)
+    assert ids.shape == (2, 6)
+    assert ids[:, 0].tolist() == [101, 101]
+    assert ids[1, -1].item() == 102
+    assert mask.sum(1).tolist() == [4, 6]
+    assert tokenizer.decode(ids) == ["a dog", "one two three four"]
+
+
+def test_a_vocabulary_without_needed_tokens_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "vocab.txt"
+    path.write_text("[PAD]\n[UNK]\ndog\n")
+    with pytest.raises(ConfigError, match=r"lacks \[CLS\], \[SEP\]"):
+        open_tokenizer(str(path))
+    path.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\ndog\n")
+    with pytest.raises(ConfigError, match="7 tokens with .* the network has 30524"):
+        open_tokenizer(str(tmp_path), 30524)
+    with pytest.raises(ConfigError, match="no such file"):
+        open_tokenizer(str(tmp_path / "nowhere"))
+
+
+def run_config(data: Path, workers: int = 0, **changes: object) -> RunConfig:
+    """A tiny run on `data`."""
+    return RunConfig(
+        model=ModelSection(preset="tiny"),
+        data=replace(DataSection(train=str(data), workers=workers), **changes),
+        train=TrainSection(global_batch_size=8, negative_group_size=4),
+    )
+
+
+def global_batches(config: RunConfig, ranks: int, start: int, stop: int) -> tuple:
+    """All pictures and keys of some steps, ranks side by side."""
+    source, tokenizer = open_source(config.data.train), open_tokenizer(None)
+    loaders = [
+        build_loader(
+            config,
+            source,
+            tokenizer,
+            rank=rank,
+            world_size=ranks,
+            start_step=start,
+            stop_step=stop,
+        )
+        for rank in range(ranks)
+    ]
+    batches = [batch for parts in zip(*loaders, strict=True) for batch in parts]
+    images = torch.cat([batch.image for batch in batches])
+    reasons = [reason for batch in batches for reason in batch.reason]
+    return images, [key for batch in batches for key in batch.key], reasons
+
+
+def test_workers_and_ranks_do_not_change_the_global_batches(tmp_path: Path) -> None:
+    data = write_shards(tmp_path, 30, per_shard=7)
+    images, keys, _ = global_batches(run_config(data), 1, 0, 6)
+    assert sorted(keys[:30]) == [f"{n:05d}" for n in range(30)]
+    for workers, ranks in ((0, 2), (1, 1), (1, 2), (2, 1), (2, 2)):
+        other_images, other_keys, _ = global_batches(run_config(data, workers), ranks, 0, 6)
+        assert other_keys == keys
+        assert torch.equal(other_images, images)
+    later_images, later_keys, _ = global_batches(run_config(data), 1, 4, 6)
+    assert later_keys == keys[32:]
+    assert torch.equal(later_images, images[32:])
+
+
+def test_bad_samples_keep_their_slot_and_are_counted(tmp_path: Path) -> None:
+    bad = {
+        3: (b"", "x"),
+        8: (picture(8)[: len(picture(8)) // 2], "x"),
+        11: (picture(11), "..."),
+        14: (bomb(9999, 9999), "x"),
+    }
+    with ShardWriter(tmp_path, "pairs", 50) as writer:
+        for number in range(20):
+            content, text = bad.get(number, (picture(number), caption(number)))
+            writer.add(f"{number:05d}", content, "png", text, {})
+    config = run_config(tmp_path)
+    images, keys, reasons = global_batches(config, 1, 0, 5)
+    assert images.shape[0] == 40
+    found = {key: reason for key, reason in zip(keys, reasons, strict=True) if reason}
+    assert found == {
+        "00003": "empty",
+        "00008": "truncated",
+        "00011": "empty_caption",
+        "00014": "too_many_pixels",
+    }
+    again, _, _ = global_batches(config, 2, 0, 5)
+    assert torch.equal(images, again)
+
+
+def test_too_many_bad_samples_stop_the_run_with_the_reasons(tmp_path: Path) -> None:
+    data = write_shards(tmp_path, 16)
+    source, tokenizer = open_source(str(data)), open_tokenizer(None)
+    config = run_config(data)
+    (batch,) = build_loader(
+        config, source, tokenizer, rank=0, world_size=1, start_step=0, stop_step=1
+    )
+    one_bad = replace(batch, reason=["truncated"] + [""] * 7)
+    ledger = BadSampleLedger(0.05)
+    with pytest.raises(ConfigError, match=r"25 of 200 samples are bad \(25 truncated\)"):
+        for _ in range(26):
+            ledger.add(one_bad)
+    ledger = BadSampleLedger(1.0)
+    all_bad = replace(batch, reason=["missing"] * 8)
+    with pytest.raises(ConfigError, match="104 missing"):
+        for _ in range(14):
+            ledger.add(all_bad)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "changes", "message"),
+    [
+        (3, {}, "not a multiple of 3 ranks"),
+        (4, {}, "would split negative groups of 4"),
+        (1, {"micro_batch_size": 2}, "would split negative groups"),
+    ],
+)
+def test_batches_that_do_not_fit_are_refused(ranks: int, changes: dict, message: str) -> None:
+    config = run_config(Path("unused"))
+    config = replace(config, train=replace(config.train, **changes))
+    with pytest.raises(ConfigError, match=message):
+        micro_batch_size(config, ranks)
