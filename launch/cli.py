@@ -7,7 +7,7 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -35,7 +35,18 @@ def parse(
     Raises:
         ConfigError: unknown key (with the nearest one), wrong type, unreadable file.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    parser = open_parser(description, examples)
+    parser.add_class_arguments(kind, None)
+    return kind(**read(parser, argv))
+
+
+def open_parser(description: str, examples: str) -> ArgumentParser:
+    """A parser with `--config` and `--print_config`; flags are for the caller to add.
+
+    Args:
+        description: first line of `--help`.
+        examples: commands shown at the end of `--help`.
+    """
     parser = ArgumentParser(
         prog=f"python launch/{Path(sys.argv[0]).name}",
         usage="%(prog)s [--config FILE] [--key.subkey value ...]",
@@ -46,14 +57,27 @@ def parse(
         formatter_class=_help_formatter(),
     )
     parser.add_argument("--config", action="config", help="YAML file; flags override it")
-    parser.add_class_arguments(kind, None)
+    return parser
+
+
+def read(parser: ArgumentParser, argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Values of all flags by name, typed.
+
+    Args:
+        parser: from `open_parser`, with its flags.
+        argv: words after the program's name; None takes the process's.
+
+    Raises:
+        ConfigError: unknown key (with the nearest one), wrong type, unreadable file.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
     # The DeepSpeed launcher adds this flag to every rank; the environment says the same.
     words = [word for word in words if not word.startswith("--local_rank")]
     try:
         _refuse_unreadable_yaml(words)
         space = parser.parse_args(words)
         del space["config"]
-        return kind(**vars(parser.instantiate(space)))
+        return vars(parser.instantiate(space))
     except ConfigError:
         raise
     except (ArgumentError, TypeError, ValueError) as error:

@@ -1,50 +1,82 @@
 """Single-tower weights as a start: a ViT by timm's or DeiT's names, a BERT by Hugging Face's."""
 
+from dataclasses import dataclass
+
 import torch
 
 from blip_model.convert.positions import resize_positions
 
-DROPPED_VISION = ("head.", "head_dist.", "dist_token", "fc_norm.", "pre_logits.")
-DROPPED_TEXT = ("cls.", "pooler.", "embeddings.token_type_embeddings.", "embeddings.position_ids")
+CLASSIFIER = ("head.", "head_dist.", "fc_norm.", "pre_logits.")
+# The masked-word head is BERT's; its transform and bias start the decoder's, as in the original.
+HEAD = ("cls.predictions.bias", "cls.predictions.transform.")
 
 
-def vision_weights(
-    weights: dict[str, torch.Tensor], position_shape: torch.Size
-) -> dict[str, torch.Tensor]:
-    """timm or DeiT names -> `visual_encoder.*`; classifier heads are dropped.
+@dataclass(frozen=True)
+class Tower:
+    """Weights for one side of the network.
+
+    Attributes:
+        weights: by name; of a ViT below `visual_encoder`, of a BERT `embeddings.*`, `encoder.*`
+            and `cls.predictions.*`.
+        dropped: names of what the network has no place for.
+    """
+
+    weights: dict[str, torch.Tensor]
+    dropped: tuple[str, ...]
+
+
+def vision_tower(weights: dict[str, torch.Tensor], tokens: int) -> Tower:
+    """timm's or DeiT's names -> ours; classifiers are dropped, positions resized.
 
     Args:
-        weights: as loaded.
-        position_shape: [1, P, D] of the network, to which position embeddings are resized.
+        weights: of a ViT.
+        tokens: patches and CLS of the network, to which position embeddings are resized.
+
+    Raises:
+        ValueError: position embeddings that are no square grid.
     """
-    kept = {k: v for k, v in weights.items() if not k.startswith(DROPPED_VISION)}
-    if "pos_embed" in kept:
-        kept["pos_embed"] = resize_positions(kept["pos_embed"], position_shape[1])
-    return {f"visual_encoder.{name}": tensor for name, tensor in kept.items()}
-
-
-def text_weights(
-    weights: dict[str, torch.Tensor], vocab_size: int, max_positions: int
-) -> dict[str, torch.Tensor]:
-    """BERT names -> the MED's text transformer, without a root.
-
-    Token types are not used by the MED and are dropped, as in the original. New words (BLIP's two
-    tokens) start at the mean of the others; a longer position table is cut.
-
-    Args:
-        weights: with or without the root `bert.`, old (gamma, beta) or new norm names.
-        vocab_size: V of the network.
-        max_positions: of the network.
-    """
-    kept = {}
+    kept, dropped = {}, []
     for name, tensor in weights.items():
-        name = name.removeprefix("bert.").replace("gamma", "weight").replace("beta", "bias")
-        if not name.startswith(DROPPED_TEXT):
+        if name == "dist_token" or name.startswith(CLASSIFIER):
+            dropped.append(name)
+        else:
             kept[name] = tensor
-    words = kept["embeddings.word_embeddings.weight"]
-    if len(words) < vocab_size:
-        fresh = words.mean(0, keepdim=True).expand(vocab_size - len(words), -1)
-        kept["embeddings.word_embeddings.weight"] = torch.cat([words, fresh])
-    positions = kept["embeddings.position_embeddings.weight"]
-    kept["embeddings.position_embeddings.weight"] = positions[:max_positions]
-    return kept
+    if "pos_embed" in kept:
+        positions = kept["pos_embed"]
+        if "dist_token" in weights:
+            positions = torch.cat([positions[:, :1], positions[:, 2:]], 1)
+        kept["pos_embed"] = resize_positions(positions, tokens)
+    return Tower(kept, tuple(dropped))
+
+
+def text_tower(weights: dict[str, torch.Tensor]) -> Tower:
+    """BERT's names -> the MED's; pooler, token types and the next-sentence head are dropped.
+
+    Args:
+        weights: with or without the root `bert.`, old (gamma, beta) or new names of the norms.
+    """
+    kept, dropped = {}, []
+    for name, tensor in weights.items():
+        ours = name.removeprefix("bert.")
+        for old, new in ((".gamma", ".weight"), (".beta", ".bias")):
+            if ours.endswith(old):
+                ours = ours.removesuffix(old) + new
+        body = ours.startswith(("embeddings.", "encoder."))
+        unused = ours.startswith("embeddings.token_type") or ours.endswith("position_ids")
+        if (body and not unused) or ours.startswith(HEAD):
+            kept[ours] = tensor
+        else:
+            dropped.append(name)
+    return Tower(kept, tuple(dropped))
+
+
+def fit_rows(fresh: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """A table of the network with its first rows replaced; rows beyond the network's are cut.
+
+    The words that BLIP adds stay as they were drawn, as in the original.
+    """
+    if rows.shape[1:] != fresh.shape[1:]:
+        return rows
+    fitted = fresh.clone()
+    fitted[: len(rows)] = rows[: len(fresh)]
+    return fitted

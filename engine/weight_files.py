@@ -1,0 +1,148 @@
+"""Files with named tensors, foreign or ours: found, read without trust, written whole."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from engine import checkpoint
+from engine.checkpoint import CheckpointError
+
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+CONFIG = "config.json"
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+
+
+def locate(place: str) -> Path:
+    """A file or folder here, or the local copy of a hub repository's weights.
+
+    A run folder becomes its newest good checkpoint.
+
+    Raises:
+        CheckpointError: nothing of that name, here or on the hub.
+    """
+    path = Path(place)
+    if not path.exists():
+        return _from_hub(place)
+    if (path / "checkpoints").is_dir():
+        found = checkpoint.newest_good(path / "checkpoints")
+        if found is None:
+            raise CheckpointError(f"{path}: no good checkpoint in it")
+        return found
+    return path
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a folder is (or was) one of our checkpoints, good or damaged."""
+    return (path / checkpoint.MANIFEST).is_file() or (path / checkpoint.STATE).is_file()
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Named tensors of a file, of a folder with one, or of a checkpoint; executes nothing.
+
+    Raises:
+        CheckpointError: no weights, not readable, or more than tensors in it.
+    """
+    if is_checkpoint(path):
+        return checkpoint.read(path, only=("model",)).tensors.get("model", {})
+    if path.is_dir():
+        name = next((name for name in WEIGHT_FILES if (path / name).is_file()), None)
+        if name is None:
+            raise CheckpointError(f"{path}: no weights in it ({', '.join(WEIGHT_FILES)})")
+        path = path / name
+    if path.name.endswith(".index.json"):
+        return {k: v for shard in _shards(path) for k, v in read_tensors(shard).items()}
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not readable: {' '.join(str(error).split())}") from None
+    except Exception:  # noqa: BLE001 - unpickling refuses hostile files in many ways
+        raise CheckpointError(
+            f"{path}: refused: damaged, or a pickle that holds more than tensors"
+        ) from None
+    for wrapper in ("model", "state_dict"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
+            loaded = loaded[wrapper]
+    named = isinstance(loaded, dict) and all(isinstance(v, torch.Tensor) for v in loaded.values())
+    if not named or not loaded:
+        raise CheckpointError(f"{path}: holds no named tensors")
+    return dict(loaded)
+
+
+def _shards(index: Path) -> list[Path]:
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        shards = [index.parent / Path(name).name for name in names]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise CheckpointError(f"{index}: no readable list of files") from None
+    return shards
+
+
+def _from_hub(place: str) -> Path:
+    """The folder of the hub's cache that holds a repository's weights and configuration."""
+    if not HUB_NAME.fullmatch(place) or place.endswith(SUFFIXES):
+        raise CheckpointError(f"{place}: no such file or folder")
+    # Late: only hub names need it.
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+
+    problem = "no weights in it"
+    for file in WEIGHT_FILES:
+        try:
+            found = Path(hf_hub_download(place, file))
+            if file.endswith(".index.json"):
+                for shard in _shards(found):
+                    hf_hub_download(place, shard.name)
+            with contextlib.suppress(EntryNotFoundError):
+                hf_hub_download(place, CONFIG)
+            return found.parent
+        except EntryNotFoundError:
+            continue
+        except (HFValidationError, HfHubHTTPError, OSError, ValueError) as error:
+            problem = " ".join(str(error).split())[:120]
+            break
+    raise CheckpointError(
+        f"{place}: no such file or folder, and not to be had from the hub: {problem}"
+    )
+
+
+@contextlib.contextmanager
+def written_whole(target: Path) -> Iterator[Path]:
+    """A path beside `target` to write a file or folder at; it becomes `target` at the end.
+
+    Raises:
+        CheckpointError: the disk refuses; nothing partial is left.
+    """
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        for path in [*temporary.rglob("*"), temporary]:
+            checkpoint.sync(path)
+        os.rename(temporary, target)
+        checkpoint.sync(target.parent)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # PyTorch's writer reports a full disk as a RuntimeError.
+        problem = " ".join(str(error).split())
+        raise CheckpointError(f"{target}: could not be written: {problem}") from None
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def write_original(target: Path, weights: dict[str, torch.Tensor]) -> None:
+    """Write the original's format: a pickle of `{'model': weights}`."""
+    with written_whole(target) as temporary:
+        torch.save({"model": weights}, temporary)
