@@ -2,9 +2,9 @@
 
 import logging
 import os
-import socket
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -20,11 +20,14 @@ class Runtime:
         rank: number of this process.
         world_size: processes in all.
         device: that it computes on.
+        control: process group over gloo for what the host decides, so that agreeing does not wait
+            for a GPU; None is the default group.
     """
 
     rank: int
     world_size: int
     device: torch.device
+    control: dist.ProcessGroup | None = None
 
     @property
     def is_main(self) -> bool:
@@ -32,12 +35,24 @@ class Runtime:
         return self.rank == 0
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set on any process (one small reduction)."""
+        """Whether the flag is set on any process."""
+        return self.sums([int(flag)])[0] > 0
+
+    def sums(self, counts: list[int]) -> list[int]:
+        """Each count summed over processes (one small reduction between hosts)."""
         if self.world_size == 1:
-            return flag
-        flags = torch.tensor([int(flag)], device=self.device)
-        dist.all_reduce(flags, dist.ReduceOp.MAX)
-        return bool(flags.item())
+            return counts
+        totals = torch.tensor(counts)
+        dist.all_reduce(totals, group=self.control)
+        return totals.tolist()
+
+    def gather(self, thing: Any) -> list[Any]:
+        """What every process holds, in rank order, on every process. For rare, small things."""
+        if self.world_size == 1:
+            return [thing]
+        things: list[Any] = [None] * self.world_size
+        dist.all_gather_object(things, thing, group=self.control)
+        return things
 
     def mean(self, tensor: torch.Tensor) -> torch.Tensor:
         """Mean over processes, in place."""
@@ -80,12 +95,20 @@ def start(device: str = "auto") -> Runtime:
     else:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     chosen = torch.device(device, local) if device == "cuda" else torch.device("cpu")
+    control = None
+    if world_size == 1:
+        # No address and no port, which another process could take; DeepSpeed reads the rest.
+        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
+    _share_cores()
     if not dist.is_initialized():
+        backend = "nccl" if device == "cuda" else "gloo"
         if world_size == 1:
-            os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1")
-            os.environ["MASTER_PORT"] = str(_free_port())
-        dist.init_process_group("nccl" if device == "cuda" else "gloo")
-    return Runtime(rank, world_size, chosen)
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        else:
+            dist.init_process_group(backend)
+    if device == "cuda" and world_size > 1:
+        control = dist.new_group(backend="gloo")
+    return Runtime(rank, world_size, chosen, control)
 
 
 def stop() -> None:
@@ -94,7 +117,9 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+def _share_cores() -> None:
+    """Processes of one machine share its cores, unless the user said how many threads to take."""
+    # The first name is the DeepSpeed launcher's, the second torchrun's.
+    neighbours = os.environ.get("LOCAL_SIZE") or os.environ.get("LOCAL_WORLD_SIZE") or "1"
+    if "OMP_NUM_THREADS" not in os.environ and int(neighbours) > 1:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(neighbours)))

@@ -1,5 +1,6 @@
 """From slots to batches: the same global batches for any number of ranks and workers."""
 
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -162,12 +163,27 @@ def build_loader(
         collate_fn=Collate(tokenizer, config.data.max_tokens),
         pin_memory=torch.cuda.is_available() and config.device != "cpu",
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_one_thread if workers else None,
+        worker_init_fn=_start_worker if workers else None,
     )
 
 
-def _one_thread(_: int) -> None:
+def from_worker(error: Exception) -> str:
+    """What an error says, without the traceback that a loader process wraps around it."""
+    text = str(error).strip()
+    if "Original Traceback" not in text:
+        return text
+    return text.splitlines()[-1].partition(": ")[2]
+
+
+def _start_worker(_: int) -> None:
+    """One thread, and the main process decides when a stopped run ends.
+
+    Ctrl-C and the DeepSpeed launcher signal workers too, and a worker that dies takes the run down
+    before it has saved. A second signal does end a worker.
+    """
     torch.set_num_threads(1)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: signal.signal(number, signal.SIG_DFL))
 
 
 class BadSampleLedger:
@@ -190,13 +206,17 @@ class BadSampleLedger:
         return sum(self.reasons.values())
 
     def add(self, batch: Batch) -> list[tuple[str, str]]:
-        """Count a batch; return (key, reason) of its bad samples.
+        """Count a batch; see `count`."""
+        return self.count(batch.key, batch.reason)
+
+    def count(self, keys: list[str], reasons: list[str]) -> list[tuple[str, str]]:
+        """Count samples in slot order; return (key, reason) of the bad ones.
 
         Raises:
             ConfigError: too large a share is bad, or 100 in a row are.
         """
         bad = []
-        for key, reason in zip(batch.key, batch.reason, strict=True):
+        for key, reason in zip(keys, reasons, strict=True):
             self.seen += 1
             self._in_a_row = self._in_a_row + 1 if reason else 0
             if reason:

@@ -1,7 +1,7 @@
 """DeepSpeed around the online network: ZeRO stages, the guarded step, states made whole."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from engine.config import ConfigError, RunConfig
 from engine.training.optimizer import build_optimizer
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+# DeepSpeed would compile an operation for inference between CPUs, which takes a minute.
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 class DeepSpeedEngine:
@@ -61,8 +63,12 @@ class DeepSpeedEngine:
         return self.engine(*args, **kwargs)
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Accumulate gradients of a micro-batch's loss; reduced with the step's last one."""
-        self.engine.backward(loss)
+        """Accumulate gradients of a micro-batch's loss; reduced with the step's last one.
+
+        A loss that is not finite makes every gradient so, and thereby the step refused on all
+        ranks, also where its own gradient happens to be finite. A finite one is multiplied by 1.
+        """
+        self.engine.backward(loss * (loss.detach() * 0 + 1))
 
     def step(self, learning_rate: float, last: bool) -> bool:
         """Close a micro-batch; with the last of a step, update the weights.
@@ -81,12 +87,17 @@ class DeepSpeedEngine:
         return dict(self.model.named_parameters())
 
     @contextmanager
-    def whole_parameters(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Weights by name, whole on every rank while the context lasts."""
+    def whole_parameters(
+        self, names: Collection[str] | None = None
+    ) -> Iterator[dict[str, torch.Tensor]]:
+        """Weights by name (None: all), whole on every rank while the context lasts."""
         named = self.named_parameters()
+        named = {name: named[name] for name in (named if names is None else names)}
         with deepspeed.zero.GatheredParameters(list(named.values()), enabled=self.stage == 3):
             whole = {name: parameter.detach() for name, parameter in named.items()}
-            yield {**whole, "temp": whole["temp"].reshape(())}
+            if "temp" in whole:
+                whole["temp"] = whole["temp"].reshape(())
+            yield whole
 
     def clamp_temperature_(self) -> None:
         """Clamp the temperature, in ZeRO's own copy of it too."""
@@ -127,8 +138,12 @@ class DeepSpeedEngine:
         if self.stage in (1, 2):
             self.engine.optimizer._lazy_init_hp_params_optimizer_state()
 
-    def moments(self) -> dict[str, torch.Tensor]:
-        """AdamW's moments as `exp_avg.NAME` and `exp_avg_sq.NAME`, whole, on every rank (CPU)."""
+    def moments(self, keep: bool) -> dict[str, torch.Tensor]:
+        """AdamW's moments as `exp_avg.NAME` and `exp_avg_sq.NAME`, whole, on the CPU. Collective.
+
+        Args:
+            keep: whether this rank wants them; the others only take part.
+        """
         state = {}
         for name, parameter in self.named_parameters().items():
             for moment in MOMENTS:
@@ -136,8 +151,9 @@ class DeepSpeedEngine:
                     value = self.inner_optimizer.state[parameter][moment]
                 else:
                     value = safe_get_full_optimizer_state(parameter, moment)
-                shape = () if name == "temp" else value.shape
-                state[f"{moment}.{name}"] = value.detach().reshape(shape).cpu().clone()
+                if keep:
+                    shape = () if name == "temp" else value.shape
+                    state[f"{moment}.{name}"] = value.detach().reshape(shape).cpu().clone()
         return state
 
     def updates(self) -> int:

@@ -41,21 +41,32 @@ FREE = {
 }
 
 
-def gather(engine: DeepSpeedEngine, momentum: Momentum) -> dict[str, dict[str, torch.Tensor]]:
+def gather(
+    engine: DeepSpeedEngine, momentum: Momentum, keep: bool
+) -> dict[str, dict[str, torch.Tensor]]:
     """Whole tensors by file, the same for every stage and number of ranks. Collective.
+
+    Args:
+        engine: with the online network.
+        momentum: encoders and queues.
+        keep: whether this rank wants them; the others only take part.
 
     Raises:
         CheckpointError: a tensor of the network is not covered.
     """
-    with engine.whole_parameters() as parameters:
-        weights = {name: tensor.cpu().clone() for name, tensor in parameters.items()}
-    # A shared tensor is stored once for each of its names, as in the original's files.
-    names = {id(p): name for name, p in engine.model.named_parameters()}
-    for name, parameter in engine.model.named_parameters(remove_duplicate=False):
-        weights.setdefault(name, weights[names[id(parameter)]].clone())
-    check_keys(set(engine.model.state_dict()), set(weights), "the network's state")
-    weights |= {name: tensor.cpu().clone() for name, tensor in momentum.state_dict().items()}
-    return {"model": weights, "optimizer": engine.moments()}
+    model = engine.model
+    own = {id(parameter): name for name, parameter in model.named_parameters()}
+    every = {n: own[id(p)] for n, p in model.named_parameters(remove_duplicate=False)}
+    check_keys(set(model.state_dict()), set(every), "the network's state")
+    weights = {}
+    with engine.whole_parameters() as whole:
+        if keep:
+            # A shared tensor is stored once for each of its names, as in the original's files.
+            weights = {name: whole[first].cpu().clone() for name, first in every.items()}
+            weights |= {
+                name: tensor.cpu().clone() for name, tensor in momentum.state_dict().items()
+            }
+    return {"model": weights, "optimizer": engine.moments(keep)}
 
 
 def load_weights(checkpoint: Checkpoint, model: Blip, momentum: Momentum) -> None:

@@ -1,5 +1,6 @@
 """What a run says of itself: metrics.jsonl, TensorBoard and one progress line."""
 
+import contextlib
 import json
 import os
 import sys
@@ -53,7 +54,8 @@ class Telemetry:
         self._begun = self._interval_begun = time.perf_counter()
         self._interval_step = start_step
         self._wait = 0.0
-        self._sums = torch.zeros(len(LOSSES) + 1, device=runtime.device)
+        # Losses of the accepted steps since the last line, and their number.
+        self._sums = torch.zeros(len(LOSSES) + 1, dtype=torch.float64, device=runtime.device)
         self._file = self._events = None
         self._live = sys.stderr.isatty()
         if runtime.is_main:
@@ -63,22 +65,29 @@ class Telemetry:
             if config.tensorboard:
                 from torch.utils.tensorboard import SummaryWriter
 
-                self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step)
+                self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1)
 
     def waited(self, seconds: float) -> None:
         """Time spent waiting for data."""
         self._wait += seconds
 
-    def add(self, losses: dict[str, torch.Tensor], share: float) -> None:
-        """Losses of a micro-batch that is `share` of its step on this rank."""
-        values = torch.stack([losses[name].detach().float() for name in LOSSES])
-        self._sums[:-1] += values * share
-        self._sums[-1] += share
+    def add(self, losses: torch.Tensor) -> None:
+        """Take an accepted step's losses on this rank: [3] float64, in the order of `LOSSES`."""
+        self._sums[:-1] += losses
+        self._sums[-1] += 1
 
-    def drop(self) -> None:
-        """Forget the interval's losses: the step was not taken and its numbers are not finite."""
-        self._sums.zero_()
+    def skip(self) -> None:
+        """Count a step that was not taken."""
         self.skipped_steps += 1
+
+    def unfinished(self) -> list[float]:
+        """Sums of the interval that has not been logged yet, for a checkpoint. Collective."""
+        return self.runtime.mean(self._sums.clone()).tolist()
+
+    def resume(self, unfinished: list[float], skipped_steps: int) -> None:
+        """Take over the counts of a checkpoint, so that the next line is the same as without."""
+        self._sums.copy_(torch.tensor(unfinished, dtype=torch.float64))
+        self.skipped_steps = skipped_steps
 
     def log(self, step: int, learning_rate: float, temperature: float, bad_samples: int) -> None:
         """Write a line for the steps since the last one; every process calls it."""
@@ -142,10 +151,11 @@ class Telemetry:
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the files; what a full disk refused is not tried again."""
         for open_one in (self._file, self._events):
             if open_one:
-                open_one.close()
+                with contextlib.suppress(OSError):
+                    open_one.close()
 
 
 def clock(seconds: float) -> str:

@@ -10,34 +10,31 @@ from pathlib import Path
 import torch
 
 from blip_model.flops import pretraining_flops
-from blip_model.momentum import Momentum, MomentumFeatures
+from blip_model.momentum import Momentum
 from blip_model.pretrain import BlipPretrain
 from engine import checkpoint
 from engine.checkpoint import Checkpoint, CheckpointError
 from engine.config import ConfigError, RunConfig, to_dict
 from engine.data.batch import Batch
 from engine.data.counter import key_of
-from engine.data.loader import BadSampleLedger, build_loader, micro_batch_size
+from engine.data.loader import BadSampleLedger, build_loader, from_worker, micro_batch_size
 from engine.data.open_source import open_source
 from engine.data.source import Source
 from engine.data.tokenizer import open_tokenizer
 from engine.runtime import Runtime
 from engine.training import run_folder, schedule, state
 from engine.training.deepspeed_engine import DeepSpeedEngine
-from engine.training.signals import STOPPED, StopRequest
+from engine.training.signals import STOPPED, Interrupted, StopRequest
+from engine.training.step import TwoPhaseStep, culprits
 from engine.training.telemetry import Telemetry
 from engine.weights import initialise
-from kernels import all_gather
 
 log = logging.getLogger(__name__)
-WEIGHTS, DROPOUT = 11, 12
+WEIGHTS = 11
 
 
 class Pretraining:
     """A run of the pretraining objective.
-
-    A step counts whether its weights were accepted or not: step s always reads the slots
-    [s * global batch, (s + 1) * global batch), so a poisoned batch is passed and never read again.
 
     Args:
         config: of the run.
@@ -65,12 +62,23 @@ class Pretraining:
         with run_folder.locked(self.folder, self.runtime.is_main):
             resumed = run_folder.find_checkpoint(self.config, self.source.fingerprint)
             self.step = resumed.step if resumed else 0
+            if len(set(self.runtime.gather(self.step))) > 1:
+                raise ConfigError(
+                    f"{self.folder}: processes see different checkpoints; put output_dir on a "
+                    "disk that all machines share"
+                )
             if self.step >= self.last_step:
                 self._say(f"{self.folder}: complete at step {self.step}, nothing to do")
                 return 0
             self._prepare(resumed)
             try:
                 return self._loop()
+            except OSError as error:
+                if error.errno not in checkpoint.FULL:
+                    raise
+                raise CheckpointError(
+                    f"{self.folder}: the disk is full; the last checkpoint is intact"
+                ) from None
             finally:
                 self.telemetry.close()
 
@@ -101,7 +109,10 @@ class Pretraining:
             self._say(f"continuing {resumed.path} at step {self.step}")
         flops = pretraining_flops(config.model.network(), self._mean_tokens())
         self.telemetry = Telemetry(self.folder, config, runtime, self.step, self.last_step, flops)
-        self.telemetry.skipped_steps = resumed.state["skipped_steps"] if resumed else 0
+        if resumed is not None:
+            facts = resumed.state
+            self.telemetry.resume(facts["unfinished_interval"], facts["skipped_steps"])
+        self.stepper = TwoPhaseStep(config, runtime, self.engine, self.momentum, len(self.source))
         if runtime.is_main:
             config.save(self.folder / "config.yaml")
         self._say(
@@ -134,13 +145,20 @@ class Pretraining:
         train, every = self.config.train, self.config.checkpoint.every
         batches, skipped_in_a_row, saved = self.batches(), 0, self.step
         while self.step < self.last_step:
-            if self.runtime.any(bool(self.stop)):
+            taken = self._fetch(batches)
+            if taken is None:
                 self._save()
                 self._say(
                     f"stopped by a signal at step {self.step}, saved; start again to continue"
                 )
                 return STOPPED
-            accepted = self.take_step(batches)
+            accepted, losses = self.stepper.take(self.step, taken)
+            if accepted:
+                self.telemetry.add(losses)
+            else:
+                self.telemetry.skip()
+                names = culprits(taken, losses, self.runtime)
+                self._say(f"step {self.step} was not finite and changed nothing; {names}")
             self.step += 1
             skipped_in_a_row = 0 if accepted else skipped_in_a_row + 1
             if skipped_in_a_row >= train.max_skipped_in_a_row:
@@ -149,9 +167,8 @@ class Pretraining:
                     "lower train.learning_rate or set train.clip_norm; the checkpoints are intact"
                 )
             if self.step % train.log_every == 0 or self.step == self.last_step:
-                temperature = self._temperature()
                 rate = self._rate(self.step - 1)
-                self.telemetry.log(self.step, rate, temperature, self.ledger.total)
+                self.telemetry.log(self.step, rate, self._temperature(), self.ledger.total)
             if every and self.step % every == 0:
                 self._save()
                 saved = self.step
@@ -159,95 +176,57 @@ class Pretraining:
             self._save()
         return 0
 
-    def take_step(self, batches: Iterator[Batch]) -> bool:
-        """One optimizer step: compute, agree, and only then change what lasts.
+    def _fetch(self, batches: Iterator[Batch]) -> list[Batch] | None:
+        """This rank's micro-batches of a step; None where any rank was asked to stop. Collective.
 
-        Returns:
-            Whether the step was finite on all ranks and therefore taken.
+        Raises:
+            ConfigError: too much of the data is bad, on every rank.
         """
-        kept: list[tuple[MomentumFeatures, Batch]] = []
-        for part in range(self.accumulation):
-            waited = time.perf_counter()
-            batch = next(batches)
-            self.telemetry.waited(time.perf_counter() - waited)
-            for key, reason in self.ledger.add(batch):
-                log.debug("bad sample %s: %s", key, reason)
-            kept.append((self._forward_backward(batch, part), batch))
-            accepted = self.engine.step(self._rate(self.step), part == self.accumulation - 1)
-        if accepted:
-            self._commit([features for features, _ in kept])
-        else:
-            self.telemetry.drop()
-            self._name_culprits([batch for _, batch in kept])
-        return accepted
+        taken, problem, began = [], None, time.perf_counter()
+        try:
+            with self.stop.interrupting():
+                taken = [next(batches) for _ in range(self.accumulation)]
+        except Interrupted:
+            pass
+        except ConfigError as error:
+            problem = error
+        self.telemetry.waited(time.perf_counter() - began)
+        bad = sum(bool(reason) for batch in taken for reason in batch.reason)
+        stops, problems, bad = self.runtime.sums([int(bool(self.stop)), problem is not None, bad])
+        if problems:
+            said = self.runtime.gather(problem and from_worker(problem))
+            raise ConfigError(next(line for line in said if line))
+        if stops:
+            return None
+        self._count(taken, bad)
+        return taken
 
-    def _forward_backward(self, batch: Batch, part: int) -> MomentumFeatures:
-        config, group = self.config, self.config.train.group_size
-        first = self.step * config.train.global_batch_size
-        first += (part * self.runtime.world_size + self.runtime.rank) * self.micro
-        torch.manual_seed(key_of(config.seed, DROPOUT, first) >> 1)
-        alpha = schedule.soft_target_weight(
-            config.model.alpha,
-            config.model.alpha_ramp_epochs,
-            config.train,
-            self.step,
-            len(self.source),
-        )
-        there = batch.to(self.runtime.device)
-        inputs = (there.image, there.input_ids, there.attention_mask)
-        features = self.momentum.features(*inputs)
-        groups = torch.arange(self.micro // group, device=self.runtime.device) + first // group
-        losses = self.engine.forward(
-            *inputs,
-            features,
-            alpha=alpha,
-            group_size=group,
-            seed=config.seed,
-            group_keys=groups,
-        )
-        self.engine.backward(losses["loss_itc"] + losses["loss_itm"] + losses["loss_lm"])
-        self.telemetry.add(losses, 1 / self.accumulation)
-        return features
-
-    def _commit(self, features: list[MomentumFeatures]) -> None:
-        """The weights are accepted: temperature, momentum encoders and queues follow."""
-        self.engine.clamp_temperature_()
-        with self.engine.whole_parameters() as online:
-            self.momentum.update(online, self.config.model.momentum)
-        # Gathered part by part, ranks side by side: slot order on any number of ranks.
-        images = torch.cat([all_gather(f.image_feature) for f in features])
-        texts = torch.cat([all_gather(f.text_feature) for f in features])
-        self.momentum.enqueue(images, texts)
-
-    def _name_culprits(self, batches: list[Batch]) -> None:
-        """Say which samples made a step non-finite, as far as it can be seen."""
-        pixels = [
-            key
-            for batch in batches
-            for key, bad in zip(batch.key, ~batch.image.isfinite().flatten(1).all(1), strict=True)
-            if bad
-        ]
-        if pixels:
-            names = f"pixels that are not finite: {', '.join(pixels[:8])}"
-        elif self.runtime.is_main:
-            names = f"among {', '.join([key for batch in batches for key in batch.key][:8])}, ..."
-        else:
+    def _count(self, taken: list[Batch], bad: int) -> None:
+        """Count the samples of all ranks in slot order, alike on every rank."""
+        if not bad:
+            size = self.config.train.global_batch_size
+            self.ledger.count([""] * size, [""] * size)
             return
-        print(f"step {self.step} was not finite and changed nothing; {names}", file=sys.stderr)
+        ranks = self.runtime.gather([(batch.key, batch.reason) for batch in taken])
+        for part in zip(*ranks, strict=True):
+            for keys, reasons in part:
+                for key, reason in self.ledger.count(keys, reasons):
+                    log.debug("bad sample %s: %s", key, reason)
 
     def _rate(self, step: int) -> float:
         return schedule.learning_rate(self.config.train, step, len(self.source))
 
     def _temperature(self) -> float:
-        with self.engine.whole_parameters() as online:
+        with self.engine.whole_parameters(["temp"]) as online:
             return online["temp"].item()
 
     def _save(self) -> None:
-        tensors = state.gather(self.engine, self.momentum)
+        tensors = state.gather(self.engine, self.momentum, self.runtime.is_main)
         facts = {
             "updates": self.engine.updates(),
             "samples_seen": self.step * self.config.train.global_batch_size,
             "skipped_steps": self.telemetry.skipped_steps,
+            "unfinished_interval": self.telemetry.unfinished(),
             "bad_samples": dict(self.ledger.reasons),
             "data_fingerprint": self.source.fingerprint,
             "config": to_dict(self.config),

@@ -1,0 +1,125 @@
+"""One optimizer step in two phases: compute and agree, and only then change what lasts."""
+
+import torch
+
+from blip_model.momentum import Momentum, MomentumFeatures, online_name
+from engine.config import RunConfig
+from engine.data.batch import Batch
+from engine.data.counter import key_of
+from engine.runtime import Runtime
+from engine.training import schedule
+from engine.training.deepspeed_engine import DeepSpeedEngine
+from engine.training.telemetry import LOSSES
+from kernels import all_gather
+
+DROPOUT = 12
+NAMED = 8
+
+
+class TwoPhaseStep:
+    """Takes steps on an online network and the momentum side that follows it.
+
+    A step counts whether its weights were accepted or not: step s always reads the slots
+    [s * global batch, (s + 1) * global batch) and takes the rate of s, so a poisoned batch is
+    passed and never read again. AdamW's own count is that of the accepted ones.
+
+    Args:
+        config: of the run.
+        runtime: of this process.
+        engine: around the online network.
+        momentum: encoders and queues.
+        samples: pairs of the data, for the schedules.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        runtime: Runtime,
+        engine: DeepSpeedEngine,
+        momentum: Momentum,
+        samples: int,
+    ) -> None:
+        self.config, self.runtime, self.samples = config, runtime, samples
+        self.engine, self.momentum = engine, momentum
+        self._followed = [online_name(name) for name, _ in momentum.named_parameters()]
+
+    def take(self, step: int, batches: list[Batch]) -> tuple[bool, torch.Tensor]:
+        """Take a step; collective.
+
+        Args:
+            step: its number, from 0.
+            batches: this rank's micro-batches.
+
+        Returns:
+            Whether the step was taken: not where a loss or a gradient of any rank was not finite,
+            and then nothing was changed; and this rank's losses, [3] float64 in the order of
+            `LOSSES`.
+        """
+        features, losses = [], []
+        rate = schedule.learning_rate(self.config.train, step, self.samples)
+        for part, batch in enumerate(batches):
+            computed = self._forward_backward(step, part, batch)
+            features.append(computed[0])
+            losses.append(computed[1])
+            accepted = self.engine.step(rate, last=part == len(batches) - 1)
+        if accepted:
+            self._commit(features)
+        return accepted, torch.stack(losses).mean(0)
+
+    def _forward_backward(
+        self, step: int, part: int, batch: Batch
+    ) -> tuple[MomentumFeatures, torch.Tensor]:
+        config, train = self.config, self.config.train
+        first = step * train.global_batch_size
+        first += (part * self.runtime.world_size + self.runtime.rank) * len(batch)
+        # No random state is ever saved: dropout is keyed by the slots, negatives by their group.
+        torch.manual_seed(key_of(config.seed, DROPOUT, first) >> 1)
+        alpha = schedule.soft_target_weight(
+            config.model.alpha, config.model.alpha_ramp_epochs, train, step, self.samples
+        )
+        there = batch.to(self.runtime.device)
+        inputs = (there.image, there.input_ids, there.attention_mask)
+        features = self.momentum.features(*inputs)
+        groups = torch.arange(len(batch) // train.group_size, device=self.runtime.device)
+        losses = self.engine.forward(
+            *inputs,
+            features,
+            alpha=alpha,
+            group_size=train.group_size,
+            seed=config.seed,
+            group_keys=groups + first // train.group_size,
+        )
+        self.engine.backward(losses["loss_itc"] + losses["loss_itm"] + losses["loss_lm"])
+        return features, torch.stack([losses[name].detach().double() for name in LOSSES])
+
+    def _commit(self, features: list[MomentumFeatures]) -> None:
+        """The weights are accepted: temperature, momentum encoders and queues follow."""
+        self.engine.clamp_temperature_()
+        with self.engine.whole_parameters(self._followed) as online:
+            self.momentum.update(online, self.config.model.momentum)
+        # Gathered part by part, ranks side by side: slot order on any number of ranks.
+        images = torch.cat([all_gather(f.image_feature) for f in features])
+        texts = torch.cat([all_gather(f.text_feature) for f in features])
+        self.momentum.enqueue(images, texts)
+
+
+def culprits(batches: list[Batch], losses: torch.Tensor, runtime: Runtime) -> str:
+    """Which samples made a step not finite, as far as it can be seen. Collective, and rare.
+
+    Pixels tell; without any, the samples of the ranks whose losses are not finite are suspects,
+    and where only a gradient was not, those of all ranks are.
+    """
+    guilty = [
+        key
+        for batch in batches
+        for key, finite in zip(batch.key, batch.image.isfinite().flatten(1).all(1), strict=True)
+        if not finite
+    ]
+    keys = [key for batch in batches for key in batch.key]
+    told = runtime.gather((guilty, [] if losses.isfinite().all() else keys, keys))
+    for number, what in enumerate(("pixels that are not finite", "loss of one of", "one of")):
+        found = [key for rank in told for key in rank[number]]
+        if found:
+            more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
+            return f"{what}: {', '.join(found[:NAMED])}{more}"
+    return "no samples"
