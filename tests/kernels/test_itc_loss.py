@@ -1,0 +1,151 @@
+"""The contrastive loss: every backend against the definition, values and gradients."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from kernels import itc_loss
+
+ROUNDING = 5e-7
+BACKENDS = ["triton", "torch"]
+
+
+def case(
+    rows: int, width: int, queue: int, *, ids: bool = False, dtype: torch.dtype = torch.float32
+) -> dict[str, Any]:
+    """Random unit vectors; the queue lies transposed, as the model keeps it."""
+    generator = torch.Generator().manual_seed(rows * 1000 + width + queue)
+
+    def vectors(count: int) -> torch.Tensor:
+        return torch.nn.functional.normalize(torch.randn(count, width, generator=generator), dim=1)
+
+    inputs: dict[str, Any] = {
+        "query_BE": vectors(rows).to(dtype),
+        "momentum_query_BE": vectors(rows).to(dtype),
+        "keys_BE": vectors(rows).to(dtype),
+        "queue_QE": vectors(queue).T.contiguous().T.to(dtype),
+    }
+    if ids:
+        inputs["query_ids"] = inputs["key_ids"] = torch.arange(rows) // 2
+        inputs["queue_ids"] = torch.randint(-100, rows, (queue,), generator=generator)
+    return inputs
+
+
+def outcome(
+    inputs: dict[str, Any], temperature: float, alpha: Any, backend: str, **settings: Any
+) -> list[torch.Tensor]:
+    """Loss, gradient of the queries and of the temperature, with an upstream gradient of 1.7."""
+    query = inputs["query_BE"].clone().requires_grad_()
+    kind = torch.float64 if query.dtype == torch.float64 else torch.float32
+    tau = torch.tensor(temperature, dtype=kind, requires_grad=True)
+    others = {**inputs, "query_BE": query, **settings}
+    loss = itc_loss(temperature=tau, alpha=alpha, backend=backend, **others)
+    (loss * 1.7).backward()
+    return [loss.detach(), query.grad, tau.grad]
+
+
+def truth(
+    inputs: dict[str, Any], temperature: float, alpha: Any, **settings: Any
+) -> list[torch.Tensor]:
+    """The definition in float64."""
+    exact = {k: v.double() if v.is_floating_point() else v for k, v in inputs.items()}
+    return outcome(exact, temperature, alpha, "reference", **settings)
+
+
+def compare(inputs: dict[str, Any], temperature: float, alpha: Any, backend: str, **s: Any) -> None:
+    """No more than twice the error of the definition in the same dtype.
+
+    Below that lies the rounding of terms that cancel: they are of size 1 / tau in the loss and in
+    the gradient of the queries, and 1 / tau^2 in that of the temperature.
+    """
+    exact = truth(inputs, temperature, alpha, **s)
+    plain = outcome(inputs, temperature, alpha, "reference", **s)
+    ours = outcome(inputs, temperature, alpha, backend, **s)
+    for number, (want, torchs, got) in enumerate(zip(exact, plain, ours, strict=True)):
+        name = ("loss", "query", "tau")[number]
+        floor = ROUNDING * max(1.0, temperature ** -(2 if name == "tau" else 1))
+        allowed = 2 * (torchs.double() - want).abs().max().item() + floor
+        assert got.isfinite().all(), name
+        assert (got.double() - want).abs().max().item() <= allowed, name
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("rows", "width", "queue"),
+    [(1, 16, 0), (1, 16, 5), (5, 7, 33), (17, 40, 0), (33, 64, 65), (16, 256, 96)],
+)
+def test_equals_the_definition(backend: str, rows: int, width: int, queue: int) -> None:
+    compare(case(rows, width, queue), 0.07, 0.4, backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("temperature", [0.001, 0.02, 0.5])
+@pytest.mark.parametrize("alpha", [0.0, 1.0, torch.tensor(0.3)])
+def test_at_the_limits_of_temperature_and_alpha(
+    backend: str, temperature: float, alpha: Any
+) -> None:
+    compare(case(9, 24, 21), temperature, alpha, backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("group_size", [None, 6, 3])
+def test_several_positives_and_groups(backend: str, group_size: int | None) -> None:
+    compare(case(18, 32, 37, ids=True), 0.1, 0.4, backend, group_size=group_size)
+    compare(case(18, 32, 37), 0.1, 0.4, backend, group_size=group_size)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_groups_are_losses_of_their_own(backend: str) -> None:
+    inputs, tau = case(12, 16, 9), torch.tensor(0.1)
+    whole = itc_loss(temperature=tau, alpha=0.4, group_size=4, backend=backend, **inputs)
+    queue = inputs.pop("queue_QE")
+    parts = [
+        itc_loss(
+            **{name: tensor[first : first + 4] for name, tensor in inputs.items()},
+            queue_QE=queue,
+            temperature=tau,
+            alpha=0.4,
+            backend=backend,
+        )
+        for first in (0, 4, 8)
+    ]
+    torch.testing.assert_close(whole, torch.stack(parts).mean())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_bf16_is_as_wrong_as_torch_in_bf16(backend: str) -> None:
+    inputs = case(20, 64, 50, dtype=torch.bfloat16)
+    exact, plain = truth(inputs, 0.07, 0.4), outcome(inputs, 0.07, 0.4, "reference")
+    ours = outcome(inputs, 0.07, 0.4, backend)
+    for want, torchs, got in zip(exact, plain, ours, strict=True):
+        allowed = 2 * (torchs.double() - want).abs().max().item() + 4e-3
+        assert (got.double() - want).abs().max().item() <= allowed
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"query_BE": torch.zeros(0, 8)}, "B > 0"),
+        ({"keys_BE": torch.zeros(3, 8)}, "must have the queries' shape"),
+        ({"queue_QE": torch.zeros(8, 5)}, r"must be \[Q, 8\]"),
+        ({"group_size": 3}, "whole groups of 3"),
+        ({"query_ids": torch.zeros(4, dtype=torch.long)}, "together, or none"),
+        ({"temperature": torch.ones(1)}, "must be 0-dim"),
+        ({"backend": "cuda"}, "unknown backend 'cuda'"),
+    ],
+)
+def test_wrong_input_is_named(change: dict[str, Any], message: str) -> None:
+    good = {**case(4, 8, 5), "temperature": torch.tensor(0.1), "alpha": 0.4}
+    with pytest.raises(ValueError, match=message):
+        itc_loss(**{**good, **change})
+
+
+def test_a_forced_backend_that_cannot_run_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    if torch.cuda.is_available():
+        inputs = {k: v.cuda() for k, v in case(4, 8, 5).items()}
+        itc_loss(**inputs, temperature=torch.tensor(0.1).cuda(), alpha=0.4, backend="triton")
+        return
+    with pytest.raises(RuntimeError, match="cannot run here: tensors are on cpu"):
+        itc_loss(**case(4, 8, 5), temperature=torch.tensor(0.1), alpha=0.4, backend="triton")

@@ -1,0 +1,32 @@
+"""The momentum update and the gather."""
+
+import pytest
+import torch
+
+from kernels import all_gather, ema_
+
+
+def test_ema_is_the_weighted_sum() -> None:
+    targets = [torch.randn(5, 3), torch.randn(())]
+    sources = [torch.randn(5, 3), torch.randn(())]
+    expected = [0.995 * t + (1 - 0.995) * s for t, s in zip(targets, sources, strict=True)]
+    ema_(targets, sources, 0.995)
+    for got, want in zip(targets, expected, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-7)
+
+
+def test_ema_of_equal_weights_changes_nothing_beyond_rounding() -> None:
+    weight = torch.randn(1000)
+    target = weight.clone()
+    ema_([target], [weight], 0.995)
+    torch.testing.assert_close(target, weight, rtol=2e-7, atol=0)
+
+
+def test_ema_refuses_lists_of_different_lengths() -> None:
+    with pytest.raises(ValueError, match="1 targets but 0 sources"):
+        ema_([torch.zeros(1)], [], 0.5)
+
+
+def test_one_process_gathers_itself() -> None:
+    tensor = torch.randn(2, 3)
+    assert all_gather(tensor) is tensor
