@@ -79,6 +79,11 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     return dict(loaded)
 
 
+def _is_complete(file: Path) -> bool:
+    index = file.name.endswith(".index.json")
+    return not index or all(shard.is_file() for shard in _shards(file))
+
+
 def _shards(index: Path) -> list[Path]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
@@ -89,31 +94,32 @@ def _shards(index: Path) -> list[Path]:
 
 
 def _from_hub(place: str) -> Path:
-    """The folder of the hub's cache that holds a repository's weights and configuration."""
+    """The folder of the hub's cache that holds a repository's weights; a copy there is enough."""
     if not HUB_NAME.fullmatch(place) or place.endswith(SUFFIXES):
         raise CheckpointError(f"{place}: no such file or folder")
     # Late: only hub names need it.
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+    from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 
-    problem = "no weights in it"
     for file in WEIGHT_FILES:
-        try:
-            found = Path(hf_hub_download(place, file))
-            if file.endswith(".index.json"):
-                for shard in _shards(found):
-                    hf_hub_download(place, shard.name)
-            with contextlib.suppress(EntryNotFoundError):
-                hf_hub_download(place, CONFIG)
-            return found.parent
-        except EntryNotFoundError:
-            continue
-        except (HFValidationError, HfHubHTTPError, OSError, ValueError) as error:
-            problem = " ".join(str(error).split())[:120]
-            break
-    raise CheckpointError(
-        f"{place}: no such file or folder, and not to be had from the hub: {problem}"
-    )
+        cached = try_to_load_from_cache(place, file)
+        if isinstance(cached, str) and _is_complete(Path(cached)):
+            return Path(cached).parent
+    try:
+        # Asked first: downloads of what is not there are tried again for a minute.
+        there = {f.rfilename for f in HfApi().model_info(place, timeout=10).siblings or []}
+        weights = next(file for file in WEIGHT_FILES if file in there)
+        # The weights come last: a cache that has them has their configuration.
+        if weights.endswith(".index.json"):
+            for shard in _shards(Path(hf_hub_download(place, weights))):
+                hf_hub_download(place, shard.name)
+        if CONFIG in there:
+            hf_hub_download(place, CONFIG)
+        return Path(hf_hub_download(place, weights)).parent
+    except StopIteration:
+        problem = f"it holds none of {', '.join(WEIGHT_FILES)}"
+    except Exception as error:  # noqa: BLE001 - the transport's errors change with its version
+        problem = " ".join(str(error).split())[:120]
+    raise CheckpointError(f"{place}: no such file or folder here, and not from the hub: {problem}")
 
 
 @contextlib.contextmanager
