@@ -1,18 +1,25 @@
 """Runs configurations one after the other in one process group, as a rank of a test.
 
-    python -m tests.train_many [--poison STEP] [--ledger FILE] CONFIG.yaml ...
+    python -m tests.train_many [OPTION VALUE ...] CONFIG.yaml ...
 
-`--poison` puts a NaN into a pixel of the last rank's batch of that step; `--ledger` appends the
-keys of every micro-batch that this rank takes.
+On the last rank, at the step that the option names, `--poison` puts a NaN into a pixel,
+`--infinite` adds a constant infinity (its gradient is finite) to a loss, and `--stall` waits for
+data forever.
+`--ledger FILE` appends the keys of every micro-batch that a rank takes.
 """
 
 import argparse
 import json
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from engine import runtime
+from engine.checkpoint import Checkpoint
 from engine.config import RunConfig
 from engine.data.batch import Batch
 from engine.training.signals import StopRequest
@@ -24,10 +31,28 @@ class Watched(Pretraining):
     """The real run, with its batches looked at or poisoned on the way in."""
 
     poison: int | None = None
+    infinite: int | None = None
+    stall: int | None = None
     keys_file: Path | None = None
+
+    def _prepare(self, resumed: Checkpoint | None) -> None:
+        super()._prepare(resumed)
+        if self.infinite is None or self.runtime.rank != self.runtime.world_size - 1:
+            return
+        forward = self.engine.forward
+
+        def infinite(*args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+            losses = forward(*args, **kwargs)
+            if self.step == self.infinite:
+                losses["loss_itm"] = losses["loss_itm"] + float("inf")
+            return losses
+
+        self.engine.forward = infinite
 
     def batches(self) -> Iterator[Batch]:
         for batch in super().batches():
+            if self.stall == self.step and self.runtime.rank == self.runtime.world_size - 1:
+                time.sleep(600)
             last_rank = self.runtime.rank == self.runtime.world_size - 1
             if self.poison == self.step and last_rank:
                 batch.image[-1, 0, 0, 0] = float("nan")
@@ -41,6 +66,8 @@ def main() -> int:
     """Run all configurations; the last exit code."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--poison", type=int)
+    parser.add_argument("--infinite", type=int)
+    parser.add_argument("--stall", type=int)
     parser.add_argument("--ledger", type=Path)
     parser.add_argument("configs", nargs="+")
     words = parser.parse_args()
@@ -48,7 +75,8 @@ def main() -> int:
     for path in words.configs:
         config = parse(RunConfig, ["--config", path], description="", examples="")
         run = Watched(config, here, stop)
-        run.poison, run.keys_file = words.poison, words.ledger
+        run.poison, run.keys_file, run.infinite = words.poison, words.ledger, words.infinite
+        run.stall = words.stall
         code = run.run()
     runtime.stop()
     sys.stdout.flush()

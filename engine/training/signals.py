@@ -1,12 +1,20 @@
-"""A first SIGTERM or SIGINT asks the run to save and stop; a second one ends it at once."""
+"""A first SIGTERM or SIGINT asks the run to save and stop; a later one ends it at once."""
 
 import contextlib
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
+import psutil
+
 STOPPED = 75
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# Seconds. Ctrl-C reaches a rank from the terminal and, at once, again from the launcher.
+SAME_REQUEST = 1.0
+POLL = 0.5
 
 
 class Interrupted(BaseException):
@@ -19,8 +27,18 @@ class StopRequest:
     def __init__(self) -> None:
         self.received: int | None = None
         self._interrupts = False
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in SIGNALS:
             signal.signal(number, self._receive)
+        # Python runs no handler while the main thread waits for other ranks inside a collective:
+        # the second signal is seen by a thread of its own.
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        # A loader's worker would write its own signals into the same pipe.
+        os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+        threading.Thread(target=_end_on_the_second, args=(reader,), daemon=True).start()
+        if "LOCAL_SIZE" in os.environ:
+            threading.Thread(target=_stop_when_orphaned, daemon=True).start()
 
     def __bool__(self) -> bool:
         return self.received is not None
@@ -41,10 +59,32 @@ class StopRequest:
             self._interrupts = False
 
     def _receive(self, number: int, _: FrameType | None) -> None:
-        if self.received is not None:
-            # Not 75: whether something was saved is not known.
-            os._exit(128 + number)
         self.received = number
         if self._interrupts:
             self._interrupts = False
             raise Interrupted
+
+
+def _end_on_the_second(reader: int) -> None:
+    first = None
+    while True:
+        (number,) = os.read(reader, 1)
+        if number not in SIGNALS:
+            continue
+        first = first or time.monotonic()
+        if time.monotonic() - first > SAME_REQUEST:
+            # Not 75: whether something was saved is not known.
+            os._exit(128 + number)
+
+
+def _stop_when_orphaned() -> None:
+    """A SIGTERM that kills the `deepspeed` command is not passed on by it: stop as if it were.
+
+    The command started DeepSpeed's launcher on this machine, which started this process.
+    """
+    with contextlib.suppress(psutil.NoSuchProcess):
+        launcher = psutil.Process(os.getppid())
+        command = launcher.ppid()
+        while os.getppid() == launcher.pid and launcher.ppid() == command:
+            time.sleep(POLL)
+    os.kill(os.getpid(), signal.SIGTERM)

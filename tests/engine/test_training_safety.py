@@ -2,15 +2,18 @@
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from engine.checkpoint import newest_good
 from tests.ranks import ROOT, environment, free_port, run_ranks, start_ranks
@@ -18,6 +21,17 @@ from tests.runs import losses, metrics, weights, write_config
 from tests.shards import write_shards
 
 TRAIN = ["-m", "tests.train_many"]
+
+
+def saved(run: Path, step: int) -> dict[str, torch.Tensor]:
+    """Weights, momentum side and AdamW's moments of a checkpoint."""
+    folder = run / "checkpoints" / f"step_{step:08d}"
+    return weights(run, step) | load_file(folder / "optimizer.safetensors")
+
+
+def facts(run: Path, step: int) -> dict[str, Any]:
+    """The counters of a checkpoint."""
+    return json.loads((run / "checkpoints" / f"step_{step:08d}" / "state.json").read_text())
 
 
 def wait_for_step(run: Path, step: int, process: subprocess.Popen) -> None:
@@ -31,27 +45,87 @@ def wait_for_step(run: Path, step: int, process: subprocess.Popen) -> None:
     raise AssertionError(f"step {step} was not reached: {process.communicate()[0]}")
 
 
-@pytest.mark.parametrize("stage", [0, 2, 3])
-def test_a_poisoned_batch_changes_nothing_and_is_named(tmp_path: Path, stage: int) -> None:
-    data = write_shards(tmp_path / "data", 48)
-    settings = {"deepspeed": {"stage": stage}, "checkpoint": {"every": 1, "keep_last": 9}}
-    config = write_config(tmp_path, "run", data, **settings)
-    ended = run_ranks([*TRAIN, "--poison", "2", str(config)], ranks=2)
+STAGES = (0, 1, 2, 3)
+
+
+@pytest.fixture(scope="module")
+def poisoned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A NaN in a picture of the second rank in step 2, under every stage; what rank 0 said."""
+    folder = tmp_path_factory.mktemp("poisoned")
+    data = write_shards(folder / "data", 48)
+    kept = {"checkpoint": {"every": 1, "keep_last": 9}}
+    parts = {0: 4, 1: 8, 2: 4, 3: 4}
+    configs = [
+        write_config(
+            folder,
+            f"stage{stage}",
+            data,
+            deepspeed={"stage": stage},
+            train={"global_batch_size": 16, "micro_batch_size": parts[stage]},
+            **kept,
+        )
+        for stage in STAGES
+    ]
+    ended = run_ranks([*TRAIN, "--poison", "2", *map(str, configs)], ranks=2)
     assert ended.codes == [0, 0], ended.said
-    before, after = weights(tmp_path / "run", 2), weights(tmp_path / "run", 3)
-    changed = [name for name, tensor in before.items() if not torch.equal(tensor, after[name])]
-    assert not changed
-    last = weights(tmp_path / "run", 4)
+    return folder, ended.said[0]
+
+
+@pytest.mark.xdist_group("poisoned")
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_poisoned_batch_changes_nothing_and_the_run_goes_on(
+    poisoned: tuple[Path, str], stage: int
+) -> None:
+    run = poisoned[0] / f"stage{stage}"
+    before, after = saved(run, 2), saved(run, 3)
+    assert [name for name, tensor in before.items() if not torch.equal(tensor, after[name])] == []
+    last = saved(run, 4)
     assert all(tensor.isfinite().all() for tensor in last.values() if tensor.is_floating_point())
     assert not torch.equal(last["image_queue"], after["image_queue"])
-    assert metrics(tmp_path / "run")[-1]["skipped_steps"] == 1
-    assert "step 2 was not finite and changed nothing; pixels" in ended.said[1]
+    lines = metrics(run)
+    assert [line["skipped_steps"] for line in lines] == [0, 0, 1, 1]
+    assert [line["loss_itc"] is None for line in lines] == [False, False, True, False]
+    assert facts(run, 3)["updates"] == facts(run, 2)["updates"] == 2
+    assert facts(run, 4)["updates"] == 3
+
+
+@pytest.mark.xdist_group("poisoned")
+def test_the_culprit_is_named_once_by_the_first_rank(poisoned: tuple[Path, str]) -> None:
+    lines = [line for line in poisoned[1].splitlines() if "was not finite" in line]
+    assert len(lines) == len(STAGES)
+    for line in lines:
+        assert re.search(r"step 2 was not finite .*; pixels that are not finite: \d{5}$", line) or (
+            # With accumulation each of the step's micro-batches was poisoned.
+            re.search(r"; pixels that are not finite: \d{5}, \d{5}$", line)
+        )
+
+
+def test_a_loss_that_is_not_finite_refuses_the_step_whatever_its_gradient(tmp_path: Path) -> None:
+    data = write_shards(tmp_path / "data", 48)
+    configs = [
+        write_config(
+            tmp_path,
+            f"stage{stage}",
+            data,
+            deepspeed={"stage": stage},
+            train={"max_skipped_in_a_row": 1},
+            checkpoint={"every": 1, "keep_last": 9},
+        )
+        for stage in (0, 2)
+    ]
+    for config in configs:
+        ended = run_ranks([*TRAIN, "--infinite", "2", str(config)], ranks=2)
+        assert ended.codes == [2, 2], ended.said
+        assert "loss of one of: " in ended.said[0]
+        assert "1 steps in a row were not finite" in ended.said[0]
+        assert newest_good(tmp_path / config.stem / "checkpoints").name == "step_00000002"
 
 
 def test_a_killed_run_goes_on_bit_by_bit(tmp_path: Path) -> None:
     data = write_shards(tmp_path / "data", 48)
     settings = {
-        "train": {"max_steps": 30, "negative_group_size": 4},
+        # Checkpoints fall into the middle of a logged interval.
+        "train": {"max_steps": 30, "log_every": 3},
         "model": {"dropout": 0.1},
         "checkpoint": {"every": 4, "keep_last": 3},
     }
@@ -59,14 +133,14 @@ def test_a_killed_run_goes_on_bit_by_bit(tmp_path: Path) -> None:
     broken = write_config(tmp_path, "broken", data, **settings)
     assert run_ranks([*TRAIN, str(whole)]).codes == [0]
     (process,) = start_ranks([*TRAIN, str(broken)])
-    wait_for_step(tmp_path / "broken", 9, process)
+    wait_for_step(tmp_path / "broken", 3, process)
     process.kill()
     process.communicate()
     resumed_from = int(newest_good(tmp_path / "broken" / "checkpoints").name[5:])
     assert resumed_from >= 4 and resumed_from % 4 == 0
     assert run_ranks([*TRAIN, str(broken)]).codes == [0]
     assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
-    assert len(losses(tmp_path / "whole")) == 30
+    assert [line["step"] for line in metrics(tmp_path / "broken")] == list(range(3, 31, 3))
     ours, theirs = weights(tmp_path / "broken", 30), weights(tmp_path / "whole", 30)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
@@ -106,6 +180,35 @@ def test_sigterm_saves_and_exits_with_75(tmp_path: Path, ranks: int) -> None:
     assert "saved; start again to continue" in said[0]
 
 
+def test_a_stop_is_honoured_while_data_does_not_come(tmp_path: Path) -> None:
+    data = write_shards(tmp_path / "data", 48)
+    config = write_config(tmp_path, "run", data)
+    processes = start_ranks([*TRAIN, "--stall", "2", str(config)], 2)
+    wait_for_step(tmp_path / "run", 2, processes[0])
+    time.sleep(1)
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+    said = [process.communicate(timeout=60)[0] for process in processes]
+    assert [process.returncode for process in processes] == [75, 75], said
+    assert newest_good(tmp_path / "run" / "checkpoints").name == "step_00000002"
+
+
+def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
+    data = write_shards(tmp_path / "data", 48)
+    config = write_config(tmp_path, "run", data)
+    processes = start_ranks([*TRAIN, "--stall", "2", str(config)], 2)
+    wait_for_step(tmp_path / "run", 2, processes[0])
+    time.sleep(1)
+    # The first rank waits for the second to agree; it will not wait for ever.
+    for _ in range(2):
+        processes[0].send_signal(signal.SIGINT)
+        time.sleep(1.5)
+    processes[0].wait(timeout=5)
+    processes[1].kill()
+    said = [process.communicate(timeout=60)[0] for process in processes]
+    assert processes[0].returncode == 128 + signal.SIGINT, said
+
+
 def test_a_full_disk_stops_with_one_line_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     data = write_shards(tmp_path / "data", 48)
     config = write_config(tmp_path, "run", data)
@@ -130,7 +233,7 @@ def test_a_full_disk_stops_with_one_line_and_keeps_the_last_checkpoint(tmp_path:
     assert "the disk is full" in errors[0]
     assert "Traceback" not in done.stderr
     folder = tmp_path / "run" / "checkpoints"
-    assert [path.name for path in sorted(folder.iterdir())] == ["step_00000004"]
+    assert {path.name for path in folder.iterdir()} - {".lock"} == {"step_00000004"}
     assert newest_good(folder) is not None
 
 

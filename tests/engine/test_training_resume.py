@@ -1,0 +1,157 @@
+"""What a run continues from, what it refuses, and what its folder says of it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from engine.manifest import seal
+from tests.ranks import Ended, run_ranks
+from tests.runs import metrics, weights, write_config
+from tests.shards import picture, write_shards
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data and a run of four steps, checkpoints at 2 and 4."""
+    folder = tmp_path_factory.mktemp("done")
+    data = write_shards(folder / "data", 48)
+    write_config(folder, "run", data, checkpoint={"every": 2}, tensorboard=True)
+    assert train(folder).codes == [0]
+    return folder
+
+
+def train(folder: Path, *flags: str, name: str = "run") -> Ended:
+    """The command, as a user gives it."""
+    return run_ranks(["launch/pretrain.py", "--config", str(folder / f"{name}.yaml"), *flags])
+
+
+def complaint(ended: Ended) -> str:
+    """The one line of a run that was refused."""
+    assert ended.codes == [2], ended.said
+    assert "Traceback" not in ended.said[0]
+    (line,) = [line for line in ended.said[0].splitlines() if line.startswith("error:")]
+    return line
+
+
+pytestmark = pytest.mark.xdist_group("resume")
+
+
+def test_a_complete_run_says_so_and_changes_nothing(done: Path) -> None:
+    before = (done / "run" / "metrics.jsonl").read_bytes()
+    ended = train(done)
+    assert ended.codes == [0]
+    assert "complete at step 4, nothing to do" in ended.said[0]
+    assert (done / "run" / "metrics.jsonl").read_bytes() == before
+
+
+def test_resume_none_does_not_write_over_a_run(done: Path) -> None:
+    assert "holds a run already" in complaint(train(done, "--resume", "none"))
+
+
+def test_settings_that_change_the_arithmetic_are_refused_by_name(done: Path) -> None:
+    flags = ["--train.learning_rate", "0.5", "--model.momentum", "0.9", "--train.max_steps", "9"]
+    line = complaint(train(done, *flags))
+    assert "model.momentum 0.995 -> 0.9" in line
+    assert "train.learning_rate 0.001 -> 0.5" in line
+    assert "max_steps" not in line
+
+
+def test_other_data_is_refused(done: Path, tmp_path: Path) -> None:
+    other = write_shards(tmp_path / "other", 40)
+    line = complaint(train(done, "--train.max_steps", "6", "--data.train", str(other)))
+    assert "was made on other data" in line
+
+
+def test_a_path_continues_that_checkpoint_in_a_new_folder(done: Path, tmp_path: Path) -> None:
+    first = done / "run" / "checkpoints" / "step_00000002"
+    ended = train(done, "--resume", str(first), "--output_dir", str(tmp_path / "branch"))
+    assert ended.codes == [0], ended.said
+    assert [line["step"] for line in metrics(tmp_path / "branch")] == [3, 4]
+    ours, theirs = weights(tmp_path / "branch", 4), weights(done / "run", 4)
+    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+
+
+@pytest.mark.parametrize("change", ["missing", "unexpected"])
+@pytest.mark.parametrize("file", ["model", "optimizer"])
+def test_tensors_that_do_not_fit_are_named(
+    done: Path, tmp_path: Path, file: str, change: str
+) -> None:
+    saved = done / "run" / "checkpoints" / "step_00000004"
+    broken = tmp_path / "step_00000004"
+    broken.mkdir()
+    for path in saved.iterdir():
+        if path.name != "manifest.json":
+            (broken / path.name).write_bytes(path.read_bytes())
+    tensors = load_file(saved / f"{file}.safetensors")
+    name = "image_queue" if file == "model" else "exp_avg.temp"
+    tensors["a.stranger" if change == "unexpected" else name] = torch.zeros(1)
+    if change == "missing":
+        del tensors[name]
+    save_file(tensors, broken / f"{file}.safetensors")
+    seal(broken)
+    flags = ["--resume", str(broken), "--output_dir", str(tmp_path / "new")]
+    line = complaint(train(done, "--train.max_steps", "6", *flags))
+    assert ("a.stranger" if change == "unexpected" else name) in line
+
+
+def test_the_folder_repeats_the_run(done: Path, tmp_path: Path) -> None:
+    flags = ["--config", str(done / "run" / "config.yaml"), "--output_dir", str(tmp_path / "again")]
+    ended = run_ranks(["launch/pretrain.py", *flags])
+    assert ended.codes == [0], ended.said
+    ours, theirs = weights(tmp_path / "again", 4), weights(done / "run", 4)
+    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+
+
+def test_the_run_shows_itself(done: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(done / "run" / "tensorboard"))
+    events.Reload()
+    logged = {event.step: event.value for event in events.Scalars("loss_itc")}
+    expected = {line["step"]: line["loss_itc"] for line in metrics(done / "run")}
+    assert logged == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"gradient_clipping": 2.0}, "'gradient_clipping' is set by the run"),
+        ({"zero_optimization": {"stage": 3}}, "the stage is set by deepspeed.stage"),
+    ],
+)
+def test_deepspeed_settings_of_the_run_are_refused(
+    done: Path, tmp_path: Path, settings: dict, named: str
+) -> None:
+    extra = tmp_path / "extra.json"
+    extra.write_text(json.dumps(settings))
+    flags = ["--deepspeed.config", str(extra), "--output_dir", str(tmp_path / "new")]
+    assert named in complaint(train(done, *flags))
+
+
+def test_bad_samples_of_all_ranks_are_counted_once(tmp_path: Path) -> None:
+    data = write_shards(tmp_path / "data", 48)
+    pairs = [
+        {"image": str(data / "missing.png"), "caption": "nothing"}
+        if number % 8 == 1
+        else {"image": str(tmp_path / f"{number}.png"), "caption": f"pair {number}"}
+        for number in range(48)
+    ]
+    for number in range(48):
+        (tmp_path / f"{number}.png").write_bytes(picture(number))
+    (tmp_path / "pairs.json").write_text(json.dumps(pairs))
+    config = write_config(
+        tmp_path,
+        "run",
+        tmp_path / "pairs.json",
+        train={"max_steps": 6, "log_every": 3},
+        checkpoint={"every": 3, "keep_last": 3},
+    )
+    ended = run_ranks(["launch/pretrain.py", "--config", str(config)], ranks=2)
+    assert ended.codes == [0, 0], ended.said
+    # One epoch: each bad pair was met once, on whichever rank.
+    assert metrics(tmp_path / "run")[-1]["bad_samples"] == 6
+    last = tmp_path / "run" / "checkpoints" / "step_00000006" / "state.json"
+    assert sum(json.loads(last.read_text())["bad_samples"].values()) == 6

@@ -1,0 +1,162 @@
+"""The conversion command: every direction, nothing written over, one line for what is wrong."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+import engine
+from blip_model import Blip
+from blip_model.config import preset
+from engine import checkpoint
+from engine.config import ConfigError
+from engine.data.tokenizer import packaged_folder
+from engine.weights import open_weights
+from launch import convert
+from tests import golden_files
+
+ROOT = Path(__file__).resolve().parents[2]
+CLASSES = {
+    "pretrain": {".": "BlipForConditionalGeneration", "retrieval": "BlipForImageTextRetrieval"},
+    "retrieval": {".": "BlipForImageTextRetrieval"},
+    "filter": {".": "BlipForImageTextRetrieval"},
+    "caption": {".": "BlipForConditionalGeneration"},
+    "vqa": {".": "BlipForQuestionAnswering"},
+}
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
+    """The command's main in this process."""
+    monkeypatch.setattr(sys, "argv", ["convert.py", *map(str, words)])
+    convert.main()
+
+
+def pth(path: Path, name: str) -> dict[str, torch.Tensor]:
+    weights = golden_files.read(name).under("weights.")
+    torch.save({"model": weights}, path)
+    return weights
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_there_and_back_over_every_format(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    golden = pth(tmp_path / "in.pth", name)
+    stages = [("original", "in.pth"), ("ours", "a"), ("hf", "b"), ("ours", "c")]
+    stages += [("original", "out.pth")]
+    for (origin, source), (target, output) in zip(stages, stages[1:], strict=False):
+        source, output = tmp_path / source, tmp_path / output
+        words = ["--from", origin, "--input", source, "--to", target, "--output", output]
+        run(monkeypatch, *words)
+    back = torch.load(tmp_path / "out.pth", weights_only=True)["model"]
+    assert back.keys() == golden.keys()
+    assert all(torch.equal(back[key], golden[key]) for key in golden)
+    for sub, kind in CLASSES[name].items():
+        opened = getattr(transformers, kind).from_pretrained(
+            tmp_path / "b" / sub, output_loading_info=True
+        )[1]
+        assert not any(opened.values()), opened
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"in.pth", "a", "b", "c", "out.pth"}
+
+
+def test_a_folder_for_transformers_is_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    config = preset("tiny")
+    state = {"network": vars(config)}
+    checkpoint.write_as(tmp_path / "ours", 0, {"model": Blip(config).state_dict()}, state)
+    words = ["--from", "ours", "--input", tmp_path / "ours", "--to", "hf"]
+    run(monkeypatch, *words, "--output", tmp_path / "hf")
+    assert f"BlipForImageTextRetrieval in {tmp_path}/hf/retrieval" in capsys.readouterr().out
+    processor = transformers.BlipProcessor.from_pretrained(tmp_path / "hf")
+    ours = engine.load(str(tmp_path / "ours"), device="cpu")
+    ids, mask = ours.encode(["a red kite over the sea"])
+    picture = (torch.rand(40, 50, 3) * 255).byte().numpy()
+    inputs = processor(images=picture, text="a red kite over the sea", return_tensors="pt")
+    assert torch.equal(inputs["input_ids"], ids)
+    assert processor.tokenizer.convert_tokens_to_ids(["[DEC]", "[ENC]"]) == [30522, 30523]
+    torch.testing.assert_close(inputs["pixel_values"], ours.views(picture), rtol=0, atol=0.02)
+    captioner = transformers.BlipForConditionalGeneration.from_pretrained(tmp_path / "hf").eval()
+    views = ours.views(picture)
+    prompt = ids[:, :-1].clone()
+    prompt[:, 0] = config.bos_token_id
+    length = {"max_length": 12, "min_length": 6}
+    theirs = captioner.generate(pixel_values=views, input_ids=prompt, num_beams=1, **length)
+    with torch.no_grad():
+        logits = ours.model.decode(prompt, None, ours.model.encode_image(views))
+    assert theirs[0, prompt.shape[1]] == logits[0, -1].argmax()
+
+
+def test_position_embeddings_are_resized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pth(tmp_path / "in.pth", "pretrain")
+    words = ["--from", "original", "--input", tmp_path / "in.pth", "--to", "ours"]
+    run(monkeypatch, *words, "--output", tmp_path / "out", "--image_size", 64)
+    weights = open_weights(str(tmp_path / "out"))
+    assert weights.config.image_size == 64
+    assert weights.tensors["visual_encoder_m.pos_embed"].shape == (1, 65, 32)
+    with pytest.raises(ConfigError, match="image_size 60 is not a multiple of patch_size 8"):
+        run(monkeypatch, *words, "--output", tmp_path / "odd", "--image_size", 60)
+    assert not (tmp_path / "odd").exists()
+
+
+def test_settings_can_come_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pth(tmp_path / "in.pth", "filter")
+    (tmp_path / "c.yaml").write_text(
+        f"from: original\ninput: {tmp_path}/in.pth\nto: ours\noutput: {tmp_path}/out\n"
+    )
+    run(monkeypatch, "--config", tmp_path / "c.yaml")
+    assert open_weights(str(tmp_path / "out")).origin == "ours"
+
+
+@pytest.mark.parametrize("target", ["original", "ours", "hf"])
+def test_nothing_is_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    pth(tmp_path / "in.pth", "filter")
+    words = ["--from", "original", "--input", tmp_path / "in.pth", "--to", target, "--output"]
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("nowhere")
+    for name in ("file", "folder", "link"):
+        with pytest.raises(ConfigError, match=f"{name} exists already"):
+            run(monkeypatch, *words, tmp_path / name)
+    assert (tmp_path / "file").read_text() == "mine"
+    with pytest.raises(ConfigError, match="could not be written"):
+        run(monkeypatch, *words, tmp_path / "file" / "below")
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_bad_input_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pth(tmp_path / "caption.pth", "caption")
+    pth(tmp_path / "nlvr.pth", "nlvr")
+    for words, message in [
+        (["--from", "hf", "--input", "caption.pth"], "is the original's"),
+        (["--from", "original", "--input", "nlvr.pth"], "no BLIP weights that fit together"),
+        (["--from", "original", "--input", "missing.pth"], "no such file or folder"),
+        (["--from", "original", "--input", "."], "no weights in it"),
+        (["--from", "theirs", "--input", "."], "from: expected"),
+        (["--from", "hf"], "--input missing"),
+        (["--from", "hf", "--inpt", "."], "did you mean 'input'"),
+    ]:
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(ConfigError, match=message):
+            run(monkeypatch, *words, "--to", "ours", "--output", tmp_path / "out")
+    words = ["--from", "original", "--input", "caption.pth", "--to", "hf", "--output", "out"]
+    with pytest.raises(ConfigError, match="30524 tokens .* but the network has 96"):
+        run(monkeypatch, *words, "--vocabulary", packaged_folder())
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_ends_with_one_line_and_exit_code_two(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "launch" / "convert.py")]
+    words = ["--from", "original", "--input", "missing.pth", "--to", "ours", "--output", "out"]
+    done = subprocess.run([*command, *words], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == "error: missing.pth: no such file or folder\n"
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,125 @@
+"""`deepspeed launch/pretrain.py` as users start it: ranks, machines, signals, SLURM."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from engine.checkpoint import newest_good
+from tests.ranks import ROOT, free_port
+from tests.runs import losses, write_config
+from tests.shards import write_shards
+
+DEEPSPEED = Path(sys.executable).with_name("deepspeed")
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+pytestmark = pytest.mark.slow
+
+
+def start(words: list[str]) -> subprocess.Popen:
+    """The launcher in a terminal of its own."""
+    return subprocess.Popen(
+        [str(DEEPSPEED), *words],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_until(found: Path, process: subprocess.Popen, seconds: float = 90) -> None:
+    """Until a path is there and holds something."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found.exists() and (found.is_dir() or found.stat().st_size):
+            return
+        time.sleep(0.1)
+    process.kill()
+    raise AssertionError(f"{found} did not appear: {process.communicate()[0]}")
+
+
+@pytest.mark.parametrize("from_terminal", [True, False], ids=["ctrl-c", "sigterm"])
+def test_a_signal_to_the_launcher_saves_the_run(tmp_path: Path, from_terminal: bool) -> None:
+    data = write_shards(tmp_path / "data", 48)
+    config = write_config(tmp_path, "run", data, train={"max_steps": 5000})
+    port = str(free_port())
+    words = ["--num_accelerators", "2", "--master_port", port, "launch/pretrain.py"]
+    process = start([*words, "--config", str(config), "--data.workers", "1"])
+    wait_until(tmp_path / "run" / "metrics.jsonl", process)
+    if from_terminal:
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        os.kill(process.pid, signal.SIGTERM)
+    # Ends when the last process that writes there has ended, not with the command itself.
+    said = process.communicate(timeout=60)[0]
+    assert "saved; start again to continue" in said
+    assert "[rank0]: Traceback" not in said
+    saved = newest_good(tmp_path / "run" / "checkpoints")
+    assert int(saved.name[5:]) == max(losses(tmp_path / "run"))
+
+
+def test_two_machines_of_a_hostfile_train_as_one_process(tmp_path: Path) -> None:
+    data = write_shards(tmp_path / "data", 48)
+    hosts = tmp_path / "hosts"
+    hosts.write_text("node-a slots=1\nnode-b slots=1\n")
+    config = write_config(tmp_path, "two", data, deepspeed={"stage": 1})
+    words = ["--hostfile", str(hosts), "--no_ssh", "--master_addr", "127.0.0.1"]
+    words += ["--master_port", str(free_port())]
+    run = ["launch/pretrain.py", "--config", str(config)]
+    machines = [start([*words, "--node_rank", str(number), *run]) for number in range(2)]
+    said = [machine.communicate(timeout=120)[0] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], said
+    alone = [sys.executable, "launch/pretrain.py", "--config", str(config)]
+    one = subprocess.run(
+        [*alone, "--output_dir", str(tmp_path / "one")],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+    )
+    assert one.returncode == 0, one.stderr
+    ours, theirs = losses(tmp_path / "two"), losses(tmp_path / "one")
+    assert set(ours) == set(theirs)
+    for step, values in theirs.items():
+        assert ours[step] == pytest.approx(values, rel=1e-4), step
+
+
+def test_the_slurm_script_starts_the_same_command_on_every_machine(tmp_path: Path) -> None:
+    """With stand-ins for SLURM's own programs: there is no scheduler on a test machine."""
+    data = write_shards(tmp_path / "data", 48)
+    config = write_config(tmp_path, "run", data)
+    programs = {
+        "scontrol": "echo node-a; echo node-b",
+        # Everything after srun's own flag, once a machine.
+        "srun": 'shift; SLURM_NODEID=0 "$@" & a=$!; SLURM_NODEID=1 "$@" & b=$!; wait $a; wait $b',
+    }
+    for name, body in programs.items():
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\nset -e\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    # The script takes the address from the first host name, which does not resolve here.
+    (tmp_path / "scontrol").write_text("#!/usr/bin/env bash\necho 127.0.0.1\necho localhost\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    done = subprocess.run(
+        ["bash", "launch/slurm.sh", "--config", str(config)],
+        cwd=ROOT,
+        env={
+            **ENVIRONMENT,
+            "PATH": f"{tmp_path}:{os.environ['PATH']}",
+            "SLURM_JOB_ID": str(free_port()),
+            "SLURM_JOB_NODELIST": "two",
+            "SLURM_SUBMIT_DIR": str(tmp_path),
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "on 2 process(es)" in done.stdout + done.stderr
+    assert set(losses(tmp_path / "run")) == {1, 2, 3, 4}
+    assert not list(tmp_path.glob(".hosts.*"))
