@@ -145,7 +145,8 @@ def written_whole(target: Path) -> Iterator[Path]:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
         else:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
 
 def write_original(target: Path, weights: dict[str, torch.Tensor]) -> None:

@@ -28,6 +28,8 @@ def triton_problem(tensor: torch.Tensor) -> str | None:
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if tensor.device.type != "cuda" and not interpreted:
         return f"tensors are on {tensor.device.type} (TRITON_INTERPRET=1 runs it there, slowly)"
+    if interpreted and tensor.dtype == torch.bfloat16:
+        return "Triton's interpreter does not multiply bfloat16"
     return None
 
 

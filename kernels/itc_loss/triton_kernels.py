@@ -4,7 +4,9 @@ import torch
 import triton
 import triton.language as tl
 
-BLOCK_M, BLOCK_N, WARPS = 16, 32, 8
+BLOCK_M, WARPS = 16, 8
+# Keys at a time and features at a time: the largest that stay in registers.
+TILES = {torch.float32: (16, 32), torch.bfloat16: (32, 64), torch.float16: (32, 64)}
 
 
 @triton.jit
@@ -19,6 +21,23 @@ def _fold(scores, keys, maximum, total, weighted):
     weighted = weighted * shrink[:, None]
     weighted += tl.dot(weights.to(keys.dtype), keys, input_precision="ieee")
     return new_maximum, total, weighted
+
+
+@triton.jit
+def _scores(
+    rows_ptr, m, m_mask, keys_ptr, n, n_mask, stride_n, stride_e, width, STEP_E: tl.constexpr
+):
+    """rows @ keys.T, STEP_E features at a time: whole rows as operands do not fit registers."""
+    scores = tl.zeros((m.shape[0], n.shape[0]), tl.float32)
+    for first in tl.range(0, width, STEP_E, num_stages=1):
+        e = first + tl.arange(0, STEP_E)
+        e_mask = e < width
+        own = m.to(tl.int64)[:, None] * width + e[None, :]
+        rows = tl.load(rows_ptr + own, m_mask[:, None] & e_mask[None, :], 0.0)
+        places = n.to(tl.int64)[None, :] * stride_n + e.to(tl.int64)[:, None] * stride_e
+        keys = tl.load(keys_ptr + places, e_mask[:, None] & n_mask[None, :], 0.0)
+        scores = tl.dot(rows, keys.to(rows.dtype), scores, input_precision="ieee")
+    return scores
 
 
 @triton.jit
@@ -38,13 +57,14 @@ def itc_loss_kernel(
     rows,
     queue_size,
     width,
-    queue_stride_q,
-    queue_stride_e,
+    stride_n,
+    stride_e,
     group_size,
     HAS_IDS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_E: tl.constexpr,
+    STEP_E: tl.constexpr,
 ):
     """A tile of rows against all keys; see `streaming` for the formulas."""
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -52,8 +72,6 @@ def itc_loss_kernel(
     row_mask, e_mask = m < rows, e < width
     own = m.to(tl.int64)[:, None] * width + e[None, :]
     tile_mask = row_mask[:, None] & e_mask[None, :]
-    query = tl.load(query_ptr + own, tile_mask, 0.0)
-    soft = tl.load(soft_ptr + own, tile_mask, 0.0)
     temperature = tl.load(temperature_ptr).to(tl.float32)
     alpha = tl.load(alpha_ptr).to(tl.float32)
     if HAS_IDS:
@@ -79,10 +97,12 @@ def itc_loss_kernel(
         places = n.to(tl.int64)[:, None] * width + e[None, :]
         keys = tl.load(keys_ptr + places, n_mask[:, None] & e_mask[None, :], 0.0)
         visible = n_mask[None, :] & (m[:, None] // group_size == n[None, :] // group_size)
-        scores = tl.dot(query, tl.trans(keys), input_precision="ieee") / temperature
+        scores = _scores(query_ptr, m, row_mask, keys_ptr, n, n_mask, width, 1, width, STEP_E)
+        scores /= temperature
         scores = tl.where(visible, scores, float("-inf"))
         maximum, total, weighted = _fold(scores, keys, maximum, total, weighted)
-        scores = tl.dot(soft, tl.trans(keys), input_precision="ieee") / temperature
+        scores = _scores(soft_ptr, m, row_mask, keys_ptr, n, n_mask, width, 1, width, STEP_E)
+        scores /= temperature
         scores = tl.where(visible, scores, float("-inf"))
         soft_maximum, soft_total, soft_weighted = _fold(
             scores, keys, soft_maximum, soft_total, soft_weighted
@@ -96,14 +116,38 @@ def itc_loss_kernel(
     for start in range(0, queue_size, BLOCK_N):
         n = start + tl.arange(0, BLOCK_N)
         n_mask = n < queue_size
-        places = n.to(tl.int64)[:, None] * queue_stride_q
-        places += e.to(tl.int64)[None, :] * queue_stride_e
+        places = n.to(tl.int64)[:, None] * stride_n
+        places += e.to(tl.int64)[None, :] * stride_e
         keys = tl.load(queue_ptr + places, n_mask[:, None] & e_mask[None, :], 0.0)
-        keys = keys.to(query.dtype)
-        scores = tl.dot(query, tl.trans(keys), input_precision="ieee") / temperature
+        keys = keys.to(query_ptr.dtype.element_ty)
+        scores = _scores(
+            query_ptr,
+            m,
+            row_mask,
+            queue_ptr,
+            n,
+            n_mask,
+            stride_n,
+            stride_e,
+            width,
+            STEP_E,
+        )
+        scores /= temperature
         scores = tl.where(n_mask[None, :], scores, float("-inf"))
         maximum, total, weighted = _fold(scores, keys, maximum, total, weighted)
-        scores = tl.dot(soft, tl.trans(keys), input_precision="ieee") / temperature
+        scores = _scores(
+            soft_ptr,
+            m,
+            row_mask,
+            queue_ptr,
+            n,
+            n_mask,
+            stride_n,
+            stride_e,
+            width,
+            STEP_E,
+        )
+        scores /= temperature
         scores = tl.where(n_mask[None, :], scores, float("-inf"))
         soft_maximum, soft_total, soft_weighted = _fold(
             scores, keys, soft_maximum, soft_total, soft_weighted
@@ -123,7 +167,7 @@ def itc_loss_kernel(
     soft_total = tl.where(row_mask, soft_total, 1.0)
     target = alpha * soft_weighted / soft_total[:, None] + (1 - alpha) * positive
     gradient = (weighted / total[:, None] - target) / temperature
-    queries = query.to(tl.float32)
+    queries = tl.load(query_ptr + own, tile_mask, 0.0).to(tl.float32)
     loss = maximum + tl.log(total) - tl.sum(queries * target, 1) / temperature
     tl.store(loss_ptr + m, loss, row_mask)
     tl.store(by_query_ptr + own, gradient, tile_mask)
@@ -144,11 +188,13 @@ def loss_and_gradients(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """As `streaming.loss_and_gradients`, in one kernel launch."""
     rows, width = query_BE.shape
-    query, dtype = query_BE.detach().contiguous(), query_BE.dtype
+    dtype = query_BE.dtype if query_BE.dtype in TILES else torch.float32
+    query = query_BE.detach().to(dtype).contiguous()
     losses = torch.empty(rows, device=query.device, dtype=torch.float32)
     by_query = torch.empty(rows, width, device=query.device, dtype=torch.float32)
     by_temperature = torch.empty_like(losses)
     ids = (query_ids, key_ids, queue_ids)
+    block_n, step_e = TILES[dtype]
     # A pointer is passed where there are no ids; the kernel does not follow it.
     pointers = [query if i is None else i.contiguous() for i in ids]
     itc_loss_kernel[(triton.cdiv(rows, BLOCK_M),)](
@@ -170,8 +216,9 @@ def loss_and_gradients(
         group_size,
         HAS_IDS=query_ids is not None,
         BLOCK_M=BLOCK_M,
-        BLOCK_N=BLOCK_N,
+        BLOCK_N=block_n,
         BLOCK_E=max(16, triton.next_power_of_2(width)),
+        STEP_E=step_e,
         num_warps=WARPS,
     )
     return losses, by_query, by_temperature

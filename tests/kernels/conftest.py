@@ -1,13 +1,9 @@
-"""Kernels run in Triton's interpreter where there is no GPU; unwritten memory is poison."""
+"""Memory that a kernel leaves unwritten is poison."""
 
-import os
 from collections.abc import Iterator
 
 import pytest
 import torch
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(autouse=True)

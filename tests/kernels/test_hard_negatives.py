@@ -7,12 +7,15 @@ from kernels import draw_hard_negatives
 from kernels.hard_negatives.reference import negative_weights
 
 BACKENDS = ["triton", "torch"]
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def vectors(count: int, width: int = 16, seed: int = 0) -> torch.Tensor:
     """Random unit vectors."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.nn.functional.normalize(torch.randn(count, width, generator=generator), dim=1)
+    return torch.nn.functional.normalize(torch.randn(count, width, generator=generator), dim=1).to(
+        DEVICE
+    )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -20,20 +23,24 @@ def vectors(count: int, width: int = 16, seed: int = 0) -> torch.Tensor:
 def test_draws_by_the_weights(backend: str, with_ids: bool) -> None:
     # The interpreter takes some 40 ms a group.
     group, repeats = 5, 250 if backend == "triton" and not torch.cuda.is_available() else 2000
-    query, keys, tau = vectors(group), vectors(group, seed=1), torch.tensor(0.3)
-    ids = torch.tensor([0, 0, 1, 2, 3]) if with_ids else None
-    drawn = draw_hard_negatives(
-        query.repeat(repeats, 1),
-        keys.repeat(repeats, 1),
-        tau,
-        seed=3,
-        ids=None if ids is None else ids.repeat(repeats),
-        group_size=group,
-        backend=backend,
-    ).view(repeats, group)
+    query, keys, tau = vectors(group), vectors(group, seed=1), torch.tensor(0.3, device=DEVICE)
+    ids = torch.tensor([0, 0, 1, 2, 3], device=DEVICE) if with_ids else None
+    drawn = (
+        draw_hard_negatives(
+            query.repeat(repeats, 1),
+            keys.repeat(repeats, 1),
+            tau,
+            seed=3,
+            ids=None if ids is None else ids.repeat(repeats),
+            group_size=group,
+            backend=backend,
+        )
+        .view(repeats, group)
+        .cpu()
+    )
     inside = drawn - torch.arange(repeats)[:, None] * group
     assert ((inside >= 0) & (inside < group)).all()
-    weights = negative_weights(query, keys, tau, 1e-4, ids, group)[0]
+    weights = negative_weights(query, keys, tau, 1e-4, ids, group)[0].cpu()
     expected = repeats * (weights / weights.sum(1, keepdim=True)).double()
     counts = torch.stack([torch.bincount(inside[:, row], minlength=group) for row in range(group)])
     sigma = (expected * (1 - expected / repeats)).sqrt()
@@ -43,9 +50,9 @@ def test_draws_by_the_weights(backend: str, with_ids: bool) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_group_draws_alike_wherever_it_lies(backend: str) -> None:
-    size, tau = 19, torch.tensor(0.1)
+    size, tau = 19, torch.tensor(0.1, device=DEVICE)
     queries, keys = vectors(2 * size), vectors(2 * size, seed=1)
-    names = torch.tensor([7, 40])
+    names = torch.tensor([7, 40], device=DEVICE)
     settings = {"seed": 11, "group_size": size, "backend": backend}
     together = draw_hard_negatives(queries, keys, tau, group_keys=names, **settings)
     for place in (0, 1):
@@ -62,14 +69,14 @@ def test_a_group_draws_alike_wherever_it_lies(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_rows_without_a_candidate_draw_among_the_others(backend: str) -> None:
-    count, tau = 4, torch.tensor(0.1)
+    count, tau = 4, torch.tensor(0.1, device=DEVICE)
     repeats = 100
     query, keys = vectors(count).repeat(repeats, 1), vectors(count, seed=1).repeat(repeats, 1)
-    same = torch.zeros(count * repeats, dtype=torch.long)
+    same = torch.zeros(count * repeats, dtype=torch.long, device=DEVICE)
     drawn = draw_hard_negatives(
         query, keys, tau, seed=0, ids=same, floor=0.0, group_size=count, backend=backend
     )
-    inside = drawn.view(repeats, count) - torch.arange(repeats)[:, None] * count
+    inside = drawn.view(repeats, count).cpu() - torch.arange(repeats)[:, None] * count
     for row in range(count):
         counts = torch.bincount(inside[:, row], minlength=count)
         assert counts[row] == 0
@@ -79,7 +86,12 @@ def test_rows_without_a_candidate_draw_among_the_others(backend: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_group_of_one_draws_itself(backend: str) -> None:
     drawn = draw_hard_negatives(
-        vectors(3), vectors(3), torch.tensor(0.1), seed=0, group_size=1, backend=backend
+        vectors(3),
+        vectors(3),
+        torch.tensor(0.1, device=DEVICE),
+        seed=0,
+        group_size=1,
+        backend=backend,
     )
     assert drawn.tolist() == [0, 1, 2]
 
@@ -87,12 +99,12 @@ def test_a_group_of_one_draws_itself(backend: str) -> None:
 def test_greedy_takes_the_most_similar_other() -> None:
     query, keys = vectors(12), vectors(12, seed=1)
     scores = (query @ keys.T).fill_diagonal_(-2.0)
-    drawn = draw_hard_negatives(query, keys, torch.tensor(0.1), seed=0, greedy=True)
+    drawn = draw_hard_negatives(query, keys, torch.tensor(0.1, device=DEVICE), seed=0, greedy=True)
     assert torch.equal(drawn, scores.argmax(1))
 
 
 def test_wrong_input_is_named() -> None:
-    tau = torch.tensor(0.1)
+    tau = torch.tensor(0.1, device=DEVICE)
     with pytest.raises(ValueError, match="B > 0"):
         draw_hard_negatives(vectors(0), vectors(0), tau, seed=0)
     with pytest.raises(ValueError, match="not groups of 3"):

@@ -10,6 +10,7 @@ import pytest
 
 COMPILE = """
 import sys
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -22,13 +23,13 @@ module, kernel = {
     "itc": (itc, itc.itc_loss_kernel),
     "draw": (draw, draw.hard_negatives_kernel),
 }[sys.argv[1].removesuffix("_ids")]
-constants = {
-    "HAS_IDS": sys.argv[1].endswith("_ids"),
-    "BLOCK_M": module.BLOCK_M,
-    "BLOCK_N": module.BLOCK_N,
-    "BLOCK_E": 256,
-}
-scalars = {"rows", "queue_size", "width", "queue_stride_q", "queue_stride_e", "group_size"}
+constants = {"HAS_IDS": sys.argv[1].endswith("_ids"), "BLOCK_M": module.BLOCK_M, "BLOCK_E": 256}
+if module is itc:
+    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[kind]
+    constants["BLOCK_N"], constants["STEP_E"] = itc.TILES[dtype]
+else:
+    constants["BLOCK_N"] = module.BLOCK_N
+scalars = {"rows", "queue_size", "width", "stride_n", "stride_e", "group_size"}
 special = {"floor": "fp32", "seed": "i64", "out_ptr": "*i64", "group_keys_ptr": "*i64"}
 signature = {}
 for name in kernel.arg_names:
