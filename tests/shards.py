@@ -1,6 +1,8 @@
 """Small real sets of pairs: drawn pictures with captions that name what is on them."""
 
 import io
+import struct
+import zlib
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -42,3 +44,14 @@ def write_shards(folder: Path, count: int, per_shard: int = 20) -> Path:
             facts = {"uid": f"uid-{number}", "url": f"http://example.org/{number}"}
             writer.add(f"{number:05d}", picture(number), "png", caption(number), facts)
     return folder
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A small PNG whose header promises a huge picture."""
+    facts = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n"
+    packed = zlib.compress(bytes(10_000_000))
+    for name, body in ((b"IHDR", facts), (b"IDAT", packed), (b"IEND", b"")):
+        check = struct.pack(">I", zlib.crc32(name + body))
+        content += struct.pack(">I", len(body)) + name + body + check
+    return content
