@@ -1,5 +1,6 @@
 """From the command line to a typed configuration; from an error to one line and an exit code."""
 
+import argparse
 import difflib
 import os
 import re
@@ -7,7 +8,7 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -58,6 +59,34 @@ def open_parser(description: str, examples: str) -> ArgumentParser:
     )
     parser.add_argument("--config", action="config", help="YAML file; flags override it")
     return parser
+
+
+class Words(argparse.ArgumentParser):
+    """A parser for plain words; what it cannot read is a ConfigError."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the command line."""
+        unknown = re.search(r"unrecognized arguments: (\S+)", message)
+        if not unknown:
+            raise ConfigError(f"{message}; --help shows examples")
+        key = unknown[1].lstrip("-").partition("=")[0]
+        raise ConfigError(f"unknown key {key!r}{nearest(key, [a.dest for a in self._actions])}")
+
+
+def open_words(description: str, examples: str) -> Words:
+    """A parser for commands without a configuration; arguments are for the caller to add.
+
+    Args:
+        description: first line of `--help`.
+        examples: commands shown at the end of `--help`.
+    """
+    return Words(
+        prog=f"python launch/{Path(sys.argv[0]).name}",
+        description=description,
+        epilog=f"examples:\n{examples}",
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 def read(parser: ArgumentParser, argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -123,12 +152,12 @@ def _explain(message: str, known: list[str]) -> str:
     line = " ".join(message.split())
     unknown = re.search(r"unrecognized arguments: --([\w.]+)", line)
     if unknown:
-        return f"unknown key {unknown[1]!r}{_nearest(unknown[1], known)}"
+        return f"unknown key {unknown[1]!r}{nearest(unknown[1], known)}"
     unknown = re.search(r"Group '([\w.]*)' does not accept option '([\w.]+)'", line)
     unknown = unknown or re.search(r"Option '([\w.]+)' is not accepted", line)
     if unknown:
         key = ".".join(unknown.groups())
-        return f"unknown key {key!r}{_nearest(key, known)}"
+        return f"unknown key {key!r}{nearest(key, known)}"
     line = re.sub(r'Parser key "([\w.]+)":', r"\1:", line).replace("<class '", "").replace("'>", "")
     union = re.search(r"^([\w.]+): .*?Subtypes: \[(.*?)\] Errors: .*Given value: (.*)$", line)
     if union:
@@ -139,8 +168,13 @@ def _explain(message: str, known: list[str]) -> str:
     )
 
 
-def _nearest(key: str, known: list[str]) -> str:
-    """The known key most like `key`: in its own section first, then anywhere by its last part."""
+def nearest(key: str, known: list[str]) -> str:
+    """`: did you mean ...?` for the known key that is most like an unknown one.
+
+    Args:
+        key: what was given.
+        known: dotted names; looked for in the key's section first, then by their last parts.
+    """
     section, _, leaf = key.rpartition(".")
     siblings = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == section}
     everywhere = {k.rpartition(".")[2]: k for k in known}

@@ -1,4 +1,4 @@
-"""The sidecar index of a tar shard: where each member lies, and its hash.
+"""The sidecar index of a tar shard: where each member lies, its hash, and the hash of the whole.
 
 Built by walking the 512-byte headers once. Reading through it is random access, and every byte
 of a member is checked; a damaged header or a truncated shard is found when the index is built,
@@ -9,8 +9,10 @@ import json
 import os
 import struct
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +26,11 @@ REGULAR = (b"0", b"\0")
 PICTURES = ("jpg", "jpeg", "png", "webp")
 MEMBERS = ("image", "txt", "json")
 FORMAT = 1
+NUMBERS = {"offset": pa.int64(), "size": pa.int64(), "hash": pa.uint64()}
+SCHEMA = pa.schema(
+    [("key", pa.string()), ("uid", pa.string())]
+    + [(f"{kind}_{what}", form) for kind in MEMBERS for what, form in NUMBERS.items()]
+)
 
 
 class ShardError(ConfigError):
@@ -41,6 +48,7 @@ class ShardIndex:
         places: per kind of member (`image`, `txt`, `json`): [N, 2] int64 offset and size,
             size -1 where the sample has no such member.
         hashes: per kind: [N] uint64 xxh3 of the member's bytes.
+        digest: xxh3_128 of the whole file; "" in an index from before there was one.
     """
 
     path: Path
@@ -48,6 +56,7 @@ class ShardIndex:
     uids: pa.ChunkedArray
     places: dict[str, np.ndarray]
     hashes: dict[str, np.ndarray]
+    digest: str
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -69,25 +78,13 @@ def index_path(shard: Path) -> Path:
 
 
 def open_index(shard: Path) -> ShardIndex:
-    """The index of a shard; built and stored beside it where there is none that fits.
+    """The index of a shard; built and stored beside it where there is none.
 
     Raises:
-        ShardError: the shard cannot be read or its structure is damaged.
+        ShardError: the shard cannot be read, its structure is damaged, or its index is another's.
     """
-    stored = index_path(shard)
-    try:
-        size = shard.stat().st_size
-    except OSError as error:
-        raise ShardError(f"{shard}: {error.strerror}") from None
-    if stored.is_file():
-        table = _read_table(stored)
-        facts = json.loads(table.schema.metadata[b"shard"])
-        if facts["format"] == FORMAT and facts["bytes"] == size:
-            return _from_table(shard, table)
-        raise ShardError(
-            f"{shard} has {size} bytes but its index was made for {facts['bytes']}: the shard was "
-            f"truncated or replaced; if it was replaced on purpose, delete {stored.name}"
-        )
+    if index_path(shard).is_file():
+        return read_index(shard)
     index = build_index(shard)
     try:
         store_index(index)
@@ -97,22 +94,51 @@ def open_index(shard: Path) -> ShardIndex:
     return index
 
 
-def _read_table(stored: Path) -> pa.Table:
+def read_index(shard: Path) -> ShardIndex:
+    """The index that is stored beside a shard.
+
+    Raises:
+        ShardError: there is none, it is not readable, or it was made for other bytes.
+    """
+    stored = index_path(shard)
     try:
-        table = pq.read_table(stored)
-        json.loads(table.schema.metadata[b"shard"])
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
+        size = shard.stat().st_size
+        if not stored.is_file():
+            raise ShardError(f"{shard}: has no index ({stored.name})")
+        # A flipped bit in a page is found here; the footer's are found by what is made of it.
+        table = pq.read_table(stored, page_checksum_verification=True)
+        facts = json.loads(table.schema.metadata[b"shard"])
+        if facts["format"] != FORMAT or len(table) != facts["samples"]:
+            raise ValueError(facts)
+        made_for = facts["bytes"]
+        index = _from_table(shard, table, facts.get("digest", ""), made_for)
+    except ShardError:
+        raise
+    except FileNotFoundError:
+        left = ", only its index is left" if stored.is_file() else ""
+        raise ShardError(f"{shard}: no such file{left}") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException):
         raise ShardError(f"{stored}: not a readable index; delete it to build it again") from None
-    return table
+    if made_for != size:
+        raise ShardError(
+            f"{shard} has {size} bytes but its index was made for {made_for}: the shard was "
+            f"truncated or replaced; if it was replaced on purpose, delete {stored.name}"
+        )
+    return index
 
 
-def _from_table(shard: Path, table: pa.Table) -> ShardIndex:
+def _from_table(shard: Path, table: pa.Table, digest: str, end: int) -> ShardIndex:
+    if not table.schema.equals(SCHEMA) or any(column.null_count for column in table.columns):
+        raise ValueError(table.schema)
+    table.validate(full=True)
     places, hashes = {}, {}
     for kind in MEMBERS:
         columns = [table[f"{kind}_{what}"].to_numpy() for what in ("offset", "size")]
         places[kind] = np.stack(columns, 1)
+        if (places[kind] < -1).any() or (places[kind] > end).any():
+            raise ValueError(kind)
         hashes[kind] = table[f"{kind}_hash"].to_numpy()
-    return ShardIndex(shard, table["key"], table["uid"], places, hashes)
+    return ShardIndex(shard, table["key"], table["uid"], places, hashes, digest)
 
 
 def store_index(index: ShardIndex) -> None:
@@ -122,13 +148,14 @@ def store_index(index: ShardIndex) -> None:
         columns[f"{kind}_offset"] = index.places[kind][:, 0]
         columns[f"{kind}_size"] = index.places[kind][:, 1]
         columns[f"{kind}_hash"] = index.hashes[kind]
-    facts = {"format": FORMAT, "bytes": index.path.stat().st_size, "samples": len(index)}
+    size = index.path.stat().st_size
+    facts = {"format": FORMAT, "bytes": size, "samples": len(index), "digest": index.digest}
     table = pa.table(columns).replace_schema_metadata({"shard": json.dumps(facts)})
     target = index_path(index.path)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     os.close(handle)
     try:
-        pq.write_table(table, name, compression="zstd")
+        pq.write_table(table, name, compression="zstd", write_page_checksum=True)
         os.chmod(name, 0o644)
         os.replace(name, target)
     except BaseException:
@@ -137,28 +164,35 @@ def store_index(index: ShardIndex) -> None:
 
 
 def build_index(shard: Path) -> ShardIndex:
-    """Walk a shard's headers and hash its members.
+    """Walk a shard's headers, hash its members and the whole of it.
 
     Raises:
-        ShardError: not a tar, a damaged header, or an end that is missing.
+        ShardError: not readable, not a tar, a damaged header, or an end that is missing.
     """
+    try:
+        with shard.open("rb") as file:
+            return _build(file, shard)
+    except OSError as error:
+        raise ShardError(f"{shard}: {error.strerror}") from None
+
+
+def _build(file: BinaryIO, shard: Path) -> ShardIndex:
     samples: dict[str, dict[str, tuple[int, int, int]]] = {}
     uids: dict[str, str] = {}
-    with shard.open("rb") as file:
-        for name, offset, size in _members(file, shard):
-            key, _, suffix = name.rpartition("/")[2].partition(".")
-            key = f"{name.rpartition('/')[0]}/{key}".lstrip("/")
-            kind = "image" if suffix.lower() in PICTURES else suffix.lower()
-            if kind not in MEMBERS:
-                continue
-            file.seek(offset)
-            content = file.read(size)
-            sample = samples.setdefault(key, {})
-            if kind in sample:
-                raise ShardError(f"{shard}: two members {kind!r} of the sample {key!r}")
-            sample[kind] = (offset, size, xxhash.xxh3_64_intdigest(content))
-            if kind == "json":
-                uids[key] = _uid(content)
+    for name, offset, size in _members(file, shard):
+        key, _, suffix = name.rpartition("/")[2].partition(".")
+        key = f"{name.rpartition('/')[0]}/{key}".lstrip("/")
+        kind = "image" if suffix.lower() in PICTURES else suffix.lower()
+        if kind not in MEMBERS:
+            continue
+        file.seek(offset)
+        content = file.read(size)
+        sample = samples.setdefault(key, {})
+        if kind in sample:
+            raise ShardError(f"{shard}: two members {kind!r} of the sample {key!r}")
+        sample[kind] = (offset, size, xxhash.xxh3_64_intdigest(content))
+        if kind == "json":
+            uids[key] = _uid(content)
     places = {kind: np.full((len(samples), 2), -1, np.int64) for kind in MEMBERS}
     hashes = {kind: np.zeros(len(samples), np.uint64) for kind in MEMBERS}
     for row, sample in enumerate(samples.values()):
@@ -172,18 +206,29 @@ def build_index(shard: Path) -> ShardIndex:
         pa.chunked_array([pa.array([uids.get(key) or key for key in keys], pa.string())]),
         places,
         hashes,
+        _digest(file),
     )
+
+
+def _digest(file: BinaryIO) -> str:
+    """Hash of the whole file, headers and padding included."""
+    state = xxhash.xxh3_128()
+    file.seek(0)
+    while part := file.read(1 << 20):
+        state.update(part)
+    return state.hexdigest()
 
 
 def _uid(content: bytes) -> str:
     try:
         facts = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return ""
-    return str(facts.get("uid") or "") if isinstance(facts, dict) else ""
+    uid = str(facts.get("uid") or "") if isinstance(facts, dict) else ""
+    return uid.encode("utf-8", "replace").decode()
 
 
-def _members(file, shard: Path):  # noqa: ANN001, ANN202 - a private generator of tuples
+def _members(file: BinaryIO, shard: Path) -> Iterator[tuple[str, int, int]]:
     """Yield (name, offset, size) of regular files; unlike tarfile, never end silently."""
     end = file.seek(0, os.SEEK_END)
     position, long_name = 0, None
@@ -199,7 +244,8 @@ def _members(file, shard: Path):  # noqa: ANN001, ANN202 - a private generator o
         stated = header[148:156].strip(b" \0")
         counted = sum(header[:148]) + 8 * 32 + sum(header[156:])
         if not stated or _octal(stated) != counted:
-            raise ShardError(f"{shard}: damaged header at byte {position}")
+            what = "damaged header" if position else "not a tar file, or a damaged header"
+            raise ShardError(f"{shard}: {what} at byte {position}")
         size = _size(header[124:136])
         start = position + BLOCK
         if size < 0 or start + size > end:
@@ -237,7 +283,7 @@ def _name(header: bytes) -> str:
     return (prefix + b"/" + name if prefix else name).decode("utf-8", "replace").removeprefix("./")
 
 
-def _long_name(file, start: int, size: int, kind: bytes) -> str | None:  # noqa: ANN001
+def _long_name(file: BinaryIO, start: int, size: int, kind: bytes) -> str | None:
     file.seek(start)
     content = file.read(min(size, 1 << 16))
     if kind == b"L":

@@ -62,16 +62,29 @@ def open_source(spec: str | Sequence[str], image_root: str | None = None) -> Sou
     return source
 
 
+def named_paths(spec: str) -> list[Path]:
+    """Paths that a glob or a `{00000..00009}` range stands for; a range's may be missing.
+
+    Raises:
+        ConfigError: a glob that nothing matches, or a range without a number.
+    """
+    paths = []
+    for name in _ranges(spec):
+        if glob.has_magic(name) and not Path(name).exists():
+            matching = sorted(glob.glob(name, recursive=True))
+            if not matching:
+                raise ConfigError(f"{name}: no file matches")
+            paths += [Path(match) for match in matching]
+        else:
+            paths.append(Path(name))
+    return paths
+
+
 def _expand(spec: str) -> list[Path]:
     if not spec:
         raise ConfigError("no data given: set data.train to shards or an annotation file")
-    paths = [Path(name) for name in _ranges(spec)]
-    if glob.has_magic(spec) and not paths[0].exists():
-        paths = sorted(Path(name) for name in glob.glob(spec, recursive=True))
-        if not paths:
-            raise ConfigError(f"{spec}: no file matches")
     found = []
-    for path in paths:
+    for path in named_paths(spec):
         if path.is_dir():
             inside = sorted(path.glob("*.tar"))
             if not inside:
@@ -92,5 +105,7 @@ def _ranges(spec: str) -> list[str]:
         return [spec]
     first, last = match.groups()
     numbers = range(int(first), int(last) + 1)
+    if not numbers:
+        raise ConfigError(f"{spec}: no number lies in {match[0]}")
     filled = [spec.replace(match[0], str(n).zfill(len(first)), 1) for n in numbers]
     return [name for one in filled for name in _ranges(one)]

@@ -84,7 +84,7 @@ class Shards:
 def _facts(content: bytes | None) -> dict[str, Any]:
     try:
         facts = json.loads(content or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return facts if isinstance(facts, dict) else {}
 

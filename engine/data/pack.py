@@ -1,0 +1,179 @@
+"""Shards in good order: an index beside each of them, and every byte compared with it."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+from engine.config import ConfigError
+from engine.data.index import (
+    MEMBERS,
+    ShardError,
+    ShardIndex,
+    build_index,
+    index_path,
+    read_index,
+    store_index,
+)
+from engine.data.open_source import named_paths
+
+SUFFIX, INDEX_SUFFIX = ".tar", ".tar.index"
+SECONDS_BETWEEN_LINES = 5.0
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What was gone through: shards, samples in them, bytes of them."""
+
+    shards: int
+    samples: int
+    size: int
+
+
+def index_shards(places: Sequence[str], progress: Callable[[str], None] = print) -> Packed:
+    """Build the index of every shard that has none; one that is there is never written over.
+
+    Args:
+        places: shards, folders of them, globs, `{00000..00009}` ranges.
+        progress: takes a line every few seconds.
+
+    Raises:
+        ConfigError: no shard there.
+        ShardError: names every shard that could not be indexed, after all others were.
+    """
+    return _each(shards_of(places), _index, "not indexed", progress)
+
+
+def verify_shards(places: Sequence[str], progress: Callable[[str], None] = print) -> Packed:
+    """Read every byte of every shard again and compare with its index.
+
+    Args:
+        places: shards, folders of them, globs, `{00000..00009}` ranges.
+        progress: takes a line every few seconds.
+
+    Raises:
+        ConfigError: no shard there.
+        ShardError: names every shard and sample that is damaged or missing, after all were read.
+    """
+    return _each(shards_of(places), _verify, "not whole", progress)
+
+
+def shards_of(places: Sequence[str]) -> list[Path]:
+    """Shards that are meant, each once. One of which only the index is left is among them.
+
+    Raises:
+        ConfigError: a folder without shards, a glob without files, or a file that is no shard.
+    """
+    found: list[Path] = []
+    for path in (path for place in places for path in named_paths(place)):
+        if path.is_dir():
+            inside = {_shard(file) for file in path.glob("*.tar*") if _shard(file)}
+            if not inside:
+                raise ConfigError(f"{path}: no .tar shard in this folder")
+            found += sorted(shard for shard in inside if shard)
+        elif shard := _shard(path):
+            found.append(shard)
+        else:
+            problem = "not a .tar shard" if path.exists() else "no such file or folder"
+            raise ConfigError(f"{path}: {problem}")
+    return list(dict.fromkeys(found))
+
+
+def _shard(path: Path) -> Path | None:
+    """The shard that a file is, or is the index of."""
+    if path.name.startswith("."):
+        return None
+    if path.name.endswith(INDEX_SUFFIX):
+        return path.with_suffix("")
+    return path if path.suffix == SUFFIX else None
+
+
+def _each(
+    shards: list[Path], work: Callable[[Path], int], verdict: str, progress: Callable[[str], None]
+) -> Packed:
+    samples, size, problems, shown = 0, 0, [], time.monotonic()
+    for number, shard in enumerate(shards, 1):
+        try:
+            samples += work(shard)
+            size += shard.stat().st_size
+        except ShardError as error:
+            problems.append(str(error))
+        # Not after the last: the caller sums up.
+        if number < len(shards) and time.monotonic() - shown > SECONDS_BETWEEN_LINES:
+            shown = time.monotonic()
+            progress(f"{number} of {len(shards)} shards, {len(problems)} {verdict}")
+    if problems:
+        some = f"{len(problems)} of {len(shards)} shards"
+        raise ShardError(f"{some} {verdict}: {'; '.join(problems)}")
+    return Packed(len(shards), samples, size)
+
+
+def _index(shard: Path) -> int:
+    if index_path(shard).is_file():
+        return len(read_index(shard))
+    index = build_index(shard)
+    try:
+        store_index(index)
+    except OSError as error:
+        raise ShardError(f"{index_path(shard)}: cannot be written: {error.strerror}") from None
+    return len(index)
+
+
+def _verify(shard: Path) -> int:
+    """Samples of a whole shard.
+
+    An index built anew sees every byte; where it differs, the stored one tells the samples.
+    """
+    stored = read_index(shard)
+    fresh, problem = None, ""
+    try:
+        fresh = build_index(shard)
+    except ShardError as error:
+        problem = str(error)
+    if damaged := _damaged_samples(stored):
+        some = f"{len(damaged)} of {len(stored)} samples"
+        raise ShardError(f"{shard}: {some} damaged: {', '.join(damaged)}")
+    if fresh is None:
+        raise ShardError(problem)
+    if not stored.digest:
+        raise ShardError(
+            f"{index_path(shard)}: has no hash of the whole shard; delete it to build it again"
+        )
+    if fresh.digest != stored.digest:
+        raise ShardError(f"{shard}: damaged outside of its samples (headers, padding, end)")
+    if not _same(fresh, stored):
+        raise ShardError(
+            f"{index_path(shard)}: does not describe its shard; delete it to build it again"
+        )
+    return len(stored)
+
+
+def _damaged_samples(index: ShardIndex) -> list[str]:
+    """`key (member, ...)` of every sample with a member that does not have its hash."""
+    damaged = []
+    with index.path.open("rb") as file:
+        for row in range(len(index)):
+            wrong = []
+            for kind in MEMBERS:
+                offset, size = (int(value) for value in index.places[kind][row])
+                if size < 0:
+                    continue
+                file.seek(offset)
+                digest = xxhash.xxh3_64_intdigest(file.read(size))
+                if digest != int(index.hashes[kind][row]):
+                    wrong.append(kind)
+            if wrong:
+                damaged.append(f"{index.keys[row].as_py()} ({', '.join(wrong)})")
+    return damaged
+
+
+def _same(one: ShardIndex, other: ShardIndex) -> bool:
+    tables = (one.places, other.places), (one.hashes, other.hashes)
+    return (
+        one.keys.equals(other.keys)
+        and one.uids.equals(other.uids)
+        and all(np.array_equal(mine[k], yours[k]) for mine, yours in tables for k in MEMBERS)
+    )
