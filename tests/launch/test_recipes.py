@@ -1,0 +1,110 @@
+"""Recipes: each resolves, says what the paper says, and trains."""
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from engine.config import RunConfig, to_dict
+from launch.cli import parse
+from tests.ranks import ROOT, run_ranks
+from tests.runs import metrics, weights
+from tests.shards import write_shards
+
+RECIPES = sorted((ROOT / "launch" / "recipes").glob("*.yaml"))
+PRETRAINING = ("pretrain_base_14m", "pretrain_base_129m", "pretrain_large_129m")
+
+each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+
+
+def resolved(*words: object) -> RunConfig:
+    return parse(RunConfig, [str(word) for word in words], description="", examples="")
+
+
+@each_recipe
+def test_a_recipe_prints_what_it_resolves_to(recipe: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "launch/pretrain.py", "--config", str(recipe), "--print_config"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert yaml.safe_load(done.stdout) == to_dict(resolved("--config", recipe))
+    (tmp_path / "printed.yaml").write_text(done.stdout)
+    assert resolved("--config", tmp_path / "printed.yaml") == resolved("--config", recipe)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunConfig]:
+    """Every recipe made tiny, trained for two steps one after the other in one process."""
+    folder = tmp_path_factory.mktemp("recipes")
+    data = write_shards(folder / "data", 24)
+    runs = {}
+    for recipe in RECIPES:
+        words = ["--config", recipe, "--output_dir", folder / recipe.stem, "--data.train", data]
+        words += ["--model.preset", "tiny", "--model.init_vision", "null", "--device", "cpu"]
+        words += ["--model.init_text", "null", "--train.max_steps", 2, "--train.log_every", 1]
+        words += ["--train.global_batch_size", 8, "--train.negative_group_size", 4]
+        runs[recipe.stem] = resolved(*words, "--data.workers", 0, "--tensorboard", "false")
+        runs[recipe.stem].save(folder / f"{recipe.stem}.yaml")
+    done = run_ranks(["-m", "tests.train_many", *(str(folder / f"{name}.yaml") for name in runs)])
+    assert done.codes == [0], done.said
+    return runs
+
+
+@each_recipe
+def test_a_recipe_trains(recipe: Path, trained: dict[str, RunConfig]) -> None:
+    config = trained[recipe.stem]
+    run = Path(config.output_dir)
+    rows = metrics(run)
+    assert [row["step"] for row in rows] == [1, 2]
+    assert all(math.isfinite(row[f"loss_{name}"]) for row in rows for name in ("itc", "itm", "lm"))
+    assert weights(run, 2)["image_queue"].shape == (16, config.model.queue_size)
+    assert resolved("--config", run / "config.yaml") == config
+
+
+@pytest.mark.parametrize("name", PRETRAINING)
+def test_pretraining_is_the_papers(name: str) -> None:
+    """Li et al. 2022, section 4.1, and the original's configs/pretrain.yaml."""
+    large = "large" in name
+    config = resolved("--config", ROOT / "launch" / "recipes" / f"{name}.yaml")
+    model, data, train, network = config.model, config.data, config.train, config.model.network()
+    assert model.preset == ("large" if large else "base")
+    assert (network.image_size, network.patch_size, network.dropout) == (224, 16, 0.1)
+    assert network.vision_drop_path == (0.1 if large else 0.0)
+    assert (network.vision_width, network.vision_layers, network.vision_heads) == (
+        (1024, 24, 16) if large else (768, 12, 12)
+    )
+    assert (network.text_width, network.text_layers, network.embed_dim) == (768, 12, 256)
+    assert model.init_vision == (
+        "timm/vit_large_patch16_224.augreg_in21k" if large else "facebook/deit-base-patch16-224"
+    )
+    assert model.init_text == "bert-base-uncased"
+    assert (model.queue_size, model.momentum) == (57600, 0.995)
+    assert (model.alpha, model.alpha_ramp_epochs, model.label_smoothing) == (0.4, 2, 0.1)
+    assert (data.max_words, data.max_tokens, data.min_crop_scale) == (30, 30, 0.2)
+    assert data.horizontal_flip
+    assert data.rand_augment
+    assert train.epochs == 20
+    assert train.max_steps is None
+    assert train.global_batch_size == (2400 if large else 2880)
+    # What one of the original's 32 GPUs held.
+    assert train.group_size * 32 == train.global_batch_size
+    assert train.learning_rate == (2e-4 if large else 3e-4)
+    assert (train.min_learning_rate, train.warmup_learning_rate) == (1e-6, 1e-6)
+    assert (train.schedule, train.decay, train.warmup_steps) == ("step", 0.9, 3000)
+    assert (train.weight_decay, train.betas, train.eps) == (0.05, (0.9, 0.999), 1e-8)
+    assert train.clip_norm == 0
+
+
+def test_every_recipe_says_how_to_run_it() -> None:
+    assert {path.stem for path in RECIPES} >= {*PRETRAINING, "quickstart"}
+    for path in RECIPES:
+        head = [line for line in path.read_text().splitlines() if line.startswith("#")]
+        said = " ".join(head)
+        assert f"--config launch/recipes/{path.name}" in said or "quickstart.sh" in said
