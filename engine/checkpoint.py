@@ -166,9 +166,10 @@ def _disk_problem(folder: Path, step: int, error: Exception) -> str:
     what = "the disk is full" if full else " ".join(str(error).split())
     with contextlib.suppress(OSError):
         what += f" ({shutil.disk_usage(folder).free / 1e6:.1f} MB free)"
+    advice = "make room and start again, " if full else ""
     return (
         f"checkpoint of step {step} could not be written to {folder}: {what}; "
-        "make room and start again, the last checkpoint is intact"
+        f"{advice}the last checkpoint is intact"
     )
 
 

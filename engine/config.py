@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 import yaml
 
-from blip_model.config import PRESETS, BlipConfig, preset
+from blip_model.config import BlipConfig, preset
+from engine.ranges import out_of_range
 
 
 class ConfigError(ValueError):
@@ -218,43 +219,25 @@ class RunConfig:
     evaluate: EvaluateSection = field(default_factory=EvaluateSection)
 
     def __post_init__(self) -> None:
+        problem = out_of_range(self)
+        if problem:
+            raise ConfigError(problem)
         try:
             self.model.network()
         except ValueError as error:
             raise ConfigError(f"model: {error}") from None
-        for name, value, good in self._ranges():
-            if not good:
-                raise ConfigError(f"{name} is {value}: outside its range")
+        if not self.output_dir.strip():
+            raise ConfigError("output_dir is empty: name the folder of the run")
         if self.train.global_batch_size % self.train.group_size:
             raise ConfigError(
                 f"train.global_batch_size {self.train.global_batch_size} is not a multiple of "
                 f"train.negative_group_size {self.train.group_size}"
             )
-
-    def _ranges(self) -> list[tuple[str, Any, bool]]:
-        model, data, train = self.model, self.data, self.train
-        steps = 1 if train.max_steps is None else train.max_steps
-        return [
-            ("model.preset", model.preset, model.preset in PRESETS),
-            ("model.queue_size", model.queue_size, model.queue_size >= 0),
-            ("model.momentum", model.momentum, 0 <= model.momentum <= 1),
-            ("model.alpha", model.alpha, 0 <= model.alpha <= 1),
-            ("model.label_smoothing", model.label_smoothing, 0 <= model.label_smoothing < 1),
-            ("data.workers", data.workers, data.workers >= 0),
-            ("data.max_tokens", data.max_tokens, 3 <= data.max_tokens <= 512),
-            ("data.min_crop_scale", data.min_crop_scale, 0 < data.min_crop_scale <= 1),
-            ("data.max_bad_fraction", data.max_bad_fraction, 0 <= data.max_bad_fraction <= 1),
-            ("train.max_steps", train.max_steps, steps > 0),
-            ("train.epochs", train.epochs, train.epochs > 0),
-            ("train.global_batch_size", train.global_batch_size, train.global_batch_size > 1),
-            ("train.negative_group_size", train.group_size, train.group_size > 1),
-            ("train.learning_rate", train.learning_rate, train.learning_rate > 0),
-            ("train.warmup_steps", train.warmup_steps, train.warmup_steps >= 0),
-            ("train.log_every", train.log_every, train.log_every > 0),
-            ("checkpoint.every", self.checkpoint.every, self.checkpoint.every >= 0),
-            ("checkpoint.keep_last", self.checkpoint.keep_last, self.checkpoint.keep_last > 0),
-            ("deepspeed.stage", self.deepspeed.stage, self.deepspeed.stage in (0, 1, 2, 3)),
-        ]
+        if self.evaluate.min_length > self.evaluate.max_length:
+            raise ConfigError(
+                f"evaluate.min_length {self.evaluate.min_length} is more than "
+                f"evaluate.max_length {self.evaluate.max_length}"
+            )
 
     def save(self, path: Path) -> None:
         """Write the resolved run as YAML, readable by `--config`."""

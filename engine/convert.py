@@ -42,7 +42,13 @@ def convert(
     path = Path(output)
     if path.exists() or path.is_symlink():
         raise ConfigError(f"--output {output} exists already: nothing is written over")
+    for name, heads in (known or {}).items():
+        if heads is not None and heads < 1:
+            raise ConfigError(f"--{name} is {heads}: must be at least 1")
     weights = open_weights(place, **(known or {}))
+    for name, heads in (known or {}).items():
+        if heads not in (None, getattr(weights.config, name)):
+            raise ConfigError(f"--{name} {heads}: {place} has {getattr(weights.config, name)}")
     if weights.origin != origin:
         raise ConfigError(f"--from {origin}: {place} is {KINDS[weights.origin]} ({weights.origin})")
     yield f"read {place}: {_parts(weights)}, {len(weights.tensors)} tensors"

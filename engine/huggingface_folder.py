@@ -171,7 +171,7 @@ def _config_tree(kind: str, config: BlipConfig) -> dict[str, Any]:
 def _write_tokenizer(folder: Path, config: BlipConfig, vocabulary: str | None) -> list[str]:
     """BERT's word pieces with [DEC] and [ENC] behind them, as transformers saves them."""
     try:
-        path = open_tokenizer(vocabulary, config.vocab_size).path
+        path = open_tokenizer(vocabulary, config).path
     except ConfigError as error:
         if vocabulary is not None:
             raise

@@ -17,6 +17,7 @@ from engine.data.augment import evaluation_view
 from engine.data.captions import clean_caption
 from engine.data.images import BadSample, decode_image
 from engine.data.tokenizer import Tokenizer, open_tokenizer
+from engine.runtime import choose_device
 from engine.weights import open_weights, start_from
 
 Picture = str | Path | Image.Image | np.ndarray
@@ -53,6 +54,16 @@ class LoadedBlip:
             raise ConfigError("no picture given")
         size = self.model.config.image_size
         return torch.stack([evaluation_view(_open(one), size) for one in many]).to(self.device)
+
+    def require(self, part: str) -> None:
+        """Refuse weights that lack a part: `text_encoder` scores pairs, `text_decoder` captions.
+
+        Raises:
+            ConfigError: they do.
+        """
+        if getattr(self.model, part, None) is None:
+            use = {"text_encoder": "retrieve or score", "text_decoder": "caption"}[part]
+            raise ConfigError(f"these weights cannot {use}: they have no {part}")
 
     @torch.no_grad()
     def caption(
@@ -107,9 +118,11 @@ class LoadedBlip:
         generator: torch.Generator | None = None,
     ) -> list[str]:
         """Captions of encoded pictures [B, P, vision width]; see `caption`."""
+        self.require("text_decoder")
         ids, _ = self.tokenizer.encode([prompt], self.model.config.max_positions)
         ids = ids[:, :-1].to(self.device).repeat(len(states), 1)
         ids[:, 0] = self.model.config.bos_token_id
+        self._refuse_lengths(ids.shape[1], max_length)
         lengths = {"max_length": max_length, "min_length": min_length}
         with self.autocast():
             if top_p is None:
@@ -120,15 +133,25 @@ class LoadedBlip:
                 )[:, 0]
         return self.tokenizer.decode(rows[:, ids.shape[1] :])
 
+    def _refuse_lengths(self, prompt: int, max_length: int) -> None:
+        positions = self.model.config.max_positions
+        if not prompt < max_length <= positions:
+            raise ConfigError(
+                f"max_length is {max_length}: must be above the prompt's {prompt} tokens and at "
+                f"most the network's {positions} positions"
+            )
+
     @torch.no_grad()
     def embed_images(self, images: Picture | Iterable[Picture]) -> torch.Tensor:
         """Unit vectors [B, E] that texts are compared with."""
+        self.require("text_encoder")
         with self.autocast():
             return self.model.image_feature(self.model.encode_image(self.views(images)))
 
     @torch.no_grad()
     def embed_texts(self, texts: str | Iterable[str]) -> torch.Tensor:
         """Unit vectors [B, E] that pictures are compared with."""
+        self.require("text_encoder")
         ids, mask = self.encode(texts)
         with self.autocast():
             return self.model.text_feature(self.model.encode_text(ids, mask))
@@ -138,6 +161,7 @@ class LoadedBlip:
         self, images: Picture | Iterable[Picture], texts: str | Iterable[str]
     ) -> torch.Tensor:
         """Probability [B] that each picture and the text at its place belong together."""
+        self.require("text_encoder")
         ids, mask = self.encode(texts)
         with self.autocast():
             states = self.model.encode_image(self.views(images))
@@ -195,6 +219,7 @@ def load(
     Raises:
         ConfigError: nothing there, or weights that do not fit the network.
     """
+    device = choose_device(device)
     weights = open_weights(place)
     config = weights.config
     if section is not None and section.image_size is not None:
@@ -206,7 +231,5 @@ def load(
     has_encoder = any(name.startswith("text_encoder.") for name in weights.tensors)
     model = Blip(config, text_encoder=has_encoder, text_decoder=has_decoder)
     start_from(model, weights)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     vocabulary = section.vocabulary if section else None
-    return LoadedBlip(model.to(device), open_tokenizer(vocabulary, config.vocab_size), precision)
+    return LoadedBlip(model.to(device), open_tokenizer(vocabulary, config), precision)

@@ -84,11 +84,7 @@ def start(device: str = "auto") -> Runtime:
         logging.getLogger(noisy).setLevel(logging.ERROR)
     if rank:
         warnings.simplefilter("ignore")
-    has_gpu = torch.cuda.is_available()
-    if device == "cuda" and not has_gpu:
-        raise ConfigError("device is cuda but no NVIDIA GPU can be used here: set device to cpu")
-    if device == "auto":
-        device = "cuda" if has_gpu else "cpu"
+    device = choose_device(device)
     local = int(os.environ.get("LOCAL_RANK", 0))
     if device == "cuda":
         torch.cuda.set_device(local)
@@ -109,6 +105,18 @@ def start(device: str = "auto") -> Runtime:
     if device == "cuda" and world_size > 1:
         control = dist.new_group(backend="gloo")
     return Runtime(rank, world_size, chosen, control)
+
+
+def choose_device(device: str) -> str:
+    """`cpu` or `cuda`; `auto` takes a GPU where there is one.
+
+    Raises:
+        ConfigError: no GPU where one is asked for.
+    """
+    has_gpu = torch.cuda.is_available()
+    if device == "cuda" and not has_gpu:
+        raise ConfigError("device is cuda but no NVIDIA GPU can be used here: set device to cpu")
+    return ("cuda" if has_gpu else "cpu") if device == "auto" else device
 
 
 def stop() -> None:

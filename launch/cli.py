@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from engine.config import ConfigError
+from launch.settings_file import refuse_unreadable
 
 BAD_INPUT = 2
+NO_SETTINGS = ("help", "config", "print_config", "print_shtab")
 
 Config = TypeVar("Config")
 
@@ -103,9 +104,10 @@ def read(parser: ArgumentParser, argv: Sequence[str] | None = None) -> dict[str,
     # The DeepSpeed launcher adds this flag to every rank; the environment says the same.
     words = [word for word in words if not word.startswith("--local_rank")]
     try:
-        _refuse_unreadable_yaml(words)
+        refuse_unreadable(words, {key.rpartition(".")[0] for key in _known_keys(parser)} - {""})
         space = parser.parse_args(words)
         del space["config"]
+        _refuse_nulls(parser, space)
         return vars(parser.instantiate(space))
     except ConfigError:
         raise
@@ -126,25 +128,15 @@ def _help_formatter() -> type:
 
 
 def _known_keys(parser: ArgumentParser) -> list[str]:
-    names = [a.dest for a in parser._actions if a.dest not in ("help", "config", "print_config")]
+    names = [a.dest for a in parser._actions if a.dest not in NO_SETTINGS]
     return [name for name in names if not any(other.startswith(f"{name}.") for other in names)]
 
 
-def _refuse_unreadable_yaml(words: list[str]) -> None:
-    """A file that is missing, not YAML or not a mapping, named before the parser sees it."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        if word != "--config" and not word.startswith("--config="):
-            continue
-        path = Path(word.partition("=")[2] or following)
-        if not path.is_file():
-            raise ConfigError(f"--config {path}: no such file")
-        try:
-            tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            problem = " ".join(str(error).split())
-            raise ConfigError(f"--config {path}: not readable as YAML: {problem}") from None
-        if not isinstance(tree, dict):
-            raise ConfigError(f"--config {path}: holds no settings")
+def _refuse_nulls(parser: ArgumentParser, space: Namespace) -> None:
+    """The parser takes null for any setting; here it is a value where it is the default."""
+    for key in _known_keys(parser):
+        if space.get(key) is None and parser.get_default(key) is not None:
+            raise ConfigError(f"{key}: null is no value for it; leave the key out for its default")
 
 
 def _explain(message: str, known: list[str]) -> str:
@@ -159,6 +151,7 @@ def _explain(message: str, known: list[str]) -> str:
         key = ".".join(unknown.groups())
         return f"unknown key {key!r}{nearest(key, known)}"
     line = re.sub(r'Parser key "([\w.]+)":', r"\1:", line).replace("<class '", "").replace("'>", "")
+    line = re.sub(r"(?:typing\.)?Literal\[(.*?)\]", _choices, line)
     union = re.search(r"^([\w.]+): .*?Subtypes: \[(.*?)\] Errors: .*Given value: (.*)$", line)
     if union:
         kinds = union[2].replace("NoneType", "null").replace(", ", " or ")
@@ -166,6 +159,10 @@ def _explain(message: str, known: list[str]) -> str:
     return re.sub(
         r"Expected an? (?:typing\.)?(.+?)\. Got value: (.*)$", r"expected \1, got '\2'", line
     )
+
+
+def _choices(literal: re.Match[str]) -> str:
+    return literal[1].replace("'", "").replace(", ", " or ")
 
 
 def nearest(key: str, known: list[str]) -> str:

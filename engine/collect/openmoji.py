@@ -124,9 +124,10 @@ def collect(config: CollectConfig, progress: Callable[[str], None] = print) -> P
     """
     folder = Path(config.output_dir)
     facts_path = folder / "collection.json"
-    settings = {k: v for k, v in asdict(config).items() if k != "output_dir"}
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"output_dir {folder} is a file")
     if facts_path.is_file():
-        if json.loads(facts_path.read_text())["settings"] != settings:
+        if _settings_of(facts_path) != _settings(config):
             raise ConfigError(
                 f"{folder} holds a pair set with other settings: choose another folder"
             )
@@ -134,30 +135,53 @@ def collect(config: CollectConfig, progress: Callable[[str], None] = print) -> P
         return folder
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder} is not empty and holds no complete pair set: choose another")
-    building = folder.with_name(f"{folder.name}.building-{os.getpid()}")
+    # Resolved: `.` and links have names that nothing can be put beside.
+    target = folder.resolve()
+    building = target.with_name(f"{target.name}.building-{os.getpid()}")
+    try:
+        building.mkdir(parents=True)
+    except OSError as error:
+        raise ConfigError(f"output_dir {folder}: cannot be written: {error.strerror}") from None
+    try:
+        counts = _build(building, config, progress)
+        if target.exists():
+            target.rmdir()
+        os.replace(building, target)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    progress(f"{folder}: {counts['train']} training pairs, {counts['heldout']} held out")
+    return folder
+
+
+def _settings(config: CollectConfig) -> dict[str, object]:
+    return {name: value for name, value in asdict(config).items() if name != "output_dir"}
+
+
+def _settings_of(facts: Path) -> object:
+    try:
+        return json.loads(facts.read_text(encoding="utf-8"))["settings"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _build(folder: Path, config: CollectConfig, progress: Callable[[str], None]) -> dict[str, int]:
     pictures = drawings()
     counts = {}
     for name, part in zip(
         ("train", "heldout"), split(pictures, config.held_out, config.seed), strict=True
     ):
         random.Random(config.seed).shuffle(part)
-        _write(building / name, part, config, progress)
+        _write(folder / name, part, config, progress)
         counts[name] = len(part)
-    (building / "ATTRIBUTION.txt").write_text(ATTRIBUTION)
-    facts = {"settings": settings, "pairs": counts}
-    (building / "collection.json").write_text(json.dumps(facts, indent=1) + "\n")
-    if folder.exists():
-        folder.rmdir()
-    os.replace(building, folder)
-    progress(f"{folder}: {counts['train']} training pairs, {counts['heldout']} held out")
-    return folder
+    (folder / "ATTRIBUTION.txt").write_text(ATTRIBUTION)
+    facts = {"settings": _settings(config), "pairs": counts}
+    (folder / "collection.json").write_text(json.dumps(facts, indent=1) + "\n")
+    return counts
 
 
 def _write(
     folder: Path, pictures: list[Drawing], config: CollectConfig, progress: Callable[[str], None]
 ) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     with ShardWriter(folder, "openmoji", config.samples_per_shard) as writer:
         for number, picture in enumerate(pictures, 1):
             writer.add(

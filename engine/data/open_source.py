@@ -50,10 +50,12 @@ def open_source(spec: str | Sequence[str], image_root: str | None = None) -> Sou
     Raises:
         ConfigError: nothing there, an unknown kind of file, or no pair in it.
     """
-    specs = [spec] if isinstance(spec, str) else list(spec)
+    specs = [spec] if isinstance(spec, str) else list(spec) or [""]
     paths = [path for one in specs for path in _expand(one)]
     tars = [path for path in paths if path.suffix == ".tar"]
     lists = [path for path in paths if path.suffix != ".tar"]
+    if lists and image_root and not Path(image_root).is_dir():
+        raise ConfigError(f"data.image_root {image_root}: no such folder")
     parts: list[Source] = [Shards(tars)] if tars else []
     parts += [Annotations(path, image_root) for path in lists]
     source = parts[0] if len(parts) == 1 else Joined(parts)

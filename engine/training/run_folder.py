@@ -20,7 +20,11 @@ def locked(folder: Path, is_main: bool) -> Iterator[None]:
     """
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"output_dir {folder} is a file")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".lock").touch()
+    except OSError as error:
+        raise ConfigError(f"output_dir {folder}: cannot be written: {error.strerror}") from None
     if not is_main:
         yield
         return
@@ -63,6 +67,10 @@ def find_checkpoint(config: RunConfig, data_fingerprint: str) -> Checkpoint | No
     if path is None:
         return None
     loaded = checkpoint.read(path)
+    if "config" not in loaded.state:
+        raise CheckpointError(
+            f"{path} holds weights but no run to continue: give it as model.checkpoint"
+        )
     refuse_drift(loaded.state["config"], config, str(path))
     if loaded.state["data_fingerprint"] != data_fingerprint:
         raise CheckpointError(

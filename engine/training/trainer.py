@@ -47,7 +47,7 @@ class Pretraining:
         self.folder = Path(config.output_dir)
         self.source: Source = open_source(config.data.train, config.data.image_root)
         network = config.model.network()
-        self.tokenizer = open_tokenizer(config.model.vocabulary, network.vocab_size)
+        self.tokenizer = open_tokenizer(config.model.vocabulary, network)
         self.micro = micro_batch_size(config, runtime.world_size)
         self.accumulation = config.train.global_batch_size // (self.micro * runtime.world_size)
         self.last_step = schedule.total_steps(config.train, len(self.source))

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from blip_model.config import BlipConfig, preset
 from engine.config import ConfigError
 from engine.data.augment import Augmentation, crop_box, evaluation_view
 from engine.data.captions import choose_caption, clean_caption
@@ -167,7 +168,7 @@ def test_normalisation_is_the_originals() -> None:
 
 
 def test_the_tokenizer_adds_two_tokens_and_cuts_with_sep() -> None:
-    tokenizer = open_tokenizer(None, 30524)
+    tokenizer = open_tokenizer(None, preset("base"))
     assert (tokenizer.bos_token_id, tokenizer.enc_token_id) == (30522, 30523)
     ids, mask = tokenizer.encode(["a dog", "one two three four five six seven"], 6)
     assert ids.shape == (2, 6)
@@ -184,6 +185,9 @@ def test_a_vocabulary_without_needed_tokens_is_refused(tmp_path: Path) -> None:
         open_tokenizer(str(path))
     path.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\ndog\n")
     with pytest.raises(ConfigError, match="7 tokens with .* the network has 30524"):
-        open_tokenizer(str(tmp_path), 30524)
+        open_tokenizer(str(tmp_path), preset("base"))
+    five = BlipConfig(vocab_size=7, bos_token_id=5, enc_token_id=6, sep_token_id=2)
+    with pytest.raises(ConfigError, match=r"\[SEP\] is token 3, but 2 in the network"):
+        open_tokenizer(str(tmp_path), five)
     with pytest.raises(ConfigError, match="no such file"):
         open_tokenizer(str(tmp_path / "nowhere"))

@@ -1,0 +1,98 @@
+"""Which values the numbers of a run may take."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Range:
+    """Finite numbers from `low` to `high`.
+
+    Attributes:
+        low: smallest.
+        high: largest.
+        open_low: `low` itself is outside.
+        open_high: `high` itself is outside.
+    """
+
+    low: float
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        return math.isfinite(value) and above and below
+
+    def __str__(self) -> str:
+        low = f"{'above' if self.open_low else 'at least'} {self.low:g}"
+        if math.isinf(self.high):
+            return low
+        return f"{low} and {'below' if self.open_high else 'at most'} {self.high:g}"
+
+
+COUNT, NOT_NEGATIVE, POSITIVE = Range(1), Range(0), Range(0, open_low=True)
+SHARE, PROBABILITY = Range(0, 1), Range(0, 1, open_high=True)
+PART = Range(0, 1, open_low=True)
+
+RANGES = {
+    "model.image_size": COUNT,
+    "model.dropout": PROBABILITY,
+    "model.drop_path": PROBABILITY,
+    "model.queue_size": NOT_NEGATIVE,
+    "model.momentum": SHARE,
+    "model.alpha": SHARE,
+    "model.alpha_ramp_epochs": NOT_NEGATIVE,
+    "model.label_smoothing": PROBABILITY,
+    "data.workers": NOT_NEGATIVE,
+    "data.max_words": COUNT,
+    # [CLS], a word and [SEP]; BERT has 512 positions.
+    "data.max_tokens": Range(3, 512),
+    "data.min_crop_scale": PART,
+    "data.shuffle_window": COUNT,
+    "data.max_pixels": COUNT,
+    "data.max_bad_fraction": SHARE,
+    "train.epochs": COUNT,
+    "train.max_steps": COUNT,
+    # A pair needs another one to be told from.
+    "train.global_batch_size": Range(2),
+    "train.micro_batch_size": COUNT,
+    "train.negative_group_size": Range(2),
+    "train.learning_rate": POSITIVE,
+    "train.min_learning_rate": NOT_NEGATIVE,
+    "train.warmup_steps": NOT_NEGATIVE,
+    "train.warmup_learning_rate": NOT_NEGATIVE,
+    "train.decay": PART,
+    "train.weight_decay": NOT_NEGATIVE,
+    "train.betas": PROBABILITY,
+    "train.eps": POSITIVE,
+    "train.clip_norm": NOT_NEGATIVE,
+    "train.log_every": COUNT,
+    "train.max_skipped_in_a_row": COUNT,
+    "checkpoint.every": NOT_NEGATIVE,
+    "checkpoint.keep_last": COUNT,
+    "checkpoint.keep_every": NOT_NEGATIVE,
+    "deepspeed.stage": Range(0, 3),
+    "evaluate.batch_size": COUNT,
+    "evaluate.shortlist": COUNT,
+    "evaluate.num_beams": COUNT,
+    "evaluate.max_length": COUNT,
+    "evaluate.min_length": NOT_NEGATIVE,
+}
+
+
+def out_of_range(run: Any) -> str | None:
+    """`KEY is VALUE: must be ...` for the first number outside its range; None stands for unset.
+
+    Args:
+        run: sections with numbers, by the keys of `RANGES`.
+    """
+    for key, allowed in RANGES.items():
+        section, _, name = key.partition(".")
+        value = getattr(getattr(run, section), name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if number is not None and number not in allowed:
+                return f"{key} is {number}: must be {allowed}"
+    return None

@@ -1,0 +1,58 @@
+"""A YAML file of settings, looked at before the parser reads it: its messages name no file."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from engine.config import ConfigError
+
+
+def refuse_unreadable(words: list[str], sections: set[str]) -> None:
+    """Look at every file that `--config` names.
+
+    Args:
+        words: of the command line.
+        sections: names of sections, which are mappings.
+
+    Raises:
+        ConfigError: a file that is missing, no YAML, no mapping, says a key twice, or holds
+            something else where a section belongs.
+    """
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word == "--config" or word.startswith("--config="):
+            _look_at(Path(word.partition("=")[2] or following), sections)
+
+
+def _look_at(path: Path, sections: set[str]) -> None:
+    if not path.is_file():
+        raise ConfigError(f"--config {path}: no such file")
+    try:
+        text = path.read_text(encoding="utf-8")
+        twice = next(_said_twice(yaml.compose(text, yaml.SafeLoader)), None)
+        tree = yaml.safe_load(text)
+    except (yaml.YAMLError, OSError, ValueError, RecursionError) as error:
+        problem = " ".join(str(error).split())
+        raise ConfigError(f"--config {path}: not readable as YAML: {problem}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"--config {path}: holds no settings")
+    if twice:
+        raise ConfigError(f"--config {path}: {twice}: only one of them would count")
+    for key, value in tree.items():
+        if not isinstance(key, str) or key == "config":
+            raise ConfigError(f"--config {path}: unknown key {key!r}")
+        if key in sections and not isinstance(value, dict):
+            raise ConfigError(f"--config {path}: {key} is a section of settings, got {value!r}")
+
+
+def _said_twice(node: yaml.Node | None) -> Iterator[str]:
+    """`KEY stands in lines A and B` for keys that YAML would take the last of in silence."""
+    if not isinstance(node, yaml.MappingNode):
+        return
+    lines: dict[str, int] = {}
+    for key, value in node.value:
+        line, name = key.start_mark.line + 1, str(key.value)
+        if name in lines:
+            yield f"{name} stands in lines {lines[name]} and {line}"
+        lines[name] = line
+        yield from _said_twice(value)
