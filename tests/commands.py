@@ -1,6 +1,5 @@
 """A command's main in this process: what it said, how it ended, and what it left on the disk."""
 
-import hashlib
 import io
 import os
 import signal
@@ -9,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+
+import xxhash
 
 from engine import runtime
 from launch.cli import run_main
@@ -63,7 +64,7 @@ def _untouched() -> Iterator[None]:
 def contents(folder: Path) -> dict[str, str]:
     """Every file below a folder with the hash of its bytes, every folder with ""."""
     return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        str(path.relative_to(folder)): xxhash.xxh3_128_hexdigest(path.read_bytes())
         if path.is_file()
         else ""
         for path in sorted(folder.rglob("*"))

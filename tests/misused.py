@@ -1,0 +1,94 @@
+"""A folder with everything that can be named wrongly on a command line."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from blip_model import Blip
+from blip_model.config import preset
+from engine import checkpoint
+from engine.data.tokenizer import packaged_folder
+from tests.ranks import run_ranks
+from tests.runs import write_config
+from tests.shards import write_shards
+
+YAML = {
+    "broken.yaml": "a: [\n",
+    "list.yaml": "- a\n",
+    "word.yaml": "word\n",
+    "nothing.yaml": "",
+    "unknown.yaml": "zzzz: 3\n",
+    "typo.yaml": "train: {learnin_rate: 3}\n",
+    "section.yaml": "model: 3\n",
+    "null_section.yaml": "train:\n",
+    "null.yaml": "train: {epochs: null}\n",
+    "twice.yaml": "seed: 1\ntrain: {epochs: 1}\nseed: 2\n",
+    "nested.yaml": "config: list.yaml\n",
+    "number.yaml": "3: 4\n",
+    "deep.yaml": "a: " + "[" * 1000,
+    "numbers.yaml": "data: {train: [1]}\n",
+    "bool.yaml": "seed: true\n",
+    "size.yaml": "size: [1]\n",
+}
+
+
+def make_world(folder: Path) -> Path:
+    """Good pairs, weights and a run; and beside them bad files of every kind."""
+    data = write_shards(folder / "data", 24)
+    write_shards(folder / "more", 16)
+    config = write_config(folder, "run", data, train={"max_steps": 1}, model={"queue_size": 8})
+    done = run_ranks(["launch/pretrain.py", "--config", str(config)])
+    assert done.codes == [0], done.said
+    _write_weights(folder)
+    _write_vocabularies(folder)
+    for name, text in YAML.items():
+        (folder / name).write_text(text)
+    (folder / "bytes.yaml").write_bytes(b"\xff\xfe\x80")
+    (folder / "bytes").write_bytes(b"\xff\xfe\x80")
+    (folder / "page.tar").write_text("<html>" * 200)
+    (folder / "page.json").write_text("<html>")
+    (folder / "captionless.json").write_text('[{"image": "a.png"}]')
+    (folder / "pairs.json").write_text('[{"image": "a.png", "caption": "a"}]')
+    (folder / "list.json").write_text("[]")
+    (folder / "batch.json").write_text('{"train_batch_size": 3}')
+    for name in ("empty", "filled", "set", "torn_set", "results", "notes"):
+        (folder / name).mkdir()
+    (folder / "file").write_text("mine")
+    (folder / "filled" / "letter.txt").write_text("mine")
+    (folder / "set" / "collection.json").write_text('{"settings": {"size": 7}}')
+    (folder / "torn_set" / "collection.json").write_text("{")
+    results = {"task": "retrieval", "checkpoint": "elsewhere", "metrics": {}}
+    (folder / "results" / "results.json").write_text(json.dumps(results))
+    (folder / "notes" / "results.json").write_text("mine")
+    return folder
+
+
+def _write_weights(folder: Path) -> None:
+    torch.manual_seed(0)
+    tiny = preset("tiny")
+    parts = {"captioner": {"text_encoder": False}, "scorer": {"text_decoder": False}}
+    wide = replace(tiny, vision_width=48)
+    networks = {"tiny": Blip(tiny), "wide": Blip(wide)}
+    networks |= {name: Blip(tiny, **without) for name, without in parts.items()}
+    for name, network in networks.items():
+        state = {"network": vars(network.config)}
+        checkpoint.write_as(folder / name, 0, {"model": network.state_dict()}, state)
+    torch.save({"model": networks["tiny"].state_dict()}, folder / "tiny.pth")
+    torch.save({"model": {"a": torch.zeros(2)}}, folder / "other.pth")
+    (folder / "rubbish.pth").write_bytes(b"rubbish")
+
+
+def _write_vocabularies(folder: Path) -> None:
+    packaged = packaged_folder()
+    assert packaged is not None
+    words = (packaged / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    lists = {
+        "no_sep.txt": [word for word in words if word != "[SEP]"],
+        "short.txt": words[:2000],
+        "shifted.txt": ["[unused]", *words[:-1]],
+        "no_words.txt": [],
+    }
+    for name, lines in lists.items():
+        (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
