@@ -14,38 +14,51 @@ def retrieval_recalls(
 ) -> dict[str, float]:
     """Recall at k both ways, as BLIP counts it: the best rank of a picture's texts.
 
+    Equal scores count as drawn in random order, so that a model that gives every pair the same
+    score reaches chance, no more.
+
     Args:
-        scores: [images, texts].
+        scores: [images, texts], finite.
         image_of_text: [texts] picture of each text.
         ks: cut-offs.
 
     Returns:
         text_to_image_rK and image_to_text_rK, shares in [0, 1].
     """
-    columns = np.arange(scores.shape[1])
-    own = scores[image_of_text, columns]
-    text_ranks = (scores > own).sum(0)
-    image_ranks = np.full(len(scores), np.iinfo(np.int64).max)
-    ranks = (scores[image_of_text] > own[:, None]).sum(1)
-    np.minimum.at(image_ranks, image_of_text, ranks)
-    recalls = {f"text_to_image_r{k}": float((text_ranks < k).mean()) for k in ks}
-    return recalls | {f"image_to_text_r{k}": float((image_ranks < k).mean()) for k in ks}
+    images, texts = scores.shape
+    own = scores[image_of_text, np.arange(texts)]
+    above, equal = (scores > own).sum(0), (scores == own).sum(0)
+    one = np.ones(texts, np.int64)
+    recalls = {f"text_to_image_r{k}": _hits(above, equal, one, k) for k in ks}
+    best = np.full(images, -np.inf, scores.dtype)
+    np.maximum.at(best, image_of_text, own)
+    above, equal = (scores > best[:, None]).sum(1), (scores == best[:, None]).sum(1)
+    right = np.bincount(image_of_text[own == best[image_of_text]], minlength=images)
+    return recalls | {f"image_to_text_r{k}": _hits(above, equal, right, k) for k in ks}
 
 
 def chance_recalls(
     image_of_text: np.ndarray, images: int, ks: tuple[int, ...] = (1, 5, 10)
 ) -> dict[str, float]:
     """Expected recalls of a random order."""
-    texts = len(image_of_text)
-    per_image = np.bincount(image_of_text, minlength=images)
+    right = np.bincount(image_of_text, minlength=images)
+    above, equal = np.zeros_like(right), np.full_like(right, len(image_of_text))
     chance = {f"text_to_image_r{k}": min(1.0, k / images) for k in ks}
-    for k in ks:
-        misses = [
-            math.comb(texts - int(own), k) / math.comb(texts, k) if texts >= k else 0.0
-            for own in per_image
-        ]
-        chance[f"image_to_text_r{k}"] = 1 - float(np.mean(misses))
-    return chance
+    return chance | {f"image_to_text_r{k}": _hits(above, equal, right, k) for k in ks}
+
+
+def _hits(above: np.ndarray, equal: np.ndarray, right: np.ndarray, k: int) -> float:
+    """Share of queries with a right answer among the first k.
+
+    A query has `above` better answers, all wrong, and then `equal` ones of which `right` are right,
+    in random order: of the n places left to them all are wrong with probability
+    C(equal - right, n) / C(equal, n).
+    """
+    misses = 0.0
+    for wrong_above, tied, good in zip(above.tolist(), equal.tolist(), right.tolist(), strict=True):
+        n = min(max(k - wrong_above, 0), tied)
+        misses += math.comb(tied - good, n) / math.comb(tied, n)
+    return 1 - misses / len(above)
 
 
 def words(text: str) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine.config import EvaluateSection
+from engine.config import ConfigError, EvaluateSection
 from engine.data.evaluation_set import EvaluationSet
 from engine.evaluation.metrics import chance_recalls, retrieval_recalls
 from engine.inference import LoadedBlip
@@ -26,6 +26,9 @@ def evaluate_retrieval(
 
     Returns:
         metrics, chance, count, seconds and examples, as `results.json` holds them.
+
+    Raises:
+        ConfigError: no usable pair, or a model whose scores are not finite.
     """
     begun = time.perf_counter()
     states = []
@@ -40,8 +43,10 @@ def evaluate_retrieval(
             [blip.model.text_feature(blip.model.encode_text(*part)) for part in parts]
         )
     similarity = image_features @ text_features.T
+    _refuse_not_finite(similarity)
     listed = shortlisted(similarity, settings.shortlist)
     scores = rerank(blip, ids, mask, image_states, similarity, listed, settings.batch_size)
+    _refuse_not_finite(scores)
     scores, owner = scores.cpu().numpy(), np.asarray(pairs.caption_image)
     by_similarity = retrieval_recalls(similarity.float().cpu().numpy(), owner)
     metrics = retrieval_recalls(scores, owner)
@@ -55,6 +60,11 @@ def evaluate_retrieval(
         "seconds": time.perf_counter() - begun,
         "examples": _examples(pairs, scores),
     }
+
+
+def _refuse_not_finite(scores: torch.Tensor) -> None:
+    if not scores.isfinite().all():
+        raise ConfigError("the model's scores are not finite: its weights are no good")
 
 
 def shortlisted(similarity: torch.Tensor, k: int) -> torch.Tensor:
@@ -97,14 +107,14 @@ def _examples(pairs: EvaluationSet, scores: np.ndarray, count: int = 24) -> list
     examples = []
     for text in chosen.tolist():
         column, owner = scores[:, text], pairs.caption_image[text]
-        best = np.argsort(-column, kind="stable")[:5]
+        order = np.argsort(-column, kind="stable")
         examples.append(
             {
                 "query": pairs.captions[text],
                 "truth": pairs.keys[owner],
-                "rank": int((column > column[owner]).sum()) + 1,
-                "top": [pairs.keys[image] for image in best],
-                "scores": [float(column[image]) for image in best],
+                "rank": order.tolist().index(owner) + 1,
+                "top": [pairs.keys[image] for image in order[:5]],
+                "scores": [float(column[image]) for image in order[:5]],
             }
         )
     return examples
