@@ -15,12 +15,12 @@ from blip_model.generate import beam_search, nucleus
 from engine.config import ConfigError, ModelSection
 from engine.data.augment import evaluation_view
 from engine.data.captions import clean_caption
-from engine.data.images import BadSample, decode_image
+from engine.data.images import BadSample, decode_image, to_rgb
 from engine.data.tokenizer import Tokenizer, open_tokenizer
 from engine.runtime import choose_device
 from engine.weights import open_weights, start_from
 
-Picture = str | Path | Image.Image | np.ndarray
+Picture = str | Path | bytes | Image.Image | np.ndarray
 MAX_PIXELS = 25_000_000
 
 
@@ -44,10 +44,10 @@ class LoadedBlip:
         return torch.autocast(self.device.type, torch.bfloat16)
 
     def views(self, images: Picture | Iterable[Picture]) -> torch.Tensor:
-        """Pictures (paths, PIL or [H, W, 3] uint8 arrays) to [B, 3, H, W].
+        """Pictures (paths, encoded bytes, PIL, or [H, W, 3] uint8 arrays) to [B, 3, H, W].
 
         Raises:
-            ConfigError: a file that is missing or no picture.
+            ConfigError: none given, a file that is missing, or something that is no picture.
         """
         many = [images] if isinstance(images, Picture) else list(images)
         if not many:
@@ -175,9 +175,11 @@ class LoadedBlip:
         """Cleaned texts to ids and mask on the device.
 
         Raises:
-            ConfigError: a text with nothing in it.
+            ConfigError: none given, or a text with nothing in it.
         """
         many = [texts] if isinstance(texts, str) else list(texts)
+        if not many:
+            raise ConfigError("no text given")
         try:
             cleaned = [clean_caption(text, max_words) for text in many]
         except BadSample as bad:
@@ -188,20 +190,26 @@ class LoadedBlip:
 
 
 def _open(picture: Picture) -> Image.Image:
-    if isinstance(picture, np.ndarray):
-        return Image.fromarray(picture).convert("RGB")
-    if isinstance(picture, Image.Image):
-        return picture.convert("RGB")
+    """Any picture as RGB, alike whether it comes as a file, as bytes or decoded."""
+    name = str(picture) if isinstance(picture, str | Path) else f"a {type(picture).__name__}"
     try:
-        return decode_image(Path(picture).read_bytes(), MAX_PIXELS)
-    except OSError as error:
-        raise ConfigError(f"{picture}: {error.strerror}") from None
+        if isinstance(picture, np.ndarray):
+            return to_rgb(Image.fromarray(picture))
+        if isinstance(picture, Image.Image):
+            return to_rgb(picture)
+        content = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
+        return decode_image(content, MAX_PIXELS)
     except BadSample as bad:
-        raise ConfigError(f"{picture}: not a usable picture: {bad.reason}") from None
+        raise ConfigError(f"{name}: not a usable picture: {bad.reason}") from None
+    except (OSError, TypeError, ValueError, IndexError) as error:
+        # Pillow refuses arrays of other shapes and kinds in several ways.
+        problem = " ".join(str(error).split())
+        reason = getattr(error, "strerror", None) or f"not a usable picture: {problem}"
+        raise ConfigError(f"{name}: {reason}") from None
 
 
 def load(
-    place: str,
+    place: str | Path,
     *,
     device: str = "auto",
     precision: str = "fp32",
@@ -220,7 +228,7 @@ def load(
         ConfigError: nothing there, or weights that do not fit the network.
     """
     device = choose_device(device)
-    weights = open_weights(place)
+    weights = open_weights(str(place))
     config = weights.config
     if section is not None and section.image_size is not None:
         try:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -54,9 +55,7 @@ class EvaluationSet:
             try:
                 if raw.problem:
                     raise BadSample(raw.problem)
-                texts = [clean_caption(caption, self.max_words) for caption in raw.captions]
-                if not texts:
-                    raise BadSample("empty_caption")
+                texts = _usable(raw.captions, self.max_words)
                 if raw.image_id not in position_of:
                     image = decode_image(raw.image, self.max_pixels)
                     waiting.append(evaluation_view(image, self.image_size))
@@ -76,3 +75,20 @@ class EvaluationSet:
             yield torch.stack(waiting)
         if not self.keys:
             raise ConfigError(f"no usable pair for evaluation; the first: {self.bad[:1]}")
+
+
+def _usable(captions: list[Any], max_words: int) -> list[str]:
+    """Cleaned texts; one that is unusable is passed over.
+
+    Raises:
+        BadSample: no caption, or none that is usable.
+    """
+    texts, reason = [], "empty_caption"
+    for caption in captions:
+        try:
+            texts.append(clean_caption(caption, max_words))
+        except BadSample as bad:
+            reason = bad.reason
+    if not texts:
+        raise BadSample(reason)
+    return texts

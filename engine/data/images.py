@@ -55,7 +55,7 @@ def decode_image(content: bytes | None, max_pixels: int) -> Image.Image:
             raise BadSample("too_thin")
         try:
             image.load()
-            return _to_rgb(image)
+            return to_rgb(image)
         except Exception as error:  # noqa: BLE001 - as above
             reason = "truncated" if "truncated" in str(error) else "undecodable"
             raise BadSample(reason) from None
@@ -66,7 +66,8 @@ def _unreadable(content: bytes) -> str:
     return "undecodable" if known else "wrong_format"
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A picture of any mode as RGB: transparency on white, 16-bit values by their upper byte."""
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I;16") or image.mode == "I":

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from engine.config import EvaluateSection
+from engine.config import ConfigError, EvaluateSection
 from engine.data.evaluation_set import EvaluationSet
 from engine.evaluation.metrics import bleu, cider_d, word_f1
 from engine.inference import LoadedBlip
@@ -22,12 +22,17 @@ def evaluate_captions(
 
     Returns:
         metrics, chance, count, seconds and examples, as `results.json` holds them.
+
+    Raises:
+        ConfigError: no usable pair, or a model whose states are not finite.
     """
     begun = shown = time.perf_counter()
     generated: list[str] = []
     for views in pairs.views(settings.batch_size):
         with blip.autocast():
             states = blip.model.encode_image(views.to(blip.device))
+        if not states.isfinite().all():
+            raise ConfigError("the model's states are not finite: its weights are no good")
         generated += blip.caption_states(
             states,
             prompt=settings.prompt,
