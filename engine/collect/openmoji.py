@@ -2,6 +2,7 @@
 
 The captions compose ("woman construction worker medium skin tone"). Held-out pictures are chosen
 so that each of their words occurs in other pictures: combinations that training never shows.
+Some drawings carry several names (a farmer looks like a man farmer): these are never held out.
 """
 
 import importlib.util
@@ -11,7 +12,7 @@ import random
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ ATTRIBUTION = (
     "License: CC BY-SA 4.0. Drawn as PNG on white; captions are their Unicode names.\n"
 )
 WORD = re.compile(r"\w+")
+PARTS = ("train", "heldout")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,19 +94,32 @@ def _package_folder(distribution: str, module: str) -> Path:
     return Path(spec.origin).parent
 
 
-def split(pictures: list[Drawing], held_out: int, seed: int) -> tuple[list[Drawing], list[Drawing]]:
-    """Training and held-out pictures; each word of a held-out name stays in 5 training names.
+def split(
+    pictures: list[Drawing], drawn: Mapping[str, bytes], held_out: int, seed: int
+) -> tuple[list[Drawing], list[Drawing]]:
+    """Training and held-out pictures.
+
+    Each word of a held-out name stays in 5 training names, and no held-out picture looks exactly
+    like another one.
+
+    Args:
+        pictures: to choose from.
+        drawn: each picture's bytes by its code.
+        held_out: pictures to keep out.
+        seed: of the choice.
 
     Raises:
         ConfigError: more pictures asked for than such combinations exist.
     """
     words = {picture.code: set(WORD.findall(picture.name.lower())) for picture in pictures}
     left = Counter(word for names in words.values() for word in names)
+    copies = Counter(drawn[picture.code] for picture in pictures)
     kept_out = []
     for picture in random.Random(seed).sample(pictures, len(pictures)):
         if len(kept_out) == held_out:
             break
-        if all(left[word] > 5 for word in words[picture.code]):
+        alone = copies[drawn[picture.code]] == 1
+        if alone and all(left[word] > 5 for word in words[picture.code]):
             kept_out.append(picture)
             left.subtract(words[picture.code])
     if len(kept_out) < held_out:
@@ -165,14 +180,18 @@ def _settings_of(facts: Path) -> object:
 
 
 def _build(folder: Path, config: CollectConfig, progress: Callable[[str], None]) -> dict[str, int]:
-    pictures = drawings()
-    counts = {}
-    for name, part in zip(
-        ("train", "heldout"), split(pictures, config.held_out, config.seed), strict=True
-    ):
+    pictures, drawn = drawings(), {}
+    if config.held_out >= len(pictures):
+        raise ConfigError(f"held_out is {config.held_out}: only {len(pictures)} pictures are there")
+    for number, picture in enumerate(pictures, 1):
+        drawn[picture.code] = _draw(picture.path, config.size)
+        if number % 1000 == 0 or number == len(pictures):
+            progress(f"{number} of {len(pictures)} pictures drawn")
+    parts = split(pictures, drawn, config.held_out, config.seed)
+    for name, part in zip(PARTS, parts, strict=True):
         random.Random(config.seed).shuffle(part)
-        _write(folder / name, part, config, progress)
-        counts[name] = len(part)
+        _write(folder / name, part, drawn, config.samples_per_shard)
+    counts = {name: len(part) for name, part in zip(PARTS, parts, strict=True)}
     (folder / "ATTRIBUTION.txt").write_text(ATTRIBUTION)
     facts = {"settings": _settings(config), "pairs": counts}
     (folder / "collection.json").write_text(json.dumps(facts, indent=1) + "\n")
@@ -180,19 +199,17 @@ def _build(folder: Path, config: CollectConfig, progress: Callable[[str], None])
 
 
 def _write(
-    folder: Path, pictures: list[Drawing], config: CollectConfig, progress: Callable[[str], None]
+    folder: Path, pictures: list[Drawing], drawn: Mapping[str, bytes], samples_per_shard: int
 ) -> None:
-    with ShardWriter(folder, "openmoji", config.samples_per_shard) as writer:
-        for number, picture in enumerate(pictures, 1):
+    with ShardWriter(folder, "openmoji", samples_per_shard) as writer:
+        for number, picture in enumerate(pictures):
             writer.add(
-                f"{number - 1:06d}",
-                _draw(picture.path, config.size),
+                f"{number:06d}",
+                drawn[picture.code],
                 "png",
                 picture.name,
                 {"uid": f"openmoji-{picture.code}", "url": "", "license": "CC BY-SA 4.0"},
             )
-            if number % 1000 == 0 or number == len(pictures):
-                progress(f"{folder.name}: {number} of {len(pictures)} drawn")
 
 
 def _draw(path: Path, size: int) -> bytes:
