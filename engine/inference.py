@@ -196,6 +196,7 @@ def _open(picture: Picture) -> Image.Image:
         if isinstance(picture, np.ndarray):
             return to_rgb(Image.fromarray(picture))
         if isinstance(picture, Image.Image):
+            picture.load()
             return to_rgb(picture)
         content = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
         return decode_image(content, MAX_PIXELS)
