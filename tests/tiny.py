@@ -28,3 +28,15 @@ def tiny_inputs(
     ids[:, 0] = 101
     ids[torch.arange(count), lengths - 1] = config.sep_token_id
     return image, ids * mask, mask
+
+
+@torch.no_grad()
+def spread(model: torch.nn.Module) -> None:
+    """Twice the weights of a fresh network, whose outputs for any input are nearly the same."""
+    for name, parameter in model.named_parameters():
+        if name == "temp":
+            continue
+        if parameter.ndim > 1:
+            parameter.mul_(2.0)
+        else:
+            parameter.add_(0.05)

@@ -18,7 +18,7 @@ def evaluate_captions(
 ) -> dict[str, Any]:
     """Beam-search captions of every picture against its own.
 
-    Chance is the score of the same captions dealt to other pictures.
+    Chance is the score of the same captions dealt to other pictures; empty for a single one.
 
     Returns:
         metrics, chance, count, seconds and examples, as `results.json` holds them.
@@ -51,7 +51,7 @@ def evaluate_captions(
     return {
         "task": "caption",
         "metrics": _scores(generated, references),
-        "chance": _scores(dealt, references),
+        "chance": _scores(dealt, references) if len(dealt) > 1 else {},
         "count": len(generated),
         "bad_samples": len(pairs.bad),
         "seconds": time.perf_counter() - begun,

@@ -19,7 +19,7 @@ from engine.huggingface_folder import write_folder
 from engine.inference import LoadedBlip
 from engine.weight_files import write_original
 from tests.shards import bomb, caption, picture
-from tests.tiny import tiny_config
+from tests.tiny import spread, tiny_config
 
 ORIGINS = ("run", "checkpoint", "pth", "hf")
 
@@ -29,13 +29,9 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The same random weights as a run folder, a checkpoint, the original's and transformers'."""
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
-    # Larger weights than a fresh network's: its scores would all be alike.
     config = tiny_config()
     model = BlipPretrain(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(2.0) if parameter.ndim > 1 else parameter.add_(0.05)
-        model.temp.fill_(0.07)
+    spread(model)
     weights, state = model.state_dict(), {"network": vars(config)}
     step = checkpoint.write(folder / "run" / "checkpoints", 3, {"model": weights}, state)
     write_original(folder / "blip.pth", weights)
@@ -78,7 +74,7 @@ def test_every_origin_says_the_same(places: dict[str, Path], blip: LoadedBlip, o
     theirs = outputs(engine.load(str(places[origin]), device="cpu"))
     assert theirs.pop("captions") == ours.pop("captions")
     for name, value in ours.items():
-        torch.testing.assert_close(theirs[name], value, rtol=0, atol=1e-5, msg=name)
+        torch.testing.assert_close(theirs[name], value, rtol=0, atol=1e-5)
 
 
 def test_outputs_are_what_the_network_gives(blip: LoadedBlip) -> None:
@@ -95,7 +91,7 @@ def test_outputs_are_what_the_network_gives(blip: LoadedBlip) -> None:
             match = blip.model.match(ids, mask, states).softmax(1)[:, 1]
         assert blip.caption(picture(number), max_length=12) == [found["captions"][number]]
         for name, value in [("image_features", image), ("text_features", text), ("matches", match)]:
-            torch.testing.assert_close(found[name][number], value[0], rtol=0, atol=1e-5, msg=name)
+            torch.testing.assert_close(found[name][number], value[0], rtol=0, atol=1e-5)
     assert found["image_features"].norm(dim=1) == pytest.approx(torch.ones(4))
     assert not found["captions"][0].startswith("a picture of")
 
