@@ -231,31 +231,6 @@ def test_bad_pictures_are_counted_and_shift_nothing(
     assert (reasons["silent"], reasons["huge"]) == ("empty_caption", "too_many_pixels")
 
 
-def test_pictures_come_once_with_every_usable_caption(tmp_path: Path) -> None:
-    for number in range(3):
-        (tmp_path / f"{number}.png").write_bytes(picture(number))
-    rows = [
-        {"image": "missing.png", "caption": "Not there", "image_id": 7},
-        {"image": "0.png", "caption": ["A Fox!", "", None, "two"], "image_id": 7},
-        {"image": "1.png", "caption": "one", "image_id": 9},
-        {"image": "0.png", "caption": "three", "image_id": 7},
-        {"image": "2.png", "caption": ["", None], "image_id": 8},
-        {"image": "2.png", "caption": [], "image_id": 8},
-    ]
-    (tmp_path / "pairs.json").write_text(json.dumps(rows))
-    pairs = pairs_of(tmp_path / "pairs.json")
-    assert [len(views) for views in pairs.views(1)] == [1, 1]
-    assert pairs.keys == ["0.png", "1.png"]
-    assert pairs.image_ids == [7, 9]
-    assert pairs.captions == ["a fox", "two", "one", "three"]
-    assert pairs.caption_image == [0, 0, 1, 0]
-    assert pairs.bad == [
-        ("missing.png", "missing"),
-        ("2.png", "bad_text"),
-        ("2.png", "empty_caption"),
-    ]
-
-
 @pytest.mark.parametrize("task", ["retrieval", "caption"])
 def test_one_pair_is_a_set(folder: Path, tmp_path: Path, task: str) -> None:
     write_shards(tmp_path / "data", 1)
