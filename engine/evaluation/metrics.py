@@ -51,14 +51,15 @@ def _hits(above: np.ndarray, equal: np.ndarray, right: np.ndarray, k: int) -> fl
     """Share of queries with a right answer among the first k.
 
     A query has `above` better answers, all wrong, and then `equal` ones of which `right` are right,
-    in random order: of the n places left to them all are wrong with probability
+    in random order: the n places left to them hold none with probability
     C(equal - right, n) / C(equal, n).
     """
-    misses = 0.0
+    shares = []
     for wrong_above, tied, good in zip(above.tolist(), equal.tolist(), right.tolist(), strict=True):
         n = min(max(k - wrong_above, 0), tied)
-        misses += math.comb(tied - good, n) / math.comb(tied, n)
-    return 1 - misses / len(above)
+        orders = math.comb(tied, n)
+        shares.append((orders - math.comb(tied - good, n)) / orders)
+    return math.fsum(shares) / len(shares)
 
 
 def words(text: str) -> list[str]:
