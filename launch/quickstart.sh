@@ -2,6 +2,7 @@
 # Pretrain a small BLIP on real pairs, evaluate it and write a report, on any machine:
 #   bash launch/quickstart.sh
 # Stages lie in runs/quickstart (or $QUICKSTART_DIR); a stage that is complete is not repeated.
+# Interrupted (Ctrl-C, SIGTERM), it saves and ends with 75; started again, it continues.
 # Flags go to the pretraining: bash launch/quickstart.sh --train.max_steps 20
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -9,9 +10,19 @@ cd "$(dirname "$0")/.."
 bash launch/install.sh
 folder=${QUICKSTART_DIR:-runs/quickstart}
 recipe=launch/recipes/quickstart.yaml
-run() { .venv/bin/python "launch/$1.py" "${@:2}"; }
 say() { printf '\n[%s] %s\n' "$(date +%H:%M:%S)" "$*"; }
 started=$SECONDS
+
+# A stage runs in the background: bash passes signals on only while it waits for one.
+run() {
+  local code signalled
+  trap 'signalled=1; kill -TERM "$child" 2>/dev/null || true' INT TERM
+  .venv/bin/python "launch/$1.py" "${@:2}" &
+  child=$!
+  while signalled= code=0; wait "$child" || code=$?; [[ $signalled ]]; do :; done
+  trap - INT TERM
+  return "$code"
+}
 
 say "1/4 pairs: OpenMoji drawings and their names"
 run collect --output_dir "$folder/data"
@@ -22,8 +33,13 @@ run pretrain --config "$recipe" --output_dir "$folder/pretrain" \
 
 say "3/4 evaluation on held-out pictures"
 for task in retrieval caption; do
+  results=$folder/pretrain/evaluation/$task/results.json
+  if [[ $results -nt $folder/pretrain/checkpoints && $results -nt $folder/pretrain/config.yaml ]]; then
+    echo "$results: complete, nothing to do"
+    continue
+  fi
   run evaluate --task "$task" --config "$folder/pretrain/config.yaml" \
-    --model.checkpoint "$folder/pretrain" --output_dir "$folder/pretrain/evaluation/$task"
+    --model.checkpoint "$folder/pretrain" --output_dir "${results%/*}"
 done
 
 say "4/4 report"

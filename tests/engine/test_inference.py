@@ -21,6 +21,8 @@ from engine.weight_files import write_original
 from tests.shards import bomb, caption, picture
 from tests.tiny import spread, tiny_config
 
+pytestmark = pytest.mark.xdist_group("inference")
+
 ORIGINS = ("run", "checkpoint", "pth", "hf")
 
 

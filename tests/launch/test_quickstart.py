@@ -1,0 +1,205 @@
+"""`bash launch/quickstart.sh` from nothing to its report: interrupted, finished, run again."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from engine.checkpoint import newest_good, steps
+from engine.config import RunConfig
+from engine.data.open_source import open_source
+from launch.cli import parse
+from tests.commands import contents
+from tests.ranks import ROOT
+from tests.report_run import Elements
+from tests.runs import metrics
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("quickstart")]
+
+STEPS = 60
+# The recipe's network and batches are for minutes; its words for the tiny one would not fit.
+FLAGS = (
+    "--model.preset tiny --model.init_text null --model.queue_size 64 --train.warmup_steps 10 "
+    f"--train.max_steps {STEPS} --train.global_batch_size 8 --train.negative_group_size 8 "
+    "--train.log_every 1 --evaluate.num_beams 1"
+).split()
+KEYS = {
+    *("step", "samples_seen", "loss_itc", "loss_itm", "loss_lm", "lr", "temperature"),
+    *("images_per_second", "data_wait_fraction", "mfu", "skipped_steps", "bad_samples"),
+    "eta_seconds",
+}
+RECALLS = [f"{way}_r{k}" for way in ("text_to_image", "image_to_text") for k in (1, 5, 10)]
+STAGES = ["1/4 pairs", "2/4 pretraining", "3/4 evaluation", "4/4 report"]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A quickstart that ran to its end.
+
+    Attributes:
+        folder: that holds the stages.
+        stopped: steps after which the two signals stopped it.
+        said: output of the last start.
+    """
+
+    folder: Path
+    stopped: list[int]
+    said: str
+
+    @property
+    def run(self) -> Path:
+        """The pretraining's run folder."""
+        return self.folder / "pretrain"
+
+
+def start(folder: Path, *flags: str) -> subprocess.Popen:
+    """The command in a terminal of its own."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "QUICKSTART_DIR": str(folder)}
+    return subprocess.Popen(
+        ["bash", "launch/quickstart.sh", *FLAGS, *flags],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen, code: int) -> str:
+    """What it said; ends only when the last process that it started has ended."""
+    said = process.communicate(timeout=180)[0]
+    assert process.returncode == code, said
+    return said
+
+
+def wait_for_step(run: Path, step: int, process: subprocess.Popen) -> None:
+    """Until metrics of a step are written."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if (run / "metrics.jsonl").is_file() and any(m["step"] >= step for m in metrics(run)):
+            return
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    raise AssertionError(f"no step {step}: {process.communicate()[0]}")
+
+
+def saved_steps(run: Path) -> list[int]:
+    """Steps whose checkpoints are there."""
+    return [int(path.name.removeprefix("step_")) for path in steps(run / "checkpoints")]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    folder = tmp_path_factory.mktemp("runs") / "quickstart"
+    stopped = [0]
+    for from_terminal in (False, True):
+        process = start(folder)
+        try:
+            wait_for_step(folder / "pretrain", stopped[-1] + 1, process)
+            if from_terminal:
+                os.killpg(process.pid, signal.SIGINT)
+            else:
+                os.kill(process.pid, signal.SIGTERM)
+            assert "saved; start again to continue" in finish(process, 75)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        stopped.append(saved_steps(folder / "pretrain")[-1])
+        assert not (folder / "pretrain" / "evaluation").exists()
+    return Finished(folder, stopped[1:], finish(start(folder), 0))
+
+
+def test_an_interrupted_run_continues_to_the_same_end(finished: Finished) -> None:
+    first, second = finished.stopped
+    assert 0 < first < second < STEPS
+    assert f"step_{second:08d} at step {second}" in finished.said
+    assert [line["step"] for line in metrics(finished.run)] == list(range(1, STEPS + 1))
+    assert newest_good(finished.run / "checkpoints").name == f"step_{STEPS:08d}"
+
+
+def test_the_run_folder_keeps_its_contract(finished: Finished) -> None:
+    run = finished.run
+    for line in metrics(run):
+        assert set(line) == KEYS
+        assert line["samples_seen"] == 8 * line["step"]
+        assert all(line[name] > 0 for name in ("loss_itc", "loss_itm", "loss_lm"))
+    config = parse(RunConfig, ["--config", str(run / "config.yaml")], description="", examples="")
+    assert config.train.max_steps == STEPS and config.model.preset == "tiny"
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) == KEYS - {"step", "eta_seconds", "mfu"}
+    shown = {event.step: event.value for event in events.Scalars("loss_itc")}
+    assert shown.keys() == set(range(1, STEPS + 1))
+    assert shown[STEPS] == pytest.approx(metrics(run)[-1]["loss_itc"])
+    assert saved_steps(run) == [STEPS]
+    saved = {path.name for path in newest_good(run / "checkpoints").iterdir()}
+    assert saved == {"model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"}
+    for part, count in (("train", 3553), ("heldout", 400)):
+        assert len(open_source(str(finished.folder / "data" / part))) == count
+
+
+def test_figures_stand_beside_chance(finished: Finished) -> None:
+    said = [line.split() for line in finished.said.splitlines()]
+    for task, names in (("retrieval", RECALLS), ("caption", ["cider", "bleu4", "word_f1"])):
+        path = finished.run / "evaluation" / task / "results.json"
+        results = json.loads(path.read_text())
+        assert (results["count"], results["bad_samples"]) == (400, 0)
+        for name in names:
+            value, chance = results["metrics"][name], results["chance"][name]
+            assert [name, f"{value:.3f}", "(chance", f"{chance:.3f})"] in said
+    assert results["examples"][0]["generated"] is not None
+    assert "R@5" in finished.said and "(chance 1.3 %)" in finished.said
+
+
+def test_the_report_needs_nothing_else(finished: Finished) -> None:
+    page = (finished.folder / "report.html").read_text()
+    assert "://" not in page
+    elements = Elements(page)
+    pictures = elements.of("img")
+    assert len(pictures) > 30
+    assert all(str(picture["src"]).startswith("data:image/") for picture in pictures)
+    assert len(elements.of("svg")) >= 3 and elements.of("polyline") + elements.of("path")
+    linked = [attributes.get("href", "#") for _, attributes in elements.found]
+    assert all(str(link).startswith("#") for link in linked)
+    assert not elements.of("script") + elements.of("link") + elements.of("iframe")
+    assert "the right picture among 400 pictures it never saw" in elements.text
+    assert f" at step {STEPS};" in page
+    assert "CC BY-SA 4.0" in elements.text
+
+
+def test_every_stage_is_said_in_order(finished: Finished) -> None:
+    places = [finished.said.index(stage) for stage in STAGES]
+    assert places == sorted(places)
+    assert finished.said.rstrip().endswith(f"open {finished.folder}/report.html")
+
+
+def test_started_again_it_says_that_all_is_done_and_changes_nothing(finished: Finished) -> None:
+    before = contents(finished.folder)
+    said = finish(start(finished.folder), 0)
+    assert all(stage in said for stage in STAGES)
+    for stage in (
+        finished.folder / "data",
+        finished.run / "evaluation" / "retrieval" / "results.json",
+        finished.run / "evaluation" / "caption" / "results.json",
+    ):
+        assert f"{stage}: complete, nothing to do" in said
+    assert f"{finished.run}: complete at step {STEPS}, nothing to do" in said
+    after = contents(finished.folder)
+    assert before.pop("report.html") and after.pop("report.html")
+    assert after == before
+
+
+def test_a_stage_that_fails_is_the_last(finished: Finished) -> None:
+    before = contents(finished.folder)
+    said = finish(start(finished.folder, "--train.max_stepz", "4"), 2)
+    assert "did you mean 'train.max_steps'?" in said
+    assert "3/4" not in said and "Traceback" not in said
+    assert contents(finished.folder) == before
