@@ -1,0 +1,145 @@
+"""The figures of `bench/results/*.json` by name: unit, target, and the table that is printed."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What a number is.
+
+    Attributes:
+        unit: `x` for a ratio, `FLOP`, `B`, `/s`, `share` or `GiB`.
+        at_least: its target by hardware, or none.
+        at_most: the same where less is better.
+    """
+
+    unit: str = "x"
+    at_least: tuple[tuple[str, float], ...] = ()
+    at_most: tuple[tuple[str, float], ...] = ()
+
+    def target(self, hardware: str) -> tuple[float, bool] | None:
+        """Its target on `cpu` or `gpu` and whether more is better."""
+        for bounds, more in ((self.at_least, True), (self.at_most, False)):
+            for kind, bound in bounds:
+                if kind == hardware:
+                    return bound, more
+        return None
+
+    def shown(self, value: float) -> str:
+        """A value with its unit, in few characters."""
+        if self.unit in ("FLOP", "B", "FLOP/s"):
+            scale = {"FLOP": 1e9, "B": 1e6, "FLOP/s": 1e12}[self.unit]
+            prefix = {"FLOP": "G", "B": "M", "FLOP/s": "T"}[self.unit]
+            return f"{value / scale:.4g} {prefix}{self.unit}"
+        if self.unit == "share":
+            return f"{value:.1%}"
+        digits = f"{value:.2f}" if value < 10 else f"{value:.4g}"
+        return digits + {"x": "x", "/s": " /s", "GiB": " GiB"}[self.unit]
+
+
+BOTH_200 = (("cpu", 200e9), ("gpu", 200e9))
+# The issue's bound of 0.62 of the original's bytes, as original / ours.
+BOTH_SAVED = (("cpu", 1 / 0.62), ("gpu", 1 / 0.62))
+# Networks that the targets are for.
+TARGETED = ("_base_", "_small_")
+FIGURES = {
+    "flops_per_pair": Figure("FLOP", at_most=BOTH_200),
+    "flops_per_pair_original": Figure("FLOP"),
+    "flops_per_pair_ratio": Figure(),
+    "saved_bytes_per_pair": Figure("B"),
+    "saved_bytes_per_pair_original": Figure("B"),
+    "saved_bytes_ratio": Figure(at_least=BOTH_SAVED),
+    "step_time_ratio_fp32": Figure(at_least=(("cpu", 1.5),)),
+    "step_time_ratio_bf16": Figure(at_least=(("cpu", 1.5),)),
+    "step_time_ratio_tf32": Figure(),
+    "step_time_ratio_shipped": Figure(at_least=(("cpu", 3.5),)),
+    "step_time_ratio_strong": Figure(at_least=(("gpu", 1.75),)),
+    "images_per_second": Figure("/s", at_least=(("gpu", 2100),)),
+    "gemm_ceiling": Figure("FLOP/s"),
+    "mfu": Figure("share", at_least=(("gpu", 0.54),)),
+    "peak_memory_gib_batch512": Figure("GiB", at_most=(("gpu", 45),)),
+    "kernel_itc_loss_ratio": Figure(at_least=(("gpu", 5),)),
+    "kernel_itc_loss_ratio_compiled": Figure(at_least=(("gpu", 2),)),
+    "kernel_itc_loss_ratio_chunked": Figure(),
+    "kernel_hard_negatives_ratio": Figure(),
+    "kernel_negative_states_ratio": Figure(),
+    "kernel_attention_vision_ratio": Figure(),
+    "kernel_attention_vision_ratio_sdpa": Figure(),
+    "kernel_attention_cross_ratio": Figure(),
+    "kernel_attention_cross_ratio_sdpa": Figure(),
+    "kernel_ema_ratio": Figure(),
+    "kernel_lm_loss_ratio_liger": Figure(),
+    "caption_throughput_ratio_hf": Figure(at_least=(("cpu", 3), ("gpu", 10))),
+    "caption_throughput_ratio_hf_beam": Figure(at_least=(("cpu", 3), ("gpu", 10))),
+    "caption_throughput_ratio_hf_beam_fp32": Figure(),
+    "caption_throughput_ratio_hf_beam_bf16": Figure(),
+    "caption_throughput_ratio_hf_nucleus": Figure(at_least=(("cpu", 3), ("gpu", 10))),
+    "caption_throughput_ratio_hf_nucleus_fp32": Figure(),
+    "caption_throughput_ratio_hf_nucleus_bf16": Figure(),
+    "captions_per_second_beam": Figure("/s"),
+    "captions_per_second_nucleus": Figure("/s"),
+    "loader_pairs_per_second": Figure("/s"),
+    "loader_ratio_original": Figure(),
+    "loader_ratio_webdataset": Figure(),
+}
+
+
+def base_name(name: str) -> str:
+    """The figure that a name is of: `_small_batch4` and the like behind it say where.
+
+    Raises:
+        KeyError: no such figure.
+    """
+    known = [base for base in FIGURES if name == base or name.startswith(base + "_")]
+    if not known:
+        raise KeyError(f"{name} is no figure of bench/figures.py")
+    return max(known, key=len)
+
+
+def figure_of(name: str) -> Figure:
+    """What a figure is.
+
+    Raises:
+        KeyError: no such figure.
+    """
+    return FIGURES[base_name(name)]
+
+
+def verdict(name: str, value: float, hardware: str) -> str:
+    """The target and whether it is met; nothing for a figure, or a network, without one."""
+    figure, where = figure_of(name), name.removeprefix(base_name(name))
+    found = figure.target(hardware)
+    if found is None or not (where == "" or where.startswith(TARGETED)):
+        return ""
+    bound, more = found
+    met = value >= bound if more else value <= bound
+    return f"{'>=' if more else '<='} {figure.shown(bound)} {'met' if met else 'MISSED'}"
+
+
+def table(results: dict[str, Any]) -> str:
+    """The results as a table, one figure a line, and the notes below."""
+    rows = [("figure", "median", "quartiles", "repeats", "target")]
+    order = list(FIGURES)
+    for name in sorted(results["figures"], key=lambda name: order.index(base_name(name))):
+        value = results["figures"][name]
+        figure, spread = figure_of(name), results["spread"][name]
+        repeats = spread["repeats"]
+        quartiles = f"{figure.shown(spread['q1'])} to {figure.shown(spread['q3'])}"
+        counted = repeats == 1
+        rows.append(
+            (
+                name,
+                figure.shown(value),
+                "counted" if counted else quartiles,
+                "" if counted else str(repeats),
+                verdict(name, value, results["hardware"]),
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join([*lines, *(f"note: {line}" for line in results["notes"])])

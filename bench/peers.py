@@ -1,0 +1,73 @@
+"""Other people's ways to do what our kernels do, in a few lines each."""
+
+import torch
+import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
+
+
+def chunked_contrast(
+    query: torch.Tensor,
+    momentum_query: torch.Tensor,
+    keys: torch.Tensor,
+    queue: torch.Tensor,
+    temperature: torch.Tensor,
+    alpha: float,
+    rows: int,
+) -> torch.Tensor:
+    """One direction of the loss, chunk by chunk of rows, each recomputed in the backward pass.
+
+    How open_clip's users and SigLIP's chunked loss keep the similarity matrix small: only
+    `rows` x (B + Q) of it exists at a time.
+    """
+    everything = torch.cat([keys, queue])
+
+    def chunk(part: torch.Tensor, part_m: torch.Tensor, start: int) -> torch.Tensor:
+        with torch.no_grad():
+            soft = (part_m @ everything.T / temperature).softmax(1)
+            places = torch.arange(start, start + len(part), device=part.device)
+            hard = F.one_hot(places, len(everything)).to(soft.dtype)
+            targets = alpha * soft + (1 - alpha) * hard
+        return F.cross_entropy(part @ everything.T / temperature, targets, reduction="sum")
+
+    total = query.new_zeros(())
+    for start in range(0, len(query), rows):
+        parts = query[start : start + rows], momentum_query[start : start + rows]
+        total = total + checkpoint(chunk, *parts, start, use_reentrant=False)
+    return total / len(query)
+
+
+def looped_negatives(
+    query: torch.Tensor, keys: torch.Tensor, temperature: torch.Tensor
+) -> torch.Tensor:
+    """One negative a row as the original draws it: on the host, row by row."""
+    with torch.no_grad():
+        weights = F.softmax(query @ keys.T / temperature, 1) + 1e-4
+        weights.fill_diagonal_(0)
+    drawn = [torch.multinomial(weights[row], 1).item() for row in range(len(query))]
+    return torch.tensor(drawn, device=query.device)
+
+
+def stacked(states: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    """Rows of `states` as the original takes them: sliced one by one and stacked."""
+    return torch.stack([states[number] for number in numbers.tolist()])
+
+
+@torch.no_grad()
+def looped_ema(targets: list[torch.Tensor], sources: list[torch.Tensor], momentum: float) -> None:
+    """The original's momentum update: a loop over tensors, out of place."""
+    for target, source in zip(targets, sources, strict=True):
+        target.data = target.data * momentum + source.data * (1 - momentum)
+
+
+def liger_lm_loss(
+    states: torch.Tensor, words: torch.Tensor, bias: torch.Tensor, labels: torch.Tensor
+) -> torch.Tensor:
+    """Projection and smoothed cross-entropy in one, by liger-kernel.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+
+    loss = LigerFusedLinearCrossEntropyLoss(label_smoothing=0.1, ignore_index=-100)
+    return loss(words, states, labels, bias)

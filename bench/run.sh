@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Measure against the original BLIP and other peers; figures go to bench/results:
+#   bash bench/run.sh [cpu|gpu] [--quick] [--suites work,step,kernels,captioning,data]
+# Golden tests run first; when they fail nothing is measured and the exit code is 2.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+bash launch/install.sh
+# Peers are no part of the engine: one that cannot be installed is left out, and the run says so.
+while read -r peer; do
+  if [[ $peer == liger-kernel* ]] && ! nvidia-smi -L >/dev/null 2>&1; then continue; fi
+  .venv/bin/python -m pip --disable-pip-version-check install --quiet "$peer" ||
+    echo "not installed: $peer"
+done <bench/peers.txt
+export TOKENIZERS_PARALLELISM=false
+exec .venv/bin/python -m bench.main "$@"

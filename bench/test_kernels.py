@@ -1,0 +1,185 @@
+"""Operations at ViT-B sizes, forward and backward, against their definitions and other people's.
+
+Before anything is timed, all sides of a comparison must give the same numbers.
+"""
+
+import importlib.util
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from bench import peers
+from bench.conftest import Compare
+from bench.interleaved import Side, ratio
+from bench.machine import has_bf16
+from bench.plan import Plan
+from bench.record import Record
+from blip_model.config import BlipConfig, preset
+from blip_model.momentum import Momentum
+from blip_model.pretrain import BlipPretrain
+from kernels import attention, draw_hard_negatives, ema_, itc_loss
+
+Tensors = dict[str, torch.Tensor]
+ALPHA = 0.4
+
+
+@pytest.fixture
+def config(plan: Plan) -> BlipConfig:
+    """Sizes of the network."""
+    return preset(plan.preset)
+
+
+def unit(rows: int, width: int, device: torch.device) -> torch.Tensor:
+    """Random unit vectors."""
+    return F.normalize(torch.randn(rows, width, device=device), dim=1)
+
+
+def with_gradient(
+    loss: Callable[[], torch.Tensor], leaves: list[torch.Tensor], upstream: torch.Tensor | None
+) -> Side:
+    """Forward and backward of a function; gradients are returned, not accumulated."""
+    return lambda: torch.autograd.grad(loss(), leaves, upstream)
+
+
+def agree(sides: dict[str, Side], tolerance: float) -> None:
+    """All sides give the first one's gradients, to a share of their largest entry."""
+    first, *others = ([tensor.float() for tensor in side()] for side in sides.values())
+    for other in others:
+        for ours, theirs in zip(first, other, strict=True):
+            scale = ours.abs().max().clamp(min=1e-12)
+            assert (ours - theirs).abs().max() / scale < tolerance
+
+
+def test_itc_loss(compare: Compare, plan: Plan, record: Record, config: BlipConfig) -> None:
+    rows, width, device = plan.kernel_batch, config.embed_dim, plan.device
+    query = unit(rows, width, device).requires_grad_()
+    temperature = torch.tensor(0.07, device=device, requires_grad=True)
+    queue = unit(plan.queue_size, width, device).T.contiguous().T
+    inputs = (query, unit(rows, width, device), unit(rows, width, device), queue, temperature)
+
+    def by(backend: str) -> Side:
+        return with_gradient(
+            lambda: itc_loss(*inputs, ALPHA, backend=backend), [query, temperature], None
+        )
+
+    chunk = max(1, rows // 4)
+    chunked = with_gradient(
+        lambda: peers.chunked_contrast(*inputs, ALPHA, chunk), [query, temperature], None
+    )
+    sides = {"definition": by("reference"), "ours": by("auto"), "chunked": chunked}
+    if device.type == "cuda":
+        sides["torch"] = by("torch")
+        compiled = torch.compile(lambda: itc_loss(*inputs, ALPHA, backend="reference"))
+        sides["definition, compiled"] = with_gradient(compiled, [query, temperature], None)
+    agree(sides, 1e-4)
+    times = compare(f"itc_loss, {rows} rows, queue {plan.queue_size}", sides)
+    record.figure(f"kernel_itc_loss_ratio{plan.suffix}", ratio(times["definition"], times["ours"]))
+    record.figure(
+        f"kernel_itc_loss_ratio_chunked{plan.suffix}", ratio(times["chunked"], times["ours"])
+    )
+    if device.type == "cuda":
+        faster = ratio(times["definition, compiled"], times["ours"])
+        record.figure(f"kernel_itc_loss_ratio_compiled{plan.suffix}", faster)
+
+
+def test_hard_negatives(compare: Compare, plan: Plan, record: Record, config: BlipConfig) -> None:
+    rows, device = plan.kernel_batch, plan.device
+    query, keys = unit(rows, config.embed_dim, device), unit(rows, config.embed_dim, device)
+    temperature, counter = torch.tensor(0.07, device=device), iter(range(1 << 30))
+    sides: dict[str, Side] = {
+        "original": lambda: peers.looped_negatives(query, keys, temperature),
+        "ours": lambda: draw_hard_negatives(query, keys, temperature, seed=next(counter)),
+    }
+    if device.type == "cuda":
+        forced = {"seed": 1, "backend": "torch"}
+        sides["torch"] = lambda: draw_hard_negatives(query, keys, temperature, **forced)
+    times = compare(f"hard_negatives, {rows} rows", sides)
+    faster = ratio(times["original"], times["ours"])
+    record.figure(f"kernel_hard_negatives_ratio{plan.suffix}", faster)
+
+
+def test_states_of_negatives(
+    compare: Compare, plan: Plan, record: Record, config: BlipConfig
+) -> None:
+    """What follows the draw: the original's slices cost B^2 in the backward pass."""
+    rows, shape = plan.kernel_batch, (config.image_tokens, config.vision_width)
+    states = torch.randn(rows, *shape, device=plan.device, requires_grad=True)
+    upstream = torch.randn_like(states)
+    numbers = (torch.arange(rows, device=plan.device) + 1) % rows
+    sides = {
+        "original": with_gradient(lambda: peers.stacked(states, numbers), [states], upstream),
+        "ours": with_gradient(lambda: states.index_select(0, numbers), [states], upstream),
+    }
+    agree(sides, 1e-6)
+    times = compare(f"states of negatives, {rows} rows", sides)
+    faster = ratio(times["original"], times["ours"])
+    record.figure(f"kernel_negative_states_ratio{plan.suffix}", faster)
+
+
+@pytest.mark.parametrize("what", ["vision", "cross"])
+def test_attention(
+    compare: Compare, plan: Plan, record: Record, config: BlipConfig, what: str
+) -> None:
+    rows = min(plan.kernel_batch, 64)
+    heads = config.vision_heads if what == "vision" else config.text_heads
+    width = (config.vision_width if what == "vision" else config.text_width) // heads
+    queries = config.image_tokens if what == "vision" else 39
+    dtype = torch.bfloat16 if has_bf16(plan.device) else torch.float32
+    leaves = [
+        torch.randn(rows, heads, length, width, device=plan.device, dtype=dtype).requires_grad_()
+        for length in (queries, config.image_tokens, config.image_tokens)
+    ]
+    upstream = torch.randn_like(leaves[0])
+    sides = {
+        name: with_gradient(lambda b=backend: attention(*leaves, backend=b), leaves, upstream)
+        for name, backend in {"definition": "math", "sdpa": "sdpa", "ours": "auto"}.items()
+    }
+    agree(sides, 0.05 if dtype == torch.bfloat16 else 1e-4)
+    times = compare(f"attention, {what}, {rows} rows, {str(dtype)[6:]}", sides)
+    name = f"kernel_attention_{what}_ratio"
+    record.figure(f"{name}{plan.suffix}", ratio(times["definition"], times["ours"]))
+    record.figure(f"{name}_sdpa{plan.suffix}", ratio(times["sdpa"], times["ours"]))
+
+
+def test_ema(compare: Compare, plan: Plan, record: Record, config: BlipConfig) -> None:
+    with torch.device("meta"):
+        shapes = [p.shape for p in Momentum(BlipPretrain(config), 0).parameters()]
+    targets = [torch.zeros(shape, device=plan.device) for shape in shapes]
+    sources = [torch.ones(shape, device=plan.device) for shape in shapes]
+    sides: dict[str, Side] = {
+        "original": lambda: peers.looped_ema(targets, sources, 0.995),
+        "ours": lambda: ema_(targets, sources, 0.995),
+    }
+    times = compare(f"ema, {len(shapes)} tensors", sides)
+    record.figure(f"kernel_ema_ratio{plan.suffix}", ratio(times["original"], times["ours"]))
+
+
+def test_lm_loss(compare: Compare, plan: Plan, record: Record, config: BlipConfig) -> None:
+    """What captioning ends in, against liger-kernel's fused projection and loss."""
+    if plan.device.type != "cuda":
+        record.note("liger-kernel's fused loss needs a GPU: not compared here")
+        pytest.skip("liger-kernel needs a GPU")
+    if importlib.util.find_spec("liger_kernel") is None:
+        record.note("liger-kernel is not installed: its fused loss is not compared")
+        pytest.skip("liger-kernel is not installed")
+    tokens, width, vocabulary = 12 * plan.kernel_batch, config.text_width, config.vocab_size
+    settings = {"device": plan.device, "dtype": torch.bfloat16}
+    states = torch.randn(tokens, width, **settings).requires_grad_()
+    words = (torch.randn(vocabulary, width, **settings) * 0.02).requires_grad_()
+    bias = torch.zeros(vocabulary, **settings).requires_grad_()
+    labels, leaves = torch.randint(vocabulary, (tokens,), device=plan.device), [states, words, bias]
+
+    def ours() -> torch.Tensor:
+        return F.cross_entropy(F.linear(states, words, bias).float(), labels, label_smoothing=0.1)
+
+    sides = {
+        "ours": with_gradient(ours, leaves, None),
+        "liger": with_gradient(
+            lambda: peers.liger_lm_loss(states, words, bias, labels), leaves, None
+        ),
+    }
+    agree(sides, 0.05)
+    times = compare(f"lm_loss, {tokens} tokens", sides)
+    record.figure(f"kernel_lm_loss_ratio_liger{plan.suffix}", ratio(times["liger"], times["ours"]))

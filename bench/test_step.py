@@ -1,0 +1,112 @@
+"""A training step: ours against the original, in turns, in one process."""
+
+import gc
+
+import pytest
+import torch
+
+from bench.conftest import Compare
+from bench.interleaved import Side, ratio
+from bench.machine import has_bf16
+from bench.pairs import Pairs, pairs
+from bench.plan import Plan
+from bench.record import Record
+from bench.training import Original, Ours
+from blip_model.config import preset
+from blip_model.flops import pretraining_flops
+
+MEAN_TOKENS, TILE_ROWS = 13, 197
+OURS_ALONE = 512
+Times = dict[str, list[float]]
+
+
+def side(trainer: Ours | Original, batch: Pairs, precision: str) -> Side:
+    """One training step of a trainer."""
+    return lambda: trainer.step(batch, precision)
+
+
+def test_step_against_the_original(
+    compare: Compare, plan: Plan, record: Record, setting: tuple[str, int]
+) -> None:
+    name, count = setting
+    ours = Ours(preset(name), plan.queue_size, plan.device)
+    theirs, batch = Original(ours), pairs(preset(name), count, plan.device)
+    precisions = ["fp32", "bf16"] if has_bf16(plan.device) else ["fp32"]
+    sides = {f"original {p}": side(theirs, batch, p) for p in precisions}
+    sides |= {f"ours {p}": side(ours, batch, p) for p in precisions}
+    if plan.device.type == "cuda":
+        sides["original tf32"] = side(theirs, batch, "tf32")
+    times = compare(f"step, {name}, batch {count}, {plan.hardware}", sides)
+    # Without a suffix: what the figures are defined for.
+    first = setting == plan.steps[0] and name == "base"
+    _keep_ratios(record, times, "" if first else f"_{name}_batch{count}")
+
+
+def _keep_ratios(record: Record, times: Times, suffix: str) -> None:
+    best = times.get("ours bf16", times["ours fp32"])
+    for precision in ("fp32", "bf16", "tf32"):
+        original = times.get(f"original {precision}")
+        if original is None:
+            continue
+        ours = best if precision == "tf32" else times[f"ours {precision}"]
+        record.figure(f"step_time_ratio_{precision}{suffix}", ratio(original, ours))
+    if "ours bf16" not in times:
+        record.note(
+            "this CPU has no bf16 instructions: no bf16 figures, and our best precision is fp32"
+        )
+    record.figure(f"step_time_ratio_shipped{suffix}", ratio(times["original fp32"], best))
+
+
+def test_step_against_the_strong_peer(compare: Compare, plan: Plan, record: Record) -> None:
+    """Autocast, SDPA, negatives at once, fused AdamW, compiled: what an expert makes of it."""
+    if plan.device.type != "cuda":
+        record.note("the strong peer (autocast, SDPA, compile) is measured on a GPU only")
+        pytest.skip("on a CPU the peer is the original itself")
+    config, count = preset(plan.preset), plan.peer_batch
+    ours, batch = Ours(config, plan.queue_size, plan.device), pairs(config, count, plan.device)
+    peer = Original(ours, strong=True)
+    sides = {"strong peer": side(peer, batch, "bf16"), "ours bf16": side(ours, batch, "bf16")}
+    times = compare(f"step, {plan.preset}, batch {count}, strong peer", sides)
+    record.figure(
+        f"step_time_ratio_strong{plan.suffix}", ratio(times["strong peer"], times["ours bf16"])
+    )
+    record.figure(
+        f"images_per_second{plan.suffix}", ratio([count] * plan.rounds, times["ours bf16"])
+    )
+    ceiling = gemm_ceiling(config.vision_width, count)
+    record.figure("gemm_ceiling", ceiling)
+    useful = pretraining_flops(config, MEAN_TOKENS) * count / ceiling
+    record.figure(f"mfu{plan.suffix}", ratio([useful] * plan.rounds, times["ours bf16"]))
+
+
+def gemm_ceiling(width: int, count: int) -> float:
+    """FLOP a second of the network's largest bf16 product, the best of 20: what can be reached."""
+    rows = count * TILE_ROWS
+    left = torch.randn(rows, width, device="cuda", dtype=torch.bfloat16)
+    right = torch.randn(width, 4 * width, device="cuda", dtype=torch.bfloat16)
+    seconds = []
+    for _ in range(20):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        for _ in range(10):
+            left @ right
+        end.record()
+        torch.cuda.synchronize()
+        seconds.append(start.elapsed_time(end) / 1e4)
+    return 2 * rows * width * 4 * width / min(seconds)
+
+
+def test_memory_of_our_step_alone(plan: Plan, record: Record) -> None:
+    """Peak GPU memory of a large batch, weights and optimizer included."""
+    if plan.device.type != "cuda":
+        pytest.skip("a CPU keeps no count of the memory that tensors take")
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    config = preset(plan.preset)
+    ours = Ours(config, plan.queue_size, plan.device)
+    batch = pairs(config, OURS_ALONE, plan.device)
+    for _ in range(2):
+        ours.step(batch, "bf16")
+    peak = torch.cuda.max_memory_allocated() / 2**30
+    record.figure(f"peak_memory_gib_batch{OURS_ALONE}{plan.suffix}", peak)
