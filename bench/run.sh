@@ -7,10 +7,11 @@ cd "$(dirname "$0")/.."
 
 bash launch/install.sh
 # Peers are no part of the engine: one that cannot be installed is left out, and the run says so.
-while read -r peer; do
+# Without their dependencies, so that none brings another torch.
+for peer in $(<bench/peers.txt); do
   if [[ $peer == liger-kernel* ]] && ! nvidia-smi -L >/dev/null 2>&1; then continue; fi
-  .venv/bin/python -m pip --disable-pip-version-check install --quiet "$peer" ||
+  .venv/bin/python -m pip --disable-pip-version-check install --quiet --no-deps "$peer" ||
     echo "not installed: $peer"
-done <bench/peers.txt
+done
 export TOKENIZERS_PARALLELISM=false
 exec .venv/bin/python -m bench.main "$@"

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench import peers
 from bench.conftest import Compare
@@ -141,6 +142,34 @@ def test_attention(
     name = f"kernel_attention_{what}_ratio"
     record.figure(f"{name}{plan.suffix}", ratio(times["definition"], times["ours"]))
     record.figure(f"{name}_sdpa{plan.suffix}", ratio(times["sdpa"], times["ours"]))
+
+
+def test_fused_attentions(compare: Compare, plan: Plan, config: BlipConfig) -> None:
+    """PyTorch's fused kernels one by one at 197 tokens; only times, no figure."""
+    if plan.device.type != "cuda":
+        pytest.skip("a CPU has one fused attention, compared above")
+    shape = (plan.kernel_batch, config.vision_heads, config.image_tokens)
+    leaves = [
+        torch.randn(*shape, 64, device=plan.device, dtype=torch.bfloat16).requires_grad_()
+        for _ in range(3)
+    ]
+    upstream = torch.randn_like(leaves[0])
+
+    def by(backend: SDPBackend) -> Side:
+        def attend() -> torch.Tensor:
+            with sdpa_kernel(backend):
+                return F.scaled_dot_product_attention(*leaves)
+
+        return with_gradient(attend, leaves, upstream)
+
+    kinds = {
+        "flash": "FLASH_ATTENTION",
+        "cudnn": "CUDNN_ATTENTION",
+        "efficient": "EFFICIENT_ATTENTION",
+    }
+    sides = {name: by(getattr(SDPBackend, kind)) for name, kind in kinds.items()}
+    agree(sides, 0.05)
+    compare(f"fused attention, {plan.kernel_batch} rows, bfloat16", sides)
 
 
 def test_ema(compare: Compare, plan: Plan, record: Record, config: BlipConfig) -> None:
