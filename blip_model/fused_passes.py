@@ -9,15 +9,25 @@ after it is shared. A picture's keys and values are projected once a layer.
 import torch
 import torch.nn.functional as F
 
-from blip_model.blip import Blip, with_first_token
+from blip_model.blip import Blip
 from blip_model.med import MedAttention
-from blip_model.packed_text import embed, heads, self_attend
+from blip_model.packed_text import SharedEmbeddings, heads, self_attend
 from blip_model.packing import Packing
 from kernels import attention
+
+# Places of the two first tokens among those that `embed_texts` adds.
+ENC, DEC = 0, 1
+
+
+def embed_texts(model: Blip, ids: torch.Tensor, mask: torch.Tensor) -> SharedEmbeddings:
+    """[B, L] ids as the contrast reads them, and the first tokens of matching and captioning."""
+    firsts = (model.config.enc_token_id, model.config.bos_token_id)
+    return SharedEmbeddings.of(model.text_encoder, ids, Packing.of(mask), firsts)
 
 
 def matching_and_captioning(
     model: Blip,
+    embedded: SharedEmbeddings,
     ids: torch.Tensor,
     mask: torch.Tensor,
     image_states: torch.Tensor,
@@ -31,6 +41,7 @@ def matching_and_captioning(
 
     Args:
         model: with encoder, decoder and matching head.
+        embedded: of the texts, from `embed_texts`.
         ids: [B, L], [CLS] first.
         mask: [B, L].
         image_states: [B, P, vision width].
@@ -39,15 +50,15 @@ def matching_and_captioning(
         label_smoothing: of captioning.
         group_size: rows whose tokens are averaged together.
     """
-    config, count = model.config, len(ids)
-    own, wrong = Packing.of(mask), Packing.of(mask[text_of_image])
-    matched_ids = with_first_token(ids, config.enc_token_id)
-    caption_ids = with_first_token(ids, config.bos_token_id)
+    count, own, wrong = len(ids), embedded.packing, Packing.of(mask[text_of_image])
+    text, decoder = model.text_encoder, model.text_decoder
     # Rows of the encoder: positives, wrong texts, texts with a wrong picture.
     encoder_packing = Packing.of(torch.cat([mask, mask[text_of_image], mask]))
-    encoder_ids = torch.cat([matched_ids, matched_ids[text_of_image], matched_ids])
-    text, decoder = model.text_encoder, model.text_decoder
-    encoded, captions = embed(text, encoder_ids, encoder_packing), embed(text, caption_ids, own)
+    rows = torch.arange(count, device=ids.device)
+    positives = embedded.places(rows, own, ENC)
+    places = [positives, embedded.places(text_of_image, wrong, ENC), positives]
+    encoded = embedded.read(torch.cat(places))
+    captions = embedded.read(embedded.places(rows, own, DEC))
     packings, sizes = (own, wrong, own), (len(own), len(wrong), len(own))
     layers = zip(text.encoder.layer, decoder.bert.encoder.layer, strict=True)
     for number, (layer, decoder_layer) in enumerate(layers, 1):

@@ -33,8 +33,11 @@ class Embeddings(nn.Module):
 
     def at(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """The same for ids of any shape with their positions."""
-        states = self.word_embeddings(ids) + self.position_embeddings(positions)
-        return self.dropout(self.LayerNorm(states))
+        return self.dropout(self.normed(ids, positions))
+
+    def normed(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """What `at` gives before dropout."""
+        return self.LayerNorm(self.word_embeddings(ids) + self.position_embeddings(positions))
 
 
 class Projections(nn.Module):

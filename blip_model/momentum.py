@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from blip_model.blip import Blip, unit
-from blip_model.packed_text import first_states
+from blip_model.packed_text import SharedEmbeddings, first_states
+from blip_model.packing import Packing
 from kernels import ema_
 
 PARTS = ("visual_encoder", "vision_proj", "text_encoder", "text_proj")
@@ -70,9 +71,10 @@ class Momentum(nn.Module):
         self, image: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor
     ) -> MomentumFeatures:
         """Features of a batch, with the queues as they stand; dropout active as in the original."""
+        texts = SharedEmbeddings.of(self.text_encoder_m, ids, Packing.of(mask))
         return MomentumFeatures(
             unit(self.vision_proj_m(self.visual_encoder_m.first_state(image))),
-            unit(self.text_proj_m(first_states(self.text_encoder_m, ids, mask))),
+            unit(self.text_proj_m(first_states(texts))),
             self.image_queue,
             self.text_queue,
             self.idx_queue[0] if self.with_ids else None,

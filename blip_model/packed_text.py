@@ -1,15 +1,65 @@
 """The text transformer on packed tokens: only attention sees rows."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
+import torch.nn.functional as F
 
 from blip_model.med import MedAttention, TextTransformer
 from blip_model.packing import Packing
 from kernels import attention
 
 
-def embed(text: TextTransformer, ids: torch.Tensor, packing: Packing) -> torch.Tensor:
-    """[rows, length] ids -> [T, D]."""
-    return text.embeddings.at(packing.pack(ids), packing.columns)
+@dataclass(frozen=True)
+class SharedEmbeddings:
+    """Embeddings of texts that are read several times, each time with another first token.
+
+    The table of words is looked up once for all of them, so that the backward pass makes one
+    gradient of its size instead of one a reading. Every reading has its own dropout.
+
+    Attributes:
+        text: whose embeddings they are.
+        packing: of the texts.
+        table: [T + F, D] before dropout: the texts' tokens, then F other first tokens.
+    """
+
+    text: TextTransformer
+    packing: Packing
+    table: torch.Tensor
+
+    @classmethod
+    def of(
+        cls, text: TextTransformer, ids: torch.Tensor, packing: Packing, firsts: Sequence[int] = ()
+    ) -> "SharedEmbeddings":
+        """Look up [rows, length] ids and the words of `firsts` at position 0."""
+        more = [ids.new_full((1,), word) for word in firsts]
+        positions = F.pad(packing.columns, (0, len(firsts)))
+        table = text.embeddings.normed(torch.cat([packing.pack(ids), *more]), positions)
+        return cls(text, packing, table)
+
+    def places(self, row: torch.Tensor, packing: Packing, first: int) -> torch.Tensor:
+        """Where the tokens of texts lie in the table.
+
+        Args:
+            row: [rows] which text each row reads.
+            packing: of those rows.
+            first: number of the word in `firsts` that they begin with.
+
+        Returns:
+            [tokens of `packing`] int64.
+        """
+        columns = packing.columns
+        places = self.packing.first[row][packing.rows] + columns
+        return torch.where(columns == 0, len(self.packing) + first, places)
+
+    def read(self, places: torch.Tensor) -> torch.Tensor:
+        """[T] places -> [T, D], with dropout."""
+        return self.text.embeddings.dropout(self.table.index_select(0, places))
+
+    def own(self) -> torch.Tensor:
+        """[T, D] of the texts as they are, with dropout."""
+        return self.text.embeddings.dropout(self.table[: len(self.packing)])
 
 
 def self_attend(
@@ -50,12 +100,10 @@ def heads(block: MedAttention, padded: torch.Tensor) -> torch.Tensor:
     return padded.unflatten(2, (block.self.heads, -1)).transpose(1, 2)
 
 
-def first_states(text: TextTransformer, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def first_states(embedded: SharedEmbeddings) -> torch.Tensor:
     """What `text(ids, mask)[:, 0]` is, without padding and without what is not read: [rows, D]."""
-    packing = Packing.of(mask)
-    states = embed(text, ids, packing)
-    for number, layer in enumerate(text.encoder.layer, 1):
-        last = number == len(text.encoder.layer)
-        states = self_attend(layer.attention, states, packing, first_only=last)
+    states, packing, layers = embedded.own(), embedded.packing, embedded.text.encoder.layer
+    for number, layer in enumerate(layers, 1):
+        states = self_attend(layer.attention, states, packing, first_only=number == len(layers))
         states = layer.output(layer.intermediate(states), states)
     return states

@@ -6,12 +6,12 @@ import torch
 
 from blip_model.blip import Blip, unit
 from blip_model.config import BlipConfig
-from blip_model.fused_passes import matching_and_captioning
+from blip_model.fused_passes import embed_texts, matching_and_captioning
 from blip_model.momentum import MomentumFeatures
 from blip_model.objectives.itc import contrast
 from blip_model.objectives.itm import matching
 from blip_model.objectives.lm import language_modelling, next_token_targets
-from blip_model.packed_text import first_states
+from blip_model.packed_text import SharedEmbeddings, first_states
 from kernels import draw_hard_negatives
 
 
@@ -68,17 +68,18 @@ class BlipPretrain(Blip):
         image_states = self.encode_image(image)
         image_feature = self.image_feature(image_states)
         if self.plain:
+            rest = self._plain
             text_feature = self.text_feature(self.encode_text(input_ids, attention_mask))
         else:
-            first = first_states(self.text_encoder, input_ids, attention_mask)
-            text_feature = unit(self.text_proj(first))
+            embedded = embed_texts(self, input_ids, attention_mask)
+            rest = partial(self._fused, embedded)
+            text_feature = unit(self.text_proj(first_states(embedded)))
         loss_itc = contrast(
             image_feature, text_feature, momentum, self.temperature, alpha, group_size=group_size
         )
         if negatives is None:
             drawing = {"group_size": group_size, "group_keys": group_keys}
             negatives = self.draw(image_feature, text_feature, momentum, seed=seed, **drawing)
-        rest = self._plain if self.plain else self._fused
         group = group_size or len(image)
         loss_itm, loss_lm = rest(input_ids, attention_mask, image_states, negatives, group)
         return {"loss_itc": loss_itc, "loss_itm": loss_itm, "loss_lm": loss_lm}
@@ -99,6 +100,7 @@ class BlipPretrain(Blip):
 
     def _fused(
         self,
+        embedded: SharedEmbeddings,
         ids: torch.Tensor,
         mask: torch.Tensor,
         image_states: torch.Tensor,
@@ -107,7 +109,8 @@ class BlipPretrain(Blip):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The same numbers from one packed pass."""
         settings = {"label_smoothing": self.label_smoothing, "group_size": group_size}
-        return matching_and_captioning(self, ids, mask, image_states, *negatives, **settings)
+        rows = (ids, mask, image_states, *negatives)
+        return matching_and_captioning(self, embedded, *rows, **settings)
 
     def draw(
         self,
