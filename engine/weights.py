@@ -130,7 +130,8 @@ def initialise(model: Blip, section: ModelSection) -> Loaded:
         expected |= {name for name in own if name.startswith(VISION)}
         _check(own, given, expected, section.init_vision)
     if section.init_text:
-        tower = text_tower(read_tensors(_text_place(section.init_text)))
+        raw = read_tensors(_text_place(section.init_text))
+        tower = text_tower(raw, model.config.text_layers)
         text = _on_text_sides(tower.weights, own)
         dropped += tower.dropped
         expected = {n for n in own if _is_text_body(n) and ".crossattention." not in n}

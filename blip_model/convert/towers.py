@@ -1,5 +1,6 @@
 """Single-tower weights as a start: a ViT by timm's or DeiT's names, a BERT by Hugging Face's."""
 
+import re
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from blip_model.convert.positions import resize_positions
 CLASSIFIER = ("head.", "head_dist.", "fc_norm.", "pre_logits.")
 # The masked-word head is BERT's; its transform and bias start the decoder's, as in the original.
 HEAD = ("cls.predictions.bias", "cls.predictions.transform.")
+LAYER = re.compile(r"encoder\.layer\.(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -49,25 +51,41 @@ def vision_tower(weights: dict[str, torch.Tensor], tokens: int) -> Tower:
     return Tower(kept, tuple(dropped))
 
 
-def text_tower(weights: dict[str, torch.Tensor]) -> Tower:
+def text_tower(weights: dict[str, torch.Tensor], layers: int) -> Tower:
     """BERT's names -> the MED's; pooler, token types and the next-sentence head are dropped.
+
+    A BERT that is a whole number of times deeper gives every n-th of its layers, as DistilBERT
+    starts from BERT (Sanh et al. 2019, arXiv:1910.01108); the others are dropped.
 
     Args:
         weights: with or without the root `bert.`, old (gamma, beta) or new names of the norms.
+        layers: of the network.
     """
+    names = {name: _current(name) for name in weights}
+    numbers = [int(found[1]) for found in map(LAYER.match, names.values()) if found]
+    depth = max(numbers, default=-1) + 1
+    step = max(1, depth // layers) if depth % layers == 0 else 1
     kept, dropped = {}, []
     for name, tensor in weights.items():
-        ours = name.removeprefix("bert.")
-        for old, new in ((".gamma", ".weight"), (".beta", ".bias")):
-            if ours.endswith(old):
-                ours = ours.removesuffix(old) + new
+        ours = names[name]
         body = ours.startswith(("embeddings.", "encoder."))
         unused = ours.startswith("embeddings.token_type") or ours.endswith("position_ids")
-        if (body and not unused) or ours.startswith(HEAD):
-            kept[ours] = tensor
-        else:
+        layer = LAYER.match(ours)
+        number, rest = divmod(int(layer[1]), step) if layer else (0, 0)
+        if rest or not ((body and not unused) or ours.startswith(HEAD)):
             dropped.append(name)
+        else:
+            kept[LAYER.sub(f"encoder.layer.{number}.", ours)] = tensor
     return Tower(kept, tuple(dropped))
+
+
+def _current(name: str) -> str:
+    """A BERT's name as today's files have it."""
+    name = name.removeprefix("bert.")
+    for old, new in ((".gamma", ".weight"), (".beta", ".bias")):
+        if name.endswith(old):
+            name = name.removesuffix(old) + new
+    return name
 
 
 def fit_rows(fresh: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

@@ -51,7 +51,7 @@ def test_bert_gives_its_own_states_without_token_types() -> None:
     bert = transformers.BertModel(bert_config(30524)).eval()
     with torch.no_grad():
         bert.embeddings.token_type_embeddings.weight.zero_()
-    tower = text_tower(bert.state_dict())
+    tower = text_tower(bert.state_dict(), 2)
     assert set(tower.dropped) == {
         "embeddings.token_type_embeddings.weight",
         "pooler.dense.weight",
@@ -68,7 +68,7 @@ def test_bert_gives_its_own_states_without_token_types() -> None:
 
 def test_the_masked_word_head_is_kept_and_the_next_sentence_head_dropped() -> None:
     file = transformers.BertForPreTraining(bert_config(100)).state_dict()
-    tower = text_tower(file)
+    tower = text_tower(file, 2)
     assert {n for n in tower.weights if n.startswith("cls.")} == {
         "cls.predictions.bias",
         "cls.predictions.transform.dense.weight",
@@ -86,7 +86,7 @@ def test_old_names_of_the_norms_are_known() -> None:
         "bert.encoder.layer.0.output.LayerNorm.beta": torch.ones(2),
         "bert.embeddings.position_ids": torch.zeros(1),
     }
-    assert set(text_tower(file).weights) == {
+    assert set(text_tower(file, 2).weights) == {
         "embeddings.LayerNorm.weight",
         "encoder.layer.0.output.LayerNorm.bias",
     }
@@ -101,3 +101,15 @@ def test_rows_of_a_table_fit_and_the_added_ones_stay_fresh() -> None:
     )
     other = torch.ones(3, 4)
     assert fit_rows(fresh, other) is other
+
+
+def test_a_deeper_bert_gives_every_nth_layer() -> None:
+    names = [f"bert.encoder.layer.{n}.output.dense.weight" for n in range(6)]
+    file = {name: torch.full((1,), float(n)) for n, name in enumerate(names)}
+    tower = text_tower(file, layers=3)
+    assert {name: tensor.item() for name, tensor in tower.weights.items()} == {
+        f"encoder.layer.{n}.output.dense.weight": 2.0 * n for n in range(3)
+    }
+    assert sorted(tower.dropped) == [names[1], names[3], names[5]]
+    # No whole number of times deeper: nothing is guessed, and the loader refuses what is left over.
+    assert len(text_tower(file, layers=4).weights) == 6
