@@ -102,7 +102,7 @@ def test_several_positives_and_groups(backend: str, group_size: int | None) -> N
 def test_slices_of_keys_are_merged(ids: bool, group_size: int | None) -> None:
     """The fewest keys that give three slices, the first of which ends inside the queue."""
     inputs = case(6, 8, 190, ids=ids)
-    assert triton_kernels.slices_of(1, 196, 16, 3) == 3
+    assert triton_kernels.slices_of(1, 196, triton_kernels.TILES[torch.float32][1], 3) == 3
     compare(inputs, 0.1, 0.4, "triton", group_size=group_size)
 
 
