@@ -12,7 +12,16 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("torch", "transformers", "triton", "numpy", "pillow", "webdataset", "liger-kernel")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "triton",
+    "numpy",
+    "pillow",
+    "webdataset",
+    "liger-kernel",
+    "cut-cross-entropy",
+)
 # Which instructions matrix products can use; bf16 is only fast with the last ones.
 FLAGS = ("avx2", "fma", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "bf16")
 BF16 = ("avx512_bf16", "amx_bf16", "bf16")

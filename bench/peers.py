@@ -71,3 +71,29 @@ def liger_lm_loss(
 
     loss = LigerFusedLinearCrossEntropyLoss(label_smoothing=0.1, ignore_index=-100)
     return loss(words, states, labels, bias)
+
+
+def cut_lm_loss(
+    states: torch.Tensor, words: torch.Tensor, bias: torch.Tensor, labels: torch.Tensor
+) -> torch.Tensor:
+    """The same by cut-cross-entropy, which knows neither a bias nor smoothing.
+
+    The bias becomes a feature, with seven of zeros behind it for alignment. Smoothing is
+    LSE - (1 - eps) z_y - eps mean(z) = CE + eps (z_y - mean(z)), whose second term is one product
+    a token. Its gradients leave nothing out (`filter_eps=None`), so all of it is exact.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    from cut_cross_entropy import linear_cross_entropy
+
+    wide = F.pad(torch.cat([states, states.new_ones(len(states), 1)], 1), (0, 7))
+    table = F.pad(torch.cat([words, bias[:, None]], 1), (0, 7))
+    plain = linear_cross_entropy(wide, table, labels, filter_eps=None)
+    above_mean = words.index_select(0, labels) - words.mean(0)
+    smooth = (states * above_mean).sum(1).float() + bias[labels] - bias.mean()
+    return plain + 0.1 * smooth.mean()
+
+
+# Captioning's loss by others: the module they are in, and how they are called.
+LM_LOSSES = {"liger": ("liger_kernel", liger_lm_loss), "cut": ("cut_cross_entropy", cut_lm_loss)}

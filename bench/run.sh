@@ -9,7 +9,7 @@ bash launch/install.sh
 # Peers are no part of the engine: one that cannot be installed is left out, and the run says so.
 # Without their dependencies, so that none brings another torch.
 for peer in $(<bench/peers.txt); do
-  if [[ $peer == liger-kernel* ]] && ! nvidia-smi -L >/dev/null 2>&1; then continue; fi
+  if [[ $peer == @(liger-kernel|cut-cross-entropy)* ]] && ! nvidia-smi -L >/dev/null 2>&1; then continue; fi
   .venv/bin/python -m pip --disable-pip-version-check install --quiet --no-deps "$peer" ||
     echo "not installed: $peer"
 done

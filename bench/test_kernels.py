@@ -20,7 +20,7 @@ from bench.record import Record
 from blip_model.config import BlipConfig, preset
 from blip_model.momentum import Momentum
 from blip_model.pretrain import BlipPretrain
-from kernels import attention, draw_hard_negatives, ema_, itc_loss
+from kernels import attention, draw_hard_negatives, ema_, itc_loss, lm_loss
 
 Tensors = dict[str, torch.Tensor]
 ALPHA = 0.4
@@ -71,7 +71,7 @@ def test_itc_loss(compare: Compare, plan: Plan, record: Record, config: BlipConf
     )
     sides = {"definition": by("reference"), "ours": by("auto"), "chunked": chunked}
     if device.type == "cuda":
-        sides["torch"] = by("torch")
+        sides |= {"torch": by("torch"), "gemm": by("triton_gemm")}
         compiled = torch.compile(lambda: itc_loss(*inputs, ALPHA, backend="reference"))
         sides["definition, compiled"] = with_gradient(compiled, [query, temperature], None)
     agree(sides, 1e-4)
@@ -83,6 +83,25 @@ def test_itc_loss(compare: Compare, plan: Plan, record: Record, config: BlipConf
     if device.type == "cuda":
         faster = ratio(times["definition, compiled"], times["ours"])
         record.figure(f"kernel_itc_loss_ratio_compiled{plan.suffix}", faster)
+        faster = ratio(times["gemm"], times["ours"])
+        record.figure(f"kernel_itc_loss_ratio_gemm{plan.suffix}", faster)
+        _in_bf16(compare, inputs, plan)
+
+
+def _in_bf16(compare: Compare, inputs: tuple[torch.Tensor, ...], plan: Plan) -> None:
+    """Both designs under autocast, as training runs them; only times, no figure."""
+    query, *rest, temperature = inputs
+
+    def by(backend: str) -> Side:
+        def loss() -> torch.Tensor:
+            with torch.autocast("cuda", torch.bfloat16):
+                return itc_loss(query, *rest, temperature, ALPHA, backend=backend)
+
+        return with_gradient(loss, [query, temperature], None)
+
+    sides = {name: by(name) for name in ("triton", "triton_gemm")}
+    agree(sides, 0.05)
+    compare(f"itc_loss, {len(query)} rows, queue {plan.queue_size}, bfloat16", sides)
 
 
 def test_hard_negatives(compare: Compare, plan: Plan, record: Record, config: BlipConfig) -> None:
@@ -186,29 +205,54 @@ def test_ema(compare: Compare, plan: Plan, record: Record, config: BlipConfig) -
 
 
 def test_lm_loss(compare: Compare, plan: Plan, record: Record, config: BlipConfig) -> None:
-    """What captioning ends in, against liger-kernel's fused projection and loss."""
+    """What captioning ends in: 12 predicted tokens a row."""
+    leaves, labels, dtype = _words(plan, config)
+    weights = torch.full((len(labels),), 1 / len(labels), device=plan.device)
+
+    def by(backend: str) -> Side:
+        return with_gradient(
+            lambda: lm_loss(*leaves, labels, weights, label_smoothing=0.1, backend=backend),
+            leaves,
+            None,
+        )
+
+    sides = {"definition": by("reference"), "ours": by("auto"), "torch": by("torch")}
+    agree(sides, 0.05 if dtype == torch.bfloat16 else 1e-4)
+    times = compare(f"lm_loss, {len(labels)} tokens, {str(dtype)[6:]}", sides)
+    record.figure(f"kernel_lm_loss_ratio{plan.suffix}", ratio(times["definition"], times["ours"]))
+
+
+@pytest.mark.parametrize("peer", peers.LM_LOSSES)
+def test_lm_loss_of_others(
+    compare: Compare, plan: Plan, record: Record, config: BlipConfig, peer: str
+) -> None:
+    """The same by other people's kernels, each alone so that one that fails hides no other."""
+    module, theirs = peers.LM_LOSSES[peer]
     if plan.device.type != "cuda":
-        record.note("liger-kernel's fused loss needs a GPU: not compared here")
-        pytest.skip("liger-kernel needs a GPU")
-    if importlib.util.find_spec("liger_kernel") is None:
-        record.note("liger-kernel is not installed: its fused loss is not compared")
-        pytest.skip("liger-kernel is not installed")
+        record.note(f"{module}'s fused captioning loss needs a GPU: not compared here")
+        pytest.skip(f"{module} needs a GPU")
+    if importlib.util.find_spec(module) is None:
+        record.note(f"{module} is not installed: its fused captioning loss is not compared")
+        pytest.skip(f"{module} is not installed")
+    leaves, labels, _ = _words(plan, config)
+    weights = torch.full((len(labels),), 1 / len(labels), device=plan.device)
+    sides = {
+        "ours": with_gradient(
+            lambda: lm_loss(*leaves, labels, weights, label_smoothing=0.1), leaves, None
+        ),
+        peer: with_gradient(lambda: theirs(*leaves, labels), leaves, None),
+    }
+    agree(sides, 0.05)
+    times = compare(f"lm_loss, {len(labels)} tokens, {peer}", sides)
+    record.figure(f"kernel_lm_loss_ratio_{peer}{plan.suffix}", ratio(times[peer], times["ours"]))
+
+
+def _words(plan: Plan, config: BlipConfig) -> tuple[list[torch.Tensor], torch.Tensor, torch.dtype]:
+    """States, words and bias, the tokens to predict, and the dtype: bf16 on a GPU."""
     tokens, width, vocabulary = 12 * plan.kernel_batch, config.text_width, config.vocab_size
-    settings = {"device": plan.device, "dtype": torch.bfloat16}
+    dtype = torch.bfloat16 if plan.device.type == "cuda" else torch.float32
+    settings = {"device": plan.device, "dtype": dtype}
     states = torch.randn(tokens, width, **settings).requires_grad_()
     words = (torch.randn(vocabulary, width, **settings) * 0.02).requires_grad_()
     bias = torch.zeros(vocabulary, **settings).requires_grad_()
-    labels, leaves = torch.randint(vocabulary, (tokens,), device=plan.device), [states, words, bias]
-
-    def ours() -> torch.Tensor:
-        return F.cross_entropy(F.linear(states, words, bias).float(), labels, label_smoothing=0.1)
-
-    sides = {
-        "ours": with_gradient(ours, leaves, None),
-        "liger": with_gradient(
-            lambda: peers.liger_lm_loss(states, words, bias, labels), leaves, None
-        ),
-    }
-    agree(sides, 0.05)
-    times = compare(f"lm_loss, {tokens} tokens", sides)
-    record.figure(f"kernel_lm_loss_ratio_liger{plan.suffix}", ratio(times["liger"], times["ours"]))
+    return [states, words, bias], torch.randint(vocabulary, (tokens,), device=plan.device), dtype

@@ -13,7 +13,7 @@ from blip_model.blip import Blip
 from blip_model.med import MedAttention
 from blip_model.packed_text import SharedEmbeddings, heads, self_attend
 from blip_model.packing import Packing
-from kernels import attention
+from kernels import attention, lm_loss
 
 # Places of the two first tokens among those that `embed_texts` adds.
 ENC, DEC = 0, 1
@@ -122,15 +122,25 @@ def _captioning(
     label_smoothing: float,
     group_size: int,
 ) -> torch.Tensor:
-    """Next-token loss of packed decoder states; each row's last token predicts nothing."""
-    rows, columns = packing.rows, packing.columns
-    predicts = F.pad(packing.mask[:, 1:], (0, 1))[rows, columns].nonzero()[:, 0]
-    rows, columns = rows[predicts], columns[predicts]
-    logits = model.text_decoder.cls.predictions(captions[predicts]).float()
-    losses = F.cross_entropy(
-        logits, ids[rows, columns + 1], reduction="none", label_smoothing=label_smoothing
+    """Next-token loss of packed decoder states; each row's last token predicts nothing.
+
+    A mask's tokens stand at the beginning of its row, so a row of n predicts n - 1, and all
+    places follow from sizes that are known: the host does not wait for the device.
+    """
+    predictions, count = packing.mask.sum(1) - 1, len(ids)
+    total = len(packing) - count
+    numbers = torch.arange(count, device=ids.device)
+    rows = numbers.repeat_interleave(predictions, output_size=total)
+    places = torch.arange(total, device=ids.device) + rows
+    targets = ids.flatten().index_select(0, packing.flat[places] + 1)
+    of_group = predictions.view(-1, group_size).sum(1)
+    weights = 1.0 / (of_group.clamp(min=1) * len(of_group))
+    head = model.text_decoder.cls.predictions
+    return lm_loss(
+        head.transform(captions.index_select(0, places)),
+        head.decoder.weight,
+        head.decoder.bias,
+        targets,
+        weights[rows // group_size],
+        label_smoothing=label_smoothing,
     )
-    groups, zeros = rows // group_size, losses.new_zeros(len(ids) // group_size)
-    totals = zeros.index_add(0, groups, losses)
-    counts = zeros.index_add(0, groups, torch.ones_like(losses))
-    return (totals / counts.clamp(min=1)).mean()

@@ -41,7 +41,7 @@ def draw_hard_negatives(
         [B] int64 indices into the batch.
 
     Raises:
-        ValueError: shapes that do not fit, an empty batch.
+        ValueError: shapes, dtypes or devices that do not fit, an empty batch.
         RuntimeError: a forced backend that cannot run here.
     """
     if query_BE.ndim != 2 or not len(query_BE) or keys_BE.shape != query_BE.shape:
@@ -57,6 +57,7 @@ def draw_hard_negatives(
         group_keys = torch.arange(groups, device=query_BE.device)
     if len(group_keys) != groups:
         raise ValueError(f"draw_hard_negatives: {len(group_keys)} group keys for {groups} groups")
+    _check_kinds(query_BE, keys_BE, temperature, group_keys, ids)
     problems = {
         "triton": triton_problem(query_BE) if query_BE.is_cuda or backend == "triton" else "CPU",
         "torch": None,
@@ -74,6 +75,34 @@ def draw_hard_negatives(
             scores = scores + _gumbel(seed, group_keys, size)
         first_row = torch.arange(groups, device=query_BE.device)[:, None] * size
         return (scores.argmax(2) + first_row).flatten()
+
+
+def _check_kinds(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    temperature: torch.Tensor,
+    group_keys: torch.Tensor,
+    ids: torch.Tensor | None,
+) -> None:
+    """Of dtypes and devices, and the sizes of temperature and ids."""
+    if temperature.ndim:
+        raise ValueError(
+            f"draw_hard_negatives: temperature {tuple(temperature.shape)} must be 0-dim"
+        )
+    if ids is not None and ids.shape != query.shape[:1]:
+        raise ValueError(f"draw_hard_negatives: ids {tuple(ids.shape)} must be [{len(query)}]")
+    if not (query.is_floating_point() and keys.is_floating_point()):
+        raise ValueError(
+            f"draw_hard_negatives: queries {query.dtype} and keys {keys.dtype} must be floating"
+        )
+    whole = {"group_keys": group_keys} | ({} if ids is None else {"ids": ids})
+    for name, tensor in whole.items():
+        if tensor.dtype != torch.int64:
+            raise ValueError(f"draw_hard_negatives: {name} must be int64, not {tensor.dtype}")
+    devices = {str(tensor.device) for tensor in (query, keys, temperature, *whole.values())}
+    if len(devices) > 1:
+        names = ", ".join(sorted(devices))
+        raise ValueError(f"draw_hard_negatives: inputs on different devices: {names}")
 
 
 def _gumbel(seed: int, group_keys: torch.Tensor, size: int) -> torch.Tensor:

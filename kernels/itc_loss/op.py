@@ -1,5 +1,6 @@
 """Momentum-distilled image-text contrastive loss over [batch | queue]."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ def itc_loss(
         query_BE: [B, E] online features of one modality.
         momentum_query_BE: [B, E] momentum features of the same samples.
         keys_BE: [B, E] momentum features of the other modality; row i's positive is key i.
-        queue_QE: [Q, E] older keys, any strides; Q may be 0.
+        queue_QE: [Q, E] older keys, any strides and floating dtype; Q may be 0.
         temperature: 0-dim, > 0.
         alpha: weight of the soft targets, in [0, 1].
         query_ids: [B] int64; with ids every key and queue entry of the same id is a positive.
@@ -61,33 +62,31 @@ def itc_loss(
         queue_ids: [Q] int64.
         group_size: a row sees in-batch keys of its own group of so many rows only, and the whole
             queue; None means the whole batch.
-        backend: `triton` (GPU), `torch` (streaming), `reference` (materialised) or `auto`.
+        backend: `triton` (GPU), `triton_gemm` (GPU, the library's products; for comparison, never
+            chosen by itself), `torch` (streaming), `reference` (materialised) or `auto`. Under
+            autocast the first two take the products' operands in its dtype, as PyTorch's own
+            would; sums, scores and gradients stay float32.
 
     Returns:
         The loss, 0-dim float32.
 
     Raises:
-        ValueError: shapes, devices or ids that do not fit; an empty batch.
+        ValueError: shapes, dtypes, devices or ids that do not fit; an empty batch.
         RuntimeError: a forced backend that cannot run here.
     """
-    _check(query_BE, momentum_query_BE, keys_BE, queue_QE, temperature)
+    features, ids = (query_BE, momentum_query_BE, keys_BE), (query_ids, key_ids, queue_ids)
+    _check_shapes(*features, queue_QE, temperature)
+    _check_kinds(*features, queue_QE, temperature, ids)
     group = group_size or len(query_BE)
     if len(query_BE) % group:
         raise ValueError(f"itc_loss: {len(query_BE)} rows are not whole groups of {group}")
-    ids = (query_ids, key_ids, queue_ids)
-    if len({i is None for i in ids}) > 1:
-        raise ValueError("itc_loss: give query_ids, key_ids and queue_ids together, or none")
-    if query_ids is not None:
-        lengths = [len(i) for i in ids]
-        if lengths != [len(query_BE), len(keys_BE), len(queue_QE)]:
-            raise ValueError(f"itc_loss: ids of lengths {lengths} do not fit the keys")
-    problems = {
-        "triton": triton_problem(query_BE) if query_BE.is_cuda or backend == "triton" else "CPU",
-        "torch": None,
-        "reference": None,
-    }
+    device, dtype = query_BE.device.type, query_BE.dtype
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+    triton = triton_problem(query_BE, dtype) if backend != "auto" or query_BE.is_cuda else "CPU"
+    problems = {"triton": triton, "torch": None, "reference": None, "triton_gemm": triton}
     chosen = choose("itc_loss", backend, problems, query_BE)
-    with torch.autocast(query_BE.device.type, enabled=False):
+    with torch.autocast(device, enabled=False):
         rest = (momentum_query_BE, keys_BE, queue_QE)
         if chosen == "reference":
             return itc_loss_reference(query_BE, *rest, temperature, alpha, *ids, group)
@@ -95,11 +94,15 @@ def itc_loss(
         if chosen == "triton":
             from kernels.itc_loss import triton_kernels
 
-            one_pass = triton_kernels.loss_and_gradients
+            one_pass = partial(triton_kernels.loss_and_gradients, dtype=dtype)
+        elif chosen == "triton_gemm":
+            from kernels.itc_loss import triton_gemm
+
+            one_pass = partial(triton_gemm.loss_and_gradients, dtype=dtype)
         return _OnePass.apply(query_BE, temperature, one_pass, *rest, alpha, *ids, group)
 
 
-def _check(
+def _check_shapes(
     query: torch.Tensor,
     momentum_query: torch.Tensor,
     keys: torch.Tensor,
@@ -117,6 +120,33 @@ def _check(
         raise ValueError(f"itc_loss: queue {tuple(queue.shape)} must be [Q, {query.shape[1]}]")
     if temperature.ndim:
         raise ValueError(f"itc_loss: temperature {tuple(temperature.shape)} must be 0-dim")
-    devices = {str(tensor.device) for tensor in (query, momentum_query, keys, queue, temperature)}
+
+
+def _check_kinds(
+    query: torch.Tensor,
+    momentum_query: torch.Tensor,
+    keys: torch.Tensor,
+    queue: torch.Tensor,
+    temperature: torch.Tensor,
+    ids: tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None],
+) -> None:
+    """Of dtypes, devices and ids."""
+    given = [i for i in ids if i is not None]
+    if len(given) not in (0, 3):
+        raise ValueError("itc_loss: give query_ids, key_ids and queue_ids together, or none")
+    if given and [i.shape for i in given] != [query.shape[:1], keys.shape[:1], queue.shape[:1]]:
+        shapes = ", ".join(str(tuple(i.shape)) for i in given)
+        raise ValueError(f"itc_loss: ids of shapes {shapes} do not fit the keys")
+    if any(i.dtype != torch.int64 for i in given):
+        raise ValueError(
+            f"itc_loss: ids must be int64, not {', '.join(str(i.dtype) for i in given)}"
+        )
+    dtypes = {tensor.dtype for tensor in (query, momentum_query, keys)}
+    floating = all(t.is_floating_point() for t in (query, queue, temperature))
+    if len(dtypes) > 1 or not floating:
+        names = ", ".join(sorted(str(t.dtype) for t in (query, momentum_query, keys, queue)))
+        raise ValueError(f"itc_loss: inputs of {names}: features need one floating dtype")
+    tensors = (query, momentum_query, keys, queue, temperature, *given)
+    devices = {str(tensor.device) for tensor in tensors}
     if len(devices) > 1:
         raise ValueError(f"itc_loss: inputs on different devices: {', '.join(sorted(devices))}")

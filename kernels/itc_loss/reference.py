@@ -20,7 +20,7 @@ def itc_loss_reference(
     p_m is the softmax of the momentum queries' similarities, y the share of each positive
     (Li et al. 2021, arXiv:2107.07651, eq. 6; the original BLIP's forward). See `itc_loss`.
     """
-    all_keys = torch.cat([keys_BE, queue_QE])
+    all_keys = torch.cat([keys_BE, queue_QE.to(keys_BE.dtype)])
     positive, visible = _positives(query_BE, queue_QE, query_ids, key_ids, queue_ids, group_size)
     hidden = ~visible
     similarity = (query_BE @ all_keys.T / temperature).masked_fill(hidden, float("-inf"))

@@ -1,12 +1,23 @@
-"""The streaming contrastive loss in Triton: one pass over the keys, no matrix of similarities."""
+"""The streaming contrastive loss in Triton: tiles of rows x slices of keys, then one merge.
+
+A program takes a tile of rows, online or momentum, and a slice of [batch | queue], and leaves
+what a running softmax holds (`streaming.RunningSoftmax`); slices make enough programs to fill a
+GPU when rows are few. A second kernel merges the slices and writes losses and gradients. There is
+no backward kernel, and batch keys and queue stay where they lie.
+"""
 
 import torch
 import triton
 import triton.language as tl
 
-BLOCK_M, WARPS = 16, 8
-# Keys at a time and features at a time: the largest that stay in registers.
-TILES = {torch.float32: (16, 32), torch.bfloat16: (32, 64), torch.float16: (32, 64)}
+from kernels.itc_loss.triton_merge import merge
+
+# By the dtype of the products: rows, keys and features at a time, and warps. In bf16 all features
+# are one step, and a tile of keys is loaded once for both products; in float32 that would not
+# stay in registers.
+TILES = {torch.float32: (16, 16, 32, 8), torch.bfloat16: (64, 64, 0, 8)}
+# Programs that keep a GPU busy, for each of its processors.
+PROGRAMS = 4
 
 
 @triton.jit
@@ -19,7 +30,7 @@ def _fold(scores, keys, maximum, total, weighted):
     shrink = tl.exp(maximum - finite)
     total = total * shrink + tl.sum(weights, 1)
     weighted = weighted * shrink[:, None]
-    weighted += tl.dot(weights.to(keys.dtype), keys, input_precision="ieee")
+    weighted = tl.dot(weights.to(keys.dtype), keys, weighted, input_precision="ieee")
     return new_maximum, total, weighted
 
 
@@ -27,7 +38,7 @@ def _fold(scores, keys, maximum, total, weighted):
 def _scores(
     rows_ptr, m, m_mask, keys_ptr, n, n_mask, stride_n, stride_e, width, STEP_E: tl.constexpr
 ):
-    """rows @ keys.T, STEP_E features at a time: whole rows as operands do not fit registers."""
+    """rows @ keys.T, STEP_E features at a time."""
     scores = tl.zeros((m.shape[0], n.shape[0]), tl.float32)
     for first in tl.range(0, width, STEP_E, num_stages=1):
         e = first + tl.arange(0, STEP_E)
@@ -41,137 +52,116 @@ def _scores(
 
 
 @triton.jit
-def itc_loss_kernel(
-    query_ptr,
-    soft_ptr,
+def _segment(
+    rows_ptr, m, m_mask, ids, keys_ptr, ids_ptr, first, last, stride_n, stride_e, width,
+    group_size, temperature, maximum, total, weighted,
+    IN_BATCH: tl.constexpr, POSITIVES: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_E: tl.constexpr, STEP_E: tl.constexpr,
+):  # fmt: skip
+    """Take keys `first` to `last` of one segment in; with POSITIVES their matches, plainly."""
+    e = tl.arange(0, BLOCK_E)
+    e_mask = e < width
+    own = m.to(tl.int64)[:, None] * width + e[None, :]
+    if STEP_E == 0 and not POSITIVES:
+        rows = tl.load(rows_ptr + own, m_mask[:, None] & e_mask[None, :], 0.0)
+    for start in range(first, last, BLOCK_N):
+        n = start + tl.arange(0, BLOCK_N)
+        n_mask = n < last
+        places = n.to(tl.int64)[:, None] * stride_n + e.to(tl.int64)[None, :] * stride_e
+        keys = tl.load(keys_ptr + places, n_mask[:, None] & e_mask[None, :], 0.0)
+        keys = keys.to(rows_ptr.dtype.element_ty)
+        visible = n_mask[None, :]
+        if IN_BATCH:
+            visible = visible & (m[:, None] // group_size == n[None, :] // group_size)
+        if POSITIVES:
+            key_ids = tl.load(ids_ptr + n, n_mask, -2)
+            match = (visible & (ids[:, None] == key_ids[None, :])).to(tl.float32)
+            total += tl.sum(match, 1)
+            weighted = tl.dot(match.to(keys.dtype), keys, weighted, input_precision="ieee")
+        else:
+            if STEP_E == 0:
+                scores = tl.dot(rows, tl.trans(keys), input_precision="ieee")
+            else:
+                scores = _scores(
+                    rows_ptr, m, m_mask, keys_ptr, n, n_mask, stride_n, stride_e, width, STEP_E
+                )
+            scores = tl.where(visible, scores / temperature, float("-inf"))
+            maximum, total, weighted = _fold(scores, keys, maximum, total, weighted)
+    return maximum, total, weighted
+
+
+@triton.jit
+def itc_partials_kernel(
+    rows_ptr,
     keys_ptr,
     queue_ptr,
     temperature_ptr,
-    alpha_ptr,
     query_ids_ptr,
     key_ids_ptr,
     queue_ids_ptr,
-    loss_ptr,
-    by_query_ptr,
-    by_temperature_ptr,
+    maximum_ptr,
+    total_ptr,
+    weighted_ptr,
     rows,
     queue_size,
     width,
+    span,
     stride_n,
     stride_e,
     group_size,
-    HAS_IDS: tl.constexpr,
+    POSITIVES: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_E: tl.constexpr,
     STEP_E: tl.constexpr,
 ):
-    """A tile of rows against all keys; see `streaming` for the formulas."""
+    """A tile of rows of one kind against `span` keys; results lie [kind, slice, row]."""
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    e = tl.arange(0, BLOCK_E)
-    row_mask, e_mask = m < rows, e < width
-    own = m.to(tl.int64)[:, None] * width + e[None, :]
-    tile_mask = row_mask[:, None] & e_mask[None, :]
+    m_mask = m < rows
+    part, kind = tl.program_id(1), tl.program_id(2)
+    if POSITIVES:
+        kind = 2
+        ids = tl.load(query_ids_ptr + m, m_mask, -1)
+    else:
+        rows_ptr += kind.to(tl.int64) * rows * width
+        ids = m
     temperature = tl.load(temperature_ptr).to(tl.float32)
-    alpha = tl.load(alpha_ptr).to(tl.float32)
-    if HAS_IDS:
-        ids = tl.load(query_ids_ptr + m, row_mask, -1)
-
     maximum = tl.full((BLOCK_M,), float("-inf"), tl.float32)
-    soft_maximum = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK_M,), tl.float32)
-    soft_total = tl.zeros((BLOCK_M,), tl.float32)
     weighted = tl.zeros((BLOCK_M, BLOCK_E), tl.float32)
-    soft_weighted = tl.zeros((BLOCK_M, BLOCK_E), tl.float32)
-    positive_sum = tl.zeros((BLOCK_M, BLOCK_E), tl.float32)
-    positives = tl.zeros((BLOCK_M,), tl.float32)
+    first = part * span
 
     # Rows of this tile only see in-batch keys of their own groups.
     first_row = tl.program_id(0) * BLOCK_M
     last_row = tl.minimum(first_row + BLOCK_M, rows) - 1
-    first_key = first_row // group_size * group_size
-    end_key = tl.minimum((last_row // group_size + 1) * group_size, rows)
-    for start in range(first_key, end_key, BLOCK_N):
-        n = start + tl.arange(0, BLOCK_N)
-        n_mask = n < end_key
-        places = n.to(tl.int64)[:, None] * width + e[None, :]
-        keys = tl.load(keys_ptr + places, n_mask[:, None] & e_mask[None, :], 0.0)
-        visible = n_mask[None, :] & (m[:, None] // group_size == n[None, :] // group_size)
-        scores = _scores(query_ptr, m, row_mask, keys_ptr, n, n_mask, width, 1, width, STEP_E)
-        scores /= temperature
-        scores = tl.where(visible, scores, float("-inf"))
-        maximum, total, weighted = _fold(scores, keys, maximum, total, weighted)
-        scores = _scores(soft_ptr, m, row_mask, keys_ptr, n, n_mask, width, 1, width, STEP_E)
-        scores /= temperature
-        scores = tl.where(visible, scores, float("-inf"))
-        soft_maximum, soft_total, soft_weighted = _fold(
-            scores, keys, soft_maximum, soft_total, soft_weighted
-        )
-        if HAS_IDS:
-            key_ids = tl.load(key_ids_ptr + n, n_mask, -2)
-            match = (visible & (ids[:, None] == key_ids[None, :])).to(tl.float32)
-            positives += tl.sum(match, 1)
-            positive_sum += tl.dot(match.to(keys.dtype), keys, input_precision="ieee")
+    own_first = tl.maximum(first, first_row // group_size * group_size)
+    own_last = tl.minimum((last_row // group_size + 1) * group_size, rows)
+    own_last = tl.minimum(first + span, own_last)
+    maximum, total, weighted = _segment(
+        rows_ptr, m, m_mask, ids, keys_ptr, key_ids_ptr, own_first, own_last, width, 1, width,
+        group_size, temperature, maximum, total, weighted,
+        True, POSITIVES, BLOCK_N, BLOCK_E, STEP_E,
+    )  # fmt: skip
+    queue_first = tl.maximum(first - rows, 0)
+    queue_last = tl.minimum(first + span - rows, queue_size)
+    maximum, total, weighted = _segment(
+        rows_ptr, m, m_mask, ids, queue_ptr, queue_ids_ptr, queue_first, queue_last, stride_n,
+        stride_e, width, group_size, temperature, maximum, total, weighted,
+        False, POSITIVES, BLOCK_N, BLOCK_E, STEP_E,
+    )  # fmt: skip
 
-    for start in range(0, queue_size, BLOCK_N):
-        n = start + tl.arange(0, BLOCK_N)
-        n_mask = n < queue_size
-        places = n.to(tl.int64)[:, None] * stride_n
-        places += e.to(tl.int64)[None, :] * stride_e
-        keys = tl.load(queue_ptr + places, n_mask[:, None] & e_mask[None, :], 0.0)
-        keys = keys.to(query_ptr.dtype.element_ty)
-        scores = _scores(
-            query_ptr,
-            m,
-            row_mask,
-            queue_ptr,
-            n,
-            n_mask,
-            stride_n,
-            stride_e,
-            width,
-            STEP_E,
-        )
-        scores /= temperature
-        scores = tl.where(n_mask[None, :], scores, float("-inf"))
-        maximum, total, weighted = _fold(scores, keys, maximum, total, weighted)
-        scores = _scores(
-            soft_ptr,
-            m,
-            row_mask,
-            queue_ptr,
-            n,
-            n_mask,
-            stride_n,
-            stride_e,
-            width,
-            STEP_E,
-        )
-        scores /= temperature
-        scores = tl.where(n_mask[None, :], scores, float("-inf"))
-        soft_maximum, soft_total, soft_weighted = _fold(
-            scores, keys, soft_maximum, soft_total, soft_weighted
-        )
-        if HAS_IDS:
-            key_ids = tl.load(queue_ids_ptr + n, n_mask, -2)
-            match = (n_mask[None, :] & (ids[:, None] == key_ids[None, :])).to(tl.float32)
-            positives += tl.sum(match, 1)
-            positive_sum += tl.dot(match.to(keys.dtype), keys, input_precision="ieee")
+    place = (kind * tl.num_programs(1) + part).to(tl.int64) * rows + m
+    e = tl.arange(0, BLOCK_E)
+    tl.store(maximum_ptr + place, maximum, m_mask)
+    tl.store(total_ptr + place, total, m_mask)
+    mask = m_mask[:, None] & (e < width)[None, :]
+    tl.store(weighted_ptr + place[:, None] * width + e[None, :], weighted, mask)
 
-    if HAS_IDS:
-        positive = positive_sum / tl.maximum(positives, 1.0)[:, None]
-    else:
-        positive = tl.load(keys_ptr + own, tile_mask, 0.0).to(tl.float32)
-    # Rows beyond the batch have seen no key: keep their division defined, they are not stored.
-    total = tl.where(row_mask, total, 1.0)
-    soft_total = tl.where(row_mask, soft_total, 1.0)
-    target = alpha * soft_weighted / soft_total[:, None] + (1 - alpha) * positive
-    gradient = (weighted / total[:, None] - target) / temperature
-    queries = tl.load(query_ptr + own, tile_mask, 0.0).to(tl.float32)
-    loss = maximum + tl.log(total) - tl.sum(queries * target, 1) / temperature
-    tl.store(loss_ptr + m, loss, row_mask)
-    tl.store(by_query_ptr + own, gradient, tile_mask)
-    tl.store(by_temperature_ptr + m, -tl.sum(queries * gradient, 1) / temperature, row_mask)
+
+def slices_of(row_tiles: int, keys: int, block: int, processors: int) -> int:
+    """Slices of the keys: enough programs for all processors, none of less than four tiles."""
+    wanted = triton.cdiv(PROGRAMS * processors, 2 * row_tiles)
+    return max(1, min(wanted, keys // (4 * block)))
 
 
 def loss_and_gradients(
@@ -185,40 +175,56 @@ def loss_and_gradients(
     key_ids: torch.Tensor | None,
     queue_ids: torch.Tensor | None,
     group_size: int,
+    *,
+    dtype: torch.dtype,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """As `streaming.loss_and_gradients`, in one kernel launch."""
-    rows, width = query_BE.shape
-    dtype = query_BE.dtype if query_BE.dtype in TILES else torch.float32
-    query = query_BE.detach().to(dtype).contiguous()
-    losses = torch.empty(rows, device=query.device, dtype=torch.float32)
-    by_query = torch.empty(rows, width, device=query.device, dtype=torch.float32)
-    by_temperature = torch.empty_like(losses)
+    """As `streaming.loss_and_gradients`, products in `dtype`; two kernels, three with ids."""
+    (rows, width), device, has_ids = query_BE.shape, query_BE.device, query_ids is not None
+    dtype = dtype if dtype in TILES else torch.float32
+    block_m, block_n, step_e, warps = TILES[dtype]
+    both = torch.stack([query_BE.detach().to(dtype), momentum_query_BE.detach().to(dtype)])
+    keys = keys_BE.detach().to(dtype).contiguous()
+    row_tiles, all_keys = triton.cdiv(rows, block_m), rows + len(queue_QE)
+    slices = slices_of(row_tiles, all_keys, block_n, _processors(device))
+    span = triton.cdiv(triton.cdiv(all_keys, slices), block_n) * block_n
+    slices = triton.cdiv(all_keys, span)
+    kinds = 3 if has_ids else 2
+    maximum = torch.empty(kinds, slices, rows, device=device)
+    total, weighted = torch.empty_like(maximum), torch.empty(*maximum.shape, width, device=device)
     ids = (query_ids, key_ids, queue_ids)
-    block_n, step_e = TILES[dtype]
     # A pointer is passed where there are no ids; the kernel does not follow it.
-    pointers = [query if i is None else i.contiguous() for i in ids]
-    itc_loss_kernel[(triton.cdiv(rows, BLOCK_M),)](
-        query,
-        momentum_query_BE.to(dtype).contiguous(),
-        keys_BE.to(dtype).contiguous(),
-        queue_QE,
-        temperature.detach(),
-        torch.as_tensor(alpha, dtype=torch.float32, device=query.device),
-        *pointers,
-        losses,
-        by_query,
-        by_temperature,
-        rows,
-        len(queue_QE),
-        width,
-        queue_QE.stride(0),
-        queue_QE.stride(1),
-        group_size,
-        HAS_IDS=query_ids is not None,
-        BLOCK_M=BLOCK_M,
-        BLOCK_N=block_n,
-        BLOCK_E=max(16, triton.next_power_of_2(width)),
-        STEP_E=step_e,
-        num_warps=WARPS,
-    )
-    return losses, by_query, by_temperature
+    pointers = [both if i is None else i.contiguous() for i in ids]
+    block_e = max(16, triton.next_power_of_2(width))
+    for positives in (False, True) if has_ids else (False,):
+        itc_partials_kernel[(row_tiles, slices, 1 if positives else 2)](
+            both,
+            keys,
+            queue_QE,
+            temperature.detach(),
+            *pointers,
+            maximum,
+            total,
+            weighted,
+            rows,
+            len(queue_QE),
+            width,
+            span,
+            queue_QE.stride(0),
+            queue_QE.stride(1),
+            group_size,
+            POSITIVES=positives,
+            BLOCK_M=block_m,
+            BLOCK_N=block_n,
+            BLOCK_E=block_e,
+            STEP_E=step_e,
+            num_warps=warps,
+        )
+    running = (maximum, total, weighted)
+    return merge(both[0], keys, temperature, alpha, running, has_ids=has_ids)
+
+
+def _processors(device: torch.device) -> int:
+    """Of the GPU; in the interpreter some, so that it takes the same way."""
+    if device.type != "cuda":
+        return 3
+    return torch.cuda.get_device_properties(device).multi_processor_count

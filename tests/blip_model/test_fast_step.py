@@ -8,6 +8,7 @@ import torch
 from blip_model.config import preset
 from blip_model.momentum import Momentum
 from blip_model.pretrain import BlipPretrain
+from kernels.lm_loss import chunked, op
 
 CONFIG = replace(preset("tiny"), dropout=0.0)
 LENGTHS = {
@@ -68,6 +69,13 @@ def test_losses_and_gradients_equal_the_definition(kind: str) -> None:
 
 def test_with_groups() -> None:
     compare(batch([5, 2, 9, 7, 3, 12]), group_size=2, group_keys=torch.tensor([4, 9, 2]), seed=3)
+
+
+def test_with_captions_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long batches are, and as every one is on a GPU."""
+    monkeypatch.setattr(op, "MOST_MATERIALISED", -1)
+    monkeypatch.setattr(chunked, "ROWS", 4)
+    compare(batch(LENGTHS["odd"]))
 
 
 def test_repeated_pictures_and_given_negatives() -> None:

@@ -103,11 +103,50 @@ def test_greedy_takes_the_most_similar_other() -> None:
     assert torch.equal(drawn, scores.argmax(1))
 
 
-def test_wrong_input_is_named() -> None:
-    tau = torch.tensor(0.1, device=DEVICE)
-    with pytest.raises(ValueError, match="B > 0"):
-        draw_hard_negatives(vectors(0), vectors(0), tau, seed=0)
-    with pytest.raises(ValueError, match="not groups of 3"):
-        draw_hard_negatives(vectors(4), vectors(4), tau, seed=0, group_size=3)
-    with pytest.raises(ValueError, match="2 group keys for 1 groups"):
-        draw_hard_negatives(vectors(4), vectors(4), tau, seed=0, group_keys=torch.arange(2))
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_input_of_any_strides_and_dtype(backend: str) -> None:
+    query, keys, tau = vectors(9), vectors(9, seed=1), torch.tensor(0.1, device=DEVICE)
+    ids = torch.arange(9, device=DEVICE) // 2
+    settings = {"seed": 5, "group_size": 3, "backend": backend}
+    plain = draw_hard_negatives(query, keys, tau, ids=ids, **settings)
+    spread = [tensor.repeat_interleave(2, 0)[::2] for tensor in (query, ids)]
+    names = torch.arange(6, device=DEVICE)[::2] // 2
+    other = draw_hard_negatives(
+        spread[0],
+        keys.double().T.contiguous().T,
+        tau.double(),
+        ids=spread[1],
+        group_keys=names,
+        **settings,
+    )
+    assert torch.equal(other, plain)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"query_BE": torch.zeros(0, 16), "keys_BE": torch.zeros(0, 16)}, "B > 0"),
+        ({"keys_BE": torch.zeros(4, 15)}, r"must both be \[B, E\]"),
+        ({"group_size": 3}, "not groups of 3"),
+        ({"group_keys": torch.arange(2)}, "2 group keys for 1 groups"),
+        ({"group_keys": torch.zeros(1)}, "group_keys must be int64, not torch.float32"),
+        ({"ids": torch.zeros(3, dtype=torch.long)}, r"ids \(3,\) must be \[4\]"),
+        ({"ids": torch.zeros(4)}, "ids must be int64, not torch.float32"),
+        ({"temperature": torch.ones(1)}, "must be 0-dim"),
+        ({"query_BE": torch.zeros(4, 16).long()}, "queries torch.int64 and keys"),
+        ({"keys_BE": torch.zeros(4, 16, device="meta")}, "different devices: cpu, meta"),
+        ({"ids": torch.zeros(4, device="meta").long()}, "different devices: cpu, meta"),
+        ({"backend": "cuda"}, "unknown backend 'cuda'"),
+    ],
+)
+def test_wrong_input_is_named(change: dict[str, object], message: str) -> None:
+    good = {"query_BE": vectors(4).cpu(), "keys_BE": vectors(4).cpu()}
+    with pytest.raises(ValueError, match=message):
+        draw_hard_negatives(**{**good, "temperature": torch.tensor(0.1), "seed": 0, **change})
+
+
+def test_a_forced_backend_that_cannot_run_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    features, tau = vectors(4).cpu(), torch.tensor(0.1)
+    with pytest.raises(RuntimeError, match="cannot run here: tensors are on cpu"):
+        draw_hard_negatives(features, features, tau, seed=0, backend="triton")

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from kernels import itc_loss
+from kernels.itc_loss import triton_gemm, triton_kernels
 
 ROUNDING = 5e-7
-BACKENDS = ["triton", "torch"]
+BACKENDS = ["triton", "triton_gemm", "torch"]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+IDS = {"key_ids": torch.zeros(4).long(), "queue_ids": torch.zeros(5).long()}
 
 
 def case(
@@ -96,6 +98,53 @@ def test_several_positives_and_groups(backend: str, group_size: int | None) -> N
     compare(case(18, 32, 37), 0.1, 0.4, backend, group_size=group_size)
 
 
+@pytest.mark.parametrize(("ids", "group_size"), [(False, None), (True, 3)])
+def test_slices_of_keys_are_merged(ids: bool, group_size: int | None) -> None:
+    """The fewest keys that give three slices, the first of which ends inside the queue."""
+    inputs = case(6, 8, 190, ids=ids)
+    assert triton_kernels.slices_of(1, 196, triton_kernels.TILES[torch.float32][1], 3) == 3
+    compare(inputs, 0.1, 0.4, "triton", group_size=group_size)
+
+
+@pytest.mark.parametrize("ids", [False, True])
+def test_a_slice_may_end_inside_the_batch(ids: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And then groups have keys in some slices only."""
+    monkeypatch.setattr(triton_kernels, "slices_of", lambda *_: 4)
+    compare(case(40, 8, 5, ids=ids), 0.1, 0.4, "triton", group_size=10)
+
+
+def test_there_are_slices_enough_and_none_too_small() -> None:
+    assert triton_kernels.slices_of(1, 57616, 64, 132) == 225
+    assert triton_kernels.slices_of(8, 58112, 64, 132) == 33
+    assert triton_kernels.slices_of(1000, 58112, 64, 132) == 1
+    assert triton_kernels.slices_of(1, 1, 64, 132) == 1
+
+
+@pytest.mark.parametrize("ids", [False, True])
+def test_the_tiles_of_bf16(ids: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter has no bf16: its tiles in float32."""
+    tiles = {torch.float32: triton_kernels.TILES[torch.bfloat16]}
+    monkeypatch.setattr(triton_kernels, "TILES", tiles)
+    compare(case(70, 24, 33, ids=ids), 0.1, 0.4, "triton", group_size=35)
+
+
+@pytest.mark.parametrize("ids", [False, True])
+def test_chunks_of_keys_add_up(ids: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Smaller ones than a batch and than a group, so that rows see no key of the first."""
+    monkeypatch.setattr(triton_gemm, "CHUNK", 3)
+    compare(case(8, 8, 5, ids=ids), 0.1, 0.4, "triton_gemm", group_size=4)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_input_of_any_strides(backend: str) -> None:
+    inputs = case(6, 8, 20, ids=True)
+    spread = {name: t.repeat_interleave(2, 0)[::2] for name, t in inputs.items()}
+    for got, want in zip(
+        outcome(spread, 0.1, 0.4, backend), outcome(inputs, 0.1, 0.4, backend), strict=True
+    ):
+        torch.testing.assert_close(got, want)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_groups_are_losses_of_their_own(backend: str) -> None:
     inputs, tau = case(12, 16, 9), torch.tensor(0.1, device=DEVICE)
@@ -117,9 +166,14 @@ def test_groups_are_losses_of_their_own(backend: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_bf16_is_as_wrong_as_torch_in_bf16(backend: str) -> None:
     inputs = case(20, 64, 50, dtype=torch.bfloat16)
-    if backend == "triton" and DEVICE == "cpu":
+    if backend.startswith("triton") and DEVICE == "cpu":
         with pytest.raises(RuntimeError, match="does not multiply bfloat16"):
             outcome(inputs, 0.07, 0.4, backend)
+        with (
+            torch.autocast("cpu", torch.bfloat16),
+            pytest.raises(RuntimeError, match="does not multiply bfloat16"),
+        ):
+            outcome(case(20, 64, 50), 0.07, 0.4, backend)
         return
     exact, plain = truth(inputs, 0.07, 0.4), outcome(inputs, 0.07, 0.4, "reference")
     ours = outcome(inputs, 0.07, 0.4, backend)
@@ -137,11 +191,18 @@ def test_bf16_is_as_wrong_as_torch_in_bf16(backend: str) -> None:
         ({"group_size": 3}, "whole groups of 3"),
         ({"query_ids": torch.zeros(4, dtype=torch.long)}, "together, or none"),
         ({"temperature": torch.ones(1)}, "must be 0-dim"),
+        ({"query_ids": torch.zeros(4, 1).long()} | IDS, r"ids of shapes \(4, 1\), \(4,\), \(5,\)"),
+        ({"query_ids": torch.zeros(4)} | IDS, "ids must be int64, not torch.float32"),
+        ({"keys_BE": torch.zeros(4, 8).bfloat16()}, "features need one floating dtype"),
+        ({"queue_QE": torch.zeros(5, 8).long()}, "features need one floating dtype"),
+        ({"queue_QE": torch.zeros(5, 8, device="meta")}, "different devices: cpu, meta"),
+        ({"query_ids": torch.zeros(4, device="meta").long()} | IDS, "devices: cpu, meta"),
         ({"backend": "cuda"}, "unknown backend 'cuda'"),
     ],
 )
 def test_wrong_input_is_named(change: dict[str, Any], message: str) -> None:
-    good = {**case(4, 8, 5), "temperature": torch.tensor(0.1), "alpha": 0.4, **change}
+    inputs = {name: tensor.cpu() for name, tensor in case(4, 8, 5).items()}
+    good = {**inputs, "temperature": torch.tensor(0.1), "alpha": 0.4, **change}
     with pytest.raises(ValueError, match=message):
         itc_loss(**good)
 

@@ -1,0 +1,137 @@
+"""Every Triton kernel with a way to compile it for Hopper, without a GPU.
+
+`python -m tests.kernels.sm90 FOLDER [NAME...]` writes NAME.cubin and prints the bytes of shared
+memory of each. It needs a process without Triton's interpreter, which tests switch on in theirs.
+"""
+
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from kernels.hard_negatives import triton_kernels as draw
+from kernels.itc_loss import triton_gemm, triton_kernels, triton_merge
+from kernels.lm_loss import triton_kernels as lm
+
+WIDTH = 256
+INTEGERS = {"rows", "queue_size", "width", "span", "stride_n", "stride_e", "group_size", "slices"}
+INTEGERS |= {"columns", "first", "vocabulary", "stride"}
+SPECIAL = {"floor": "fp32", "smoothing": "fp32", "seed": "i64", "out_ptr": "*i64"}
+WHOLE = {"ids_ptr", "query_ids_ptr", "key_ids_ptr", "queue_ids_ptr", "group_keys_ptr"}
+WHOLE |= {"targets_ptr"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kernel as it is launched.
+
+    Attributes:
+        kernel: the compiled function.
+        warps: it is launched with.
+        constants: its compile-time values.
+        narrow: pointers to the products' dtype; others are float32 or int64.
+        dtype: of the products, as Triton writes it.
+        even: integers that are multiples of 16 where it counts.
+    """
+
+    kernel: Any
+    warps: int
+    constants: dict[str, int]
+    narrow: set[str]
+    dtype: str
+    even: set[str] = field(default_factory=set)
+
+
+def _cases() -> dict[str, Case]:
+    cases = {}
+    for dtype, kind in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        block_m, block_n, step_e, warps = triton_kernels.TILES[kind]
+        tile = {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_E": WIDTH, "STEP_E": step_e}
+        draw_tile = {"BLOCK_M": draw.BLOCK_M, "BLOCK_N": draw.BLOCK_N, "BLOCK_E": WIDTH}
+        for flag in (False, True):
+            name = f"{dtype}_{'ids' if flag else 'plain'}"
+            # The queue stays float32 beside bf16 features.
+            cases[f"itc_partials_{name}"] = Case(
+                triton_kernels.itc_partials_kernel, warps, tile | {"POSITIVES": flag},
+                {"rows_ptr", "keys_ptr"}, dtype, {"width", "stride_e"},
+            )  # fmt: skip
+            cases[f"itc_merge_{name}"] = Case(
+                triton_merge.itc_merge_kernel, triton_merge.WARPS,
+                {"HAS_IDS": flag, "BLOCK_S": 256, "BLOCK_E": WIDTH},
+                {"rows_ptr", "keys_ptr"}, dtype, {"width"},
+            )  # fmt: skip
+            cases[f"itc_chunk_{name}"] = Case(
+                triton_gemm.itc_chunk_kernel, triton_gemm.WARPS,
+                {"IN_BATCH": flag, "BLOCK_N": triton_gemm.BLOCK_N},
+                {"weights_ptr"}, dtype, {"columns"},
+            )  # fmt: skip
+            cases[f"hard_negatives_{name}"] = Case(
+                draw.hard_negatives_kernel, draw.WARPS, draw_tile | {"HAS_IDS": flag},
+                {"query_ptr", "keys_ptr"}, dtype,
+            )  # fmt: skip
+        cases[f"lm_loss_{dtype}"] = Case(
+            lm.lm_loss_kernel, lm.WARPS,
+            {"GRADIENT": True, "BLOCK_T": lm.BLOCK_T, "BLOCK_V": lm.BLOCK_V},
+            {"logits_ptr", "bias_ptr"}, dtype, {"stride"},
+        )  # fmt: skip
+    # A launch turns an integer of 1 into a constant, which is another program.
+    for name in (
+        "itc_partials_bf16_ids",
+        "itc_merge_fp32_ids",
+        "itc_chunk_fp32_ids",
+        "lm_loss_fp32",
+    ):
+        ones = {"rows", "slices", "group_size", "queue_size", "columns"}
+        ones &= set(cases[name].kernel.arg_names)
+        constants = cases[name].constants | dict.fromkeys(ones, 1)
+        cases[f"{name}_ones"] = replace(cases[name], constants=constants, even=set())
+    return cases
+
+
+CASES = _cases()
+
+
+def _type(name: str, case: Case) -> str:
+    if name in case.constants:
+        return "constexpr"
+    if name in INTEGERS:
+        return "i32"
+    if name in SPECIAL:
+        return SPECIAL[name]
+    if name in WHOLE:
+        return "*i64"
+    return f"*{case.dtype}" if name in case.narrow else "*fp32"
+
+
+def compile_case(case: Case) -> Any:
+    """Triton's compiled kernel."""
+    names = case.kernel.arg_names
+    source = ASTSource(
+        fn=case.kernel,
+        signature={name: _type(name, case) for name in names},
+        constexprs={(names.index(name),): value for name, value in case.constants.items()},
+        attrs={
+            (place,): [["tt.divisibility", 16]]
+            for place, name in enumerate(names)
+            if name.endswith("_ptr") or name in case.even
+        },
+    )
+    target = GPUTarget("cuda", 90, 32)
+    return triton.compile(source, target=target, options={"num_warps": case.warps})
+
+
+def main(folder: str, *names: str) -> None:
+    """Compile the named cases, or all."""
+    for name in names or CASES:
+        built = compile_case(CASES[name])
+        (Path(folder) / f"{name}.cubin").write_bytes(built.asm["cubin"])
+        print(name, built.metadata.shared, flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
