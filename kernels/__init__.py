@@ -1,17 +1,21 @@
 """The public operations: tensors in, tensors out."""
 
+from kernels.add_norm.op import add_norm
 from kernels.all_gather import all_gather
 from kernels.attention.op import attention
 from kernels.attention.packed import attention_packed
+from kernels.bias_gelu.op import linear_gelu
 from kernels.ema import ema_
 from kernels.hard_negatives.op import draw_hard_negatives
 from kernels.itc_loss.op import itc_loss
 
 __all__ = [
+    "add_norm",
     "all_gather",
     "attention",
     "attention_packed",
     "draw_hard_negatives",
     "ema_",
     "itc_loss",
+    "linear_gelu",
 ]
