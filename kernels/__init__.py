@@ -1,5 +1,6 @@
 """The public operations: tensors in, tensors out."""
 
+from kernels.adamw_ema.op import adamw_ema_
 from kernels.add_norm.op import add_norm
 from kernels.all_gather import all_gather
 from kernels.attention.op import attention
@@ -10,6 +11,7 @@ from kernels.hard_negatives.op import draw_hard_negatives
 from kernels.itc_loss.op import itc_loss
 
 __all__ = [
+    "adamw_ema_",
     "add_norm",
     "all_gather",
     "attention",

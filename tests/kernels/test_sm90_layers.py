@@ -20,12 +20,14 @@ CASES = [
     ("add_norm_backward_kernel", "bf16", 768),
     ("add_norm_backward_kernel", "fp32", 768),
     ("add_norm_backward_kernel", "bf16", 4096),
+    ("adamw_ema_kernel", "fp32", 0),
 ]
 COMPILE = """
 import importlib
 import sys
 
 import triton
+import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -33,12 +35,15 @@ LOW = {"product_ptr", "upstream_ptr", "by_product_ptr", "out_ptr", "branch_ptr",
 LOW |= {"by_normed_ptr", "by_branch_ptr"}
 for case in sys.argv[2:]:
     name, kind, width = case.split(",")
-    folder = "bias_gelu" if name.startswith("bias_gelu") else "add_norm"
+    folder = next(f for f in ("bias_gelu", "add_norm", "adamw_ema") if name.startswith(f))
     module = importlib.import_module(f"kernels.{folder}.triton_kernels")
     kernel = getattr(module, name)
-    tiles = module.tiles(int(width))
+    if folder == "adamw_ema":
+        tiles = {"num_warps": module.WARPS, "BLOCK": module.BLOCK, "COPY": tl.bfloat16}
+    else:
+        tiles = module.tiles(int(width))
     options = {"num_warps": tiles.pop("num_warps")}
-    constants = tiles | {"HAS_TOTAL": True, "HAS_BRANCH": kind == "bf16"}
+    constants = tiles | {"HAS_TOTAL": True, "HAS_BRANCH": kind == "bf16", "ALIGNED": True}
     constants = {k: v for k, v in constants.items() if k in kernel.arg_names}
     signature = {}
     for argument in kernel.arg_names:
@@ -46,8 +51,11 @@ for case in sys.argv[2:]:
             signature[argument] = "constexpr"
         elif argument.endswith("_ptr"):
             signature[argument] = "*" + (kind if argument in LOW else "fp32")
+            if argument in ("table_ptr", "programs_ptr"):
+                signature[argument] = "*i64"
         else:
-            signature[argument] = "fp32" if argument == "eps" else "i32"
+            whole = argument in ("rows", "width", "rows_each")
+            signature[argument] = "i32" if whole else "fp32"
     places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
     aligned = {
         (i,): [["tt.divisibility", 16]]
