@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from blip_model.config import BlipConfig
+from blip_model.layers import AddLayerNorm, LinearGelu
 from kernels import attention
 
 NORM_EPS = 1e-12
@@ -68,11 +69,11 @@ class AddNorm(nn.Module):
     def __init__(self, config: BlipConfig, source_width: int) -> None:
         super().__init__()
         self.dense = nn.Linear(source_width, config.text_width)
-        self.LayerNorm = nn.LayerNorm(config.text_width, eps=NORM_EPS)
+        self.LayerNorm = AddLayerNorm(config.text_width, NORM_EPS)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, branch: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        return self.LayerNorm(self.dropout(self.dense(branch)) + residual)
+        return self.LayerNorm(residual, self.dropout(self.dense(branch)))[1]
 
 
 class MedAttention(nn.Module):
@@ -119,10 +120,10 @@ class Intermediate(nn.Module):
 
     def __init__(self, config: BlipConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.text_width, config.text_intermediate)
+        self.dense = LinearGelu(config.text_width, config.text_intermediate)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        return nn.functional.gelu(self.dense(states))
+        return self.dense(states)
 
 
 class MedLayer(nn.Module):
@@ -200,11 +201,11 @@ class PredictionTransform(nn.Module):
 
     def __init__(self, config: BlipConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.text_width, config.text_width)
+        self.dense = LinearGelu(config.text_width, config.text_width)
         self.LayerNorm = nn.LayerNorm(config.text_width, eps=NORM_EPS)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        return self.LayerNorm(nn.functional.gelu(self.dense(states)))
+        return self.LayerNorm(self.dense(states))
 
 
 class Predictions(nn.Module):

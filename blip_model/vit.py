@@ -5,6 +5,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from blip_model.config import BlipConfig
+from blip_model.layers import AddLayerNorm, LinearGelu
 from kernels import attention
 
 
@@ -54,11 +55,11 @@ class Mlp(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
+        self.fc1 = LinearGelu(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc2(nn.functional.gelu(self.fc1(x)))
+        return self.fc2(self.fc1(x))
 
 
 class DropPath(nn.Module):
@@ -77,25 +78,36 @@ class DropPath(nn.Module):
 
 
 class VisionBlock(nn.Module):
-    """Pre-norm transformer block."""
+    """Pre-norm transformer block.
+
+    What a block adds to the stream is handed on beside it: the next norm adds it while it reads.
+    """
 
     def __init__(self, config: BlipConfig, drop_path: float) -> None:
         super().__init__()
         width = config.vision_width
-        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.norm1 = AddLayerNorm(width, 1e-6, feeds_products=True)
         self.attn = VisionAttention(width, config.vision_heads)
-        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.norm2 = AddLayerNorm(width, 1e-6, feeds_products=True)
         self.mlp = Mlp(width, 4 * width)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x_BPD: torch.Tensor) -> torch.Tensor:
-        x_BPD = x_BPD + self.drop_path(self.attn(self.norm1(x_BPD)))
-        return x_BPD + self.drop_path(self.mlp(self.norm2(x_BPD)))
+    def forward(
+        self, x_BPD: torch.Tensor, branch_BPD: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The stream and what is to be added to it, in and out; nothing before the first block."""
+        x_BPD, normed_BPD = self.norm1(x_BPD, branch_BPD)
+        x_BPD, normed_BPD = self.norm2(x_BPD, self.drop_path(self.attn(normed_BPD)))
+        return x_BPD, self.drop_path(self.mlp(normed_BPD))
 
-    def first(self, x_BPD: torch.Tensor) -> torch.Tensor:
-        """Row 0 of the result, [B, 1, D]."""
-        first = x_BPD[:, :1] + self.drop_path(self.attn.first(self.norm1(x_BPD)))
-        return first + self.drop_path(self.mlp(self.norm2(first)))
+    def first(
+        self, x_BPD: torch.Tensor, branch_BPD: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Row 0 of the result, [B, 1, D] each."""
+        x_BPD, normed_BPD = self.norm1(x_BPD, branch_BPD)
+        branch = self.drop_path(self.attn.first(normed_BPD))
+        first, normed = self.norm2(x_BPD[:, :1], branch)
+        return first, self.drop_path(self.mlp(normed))
 
 
 class VisionTransformer(nn.Module):
@@ -114,7 +126,7 @@ class VisionTransformer(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, config.image_tokens, width))
         rates = torch.linspace(0, config.vision_drop_path, depth, device="cpu").tolist()
         self.blocks = nn.ModuleList([VisionBlock(config, rate) for rate in rates])
-        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.norm = AddLayerNorm(width, 1e-6)
         self.checkpoint_activations = False
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
@@ -129,13 +141,13 @@ class VisionTransformer(nn.Module):
         if image.ndim != 4 or image.shape[1:] != (3, self.image_size, self.image_size):
             wanted = f"[B, 3, {self.image_size}, {self.image_size}]"
             raise ValueError(f"image is {list(image.shape)}, the network takes {wanted}")
-        x_BPD = self._tokens(image)
+        x_BPD, branch_BPD = self._tokens(image), None
         for block in self.blocks:
             if self.checkpoint_activations and self.training:
-                x_BPD = checkpoint(block, x_BPD, use_reentrant=False)
+                x_BPD, branch_BPD = checkpoint(block, x_BPD, branch_BPD, use_reentrant=False)
             else:
-                x_BPD = block(x_BPD)
-        return self.norm(x_BPD)
+                x_BPD, branch_BPD = block(x_BPD, branch_BPD)
+        return self.norm(x_BPD, branch_BPD)[1]
 
     def _tokens(self, image: torch.Tensor) -> torch.Tensor:
         patches = self.patch_embed(image)
@@ -144,10 +156,10 @@ class VisionTransformer(nn.Module):
 
     def first_state(self, image: torch.Tensor) -> torch.Tensor:
         """What `forward(image)[:, 0]` is, [B, D], without the rows of the last block not read."""
-        x_BPD = self._tokens(image)
+        x_BPD, branch_BPD = self._tokens(image), None
         for block in self.blocks[:-1]:
-            x_BPD = block(x_BPD)
-        return self.norm(self.blocks[-1].first(x_BPD))[:, 0]
+            x_BPD, branch_BPD = block(x_BPD, branch_BPD)
+        return self.norm(*self.blocks[-1].first(x_BPD, branch_BPD))[1][:, 0]
 
 
 def _initialise(module: nn.Module) -> None:

@@ -1,10 +1,25 @@
 """The public operations: tensors in, tensors out."""
 
+from kernels.adamw_ema.op import adamw_ema_
+from kernels.add_norm.op import add_norm
 from kernels.all_gather import all_gather
 from kernels.attention.op import attention
+from kernels.attention.packed import attention_packed
+from kernels.bias_gelu.op import linear_gelu
 from kernels.ema import ema_
 from kernels.hard_negatives.op import draw_hard_negatives
 from kernels.itc_loss.op import itc_loss
 from kernels.lm_loss.op import lm_loss
 
-__all__ = ["all_gather", "attention", "draw_hard_negatives", "ema_", "itc_loss", "lm_loss"]
+__all__ = [
+    "adamw_ema_",
+    "add_norm",
+    "all_gather",
+    "attention",
+    "attention_packed",
+    "draw_hard_negatives",
+    "ema_",
+    "itc_loss",
+    "linear_gelu",
+    "lm_loss",
+]

@@ -21,14 +21,22 @@ def triton_installed() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def triton_problem(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> str | None:
-    """Why Triton cannot run on this tensor here, in its own dtype or another; None when it can."""
+def triton_problem(
+    tensor: torch.Tensor, dtype: torch.dtype | None = None, *, products: bool = True
+) -> str | None:
+    """Why Triton cannot run on this tensor here, or None when it can.
+
+    Args:
+        tensor: an input.
+        dtype: that the kernel computes in; None for the tensor's own.
+        products: whether the kernel multiplies matrices.
+    """
     if not triton_installed():
         return "the package triton is not installed"
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if tensor.device.type != "cuda" and not interpreted:
         return f"tensors are on {tensor.device.type} (TRITON_INTERPRET=1 runs it there, slowly)"
-    if interpreted and (dtype or tensor.dtype) == torch.bfloat16:
+    if interpreted and products and (dtype or tensor.dtype) == torch.bfloat16:
         return "Triton's interpreter does not multiply bfloat16"
     return None
 

@@ -1,12 +1,13 @@
 """Attention: one signature for self, causal and cross attention."""
 
 import torch
-import torch.nn.functional as F
 
+from kernels.attention import flash_attn, flex, sdpa, xformers
 from kernels.attention.reference import attention_reference
 from kernels.backend import choose
 
 LONGEST_MATERIALISED = 1024
+FORCED = (*sdpa.KINDS, *flash_attn.PACKAGES, "xformers", "flex")
 
 
 def attention(
@@ -31,14 +32,63 @@ def attention(
         causal: position i sees keys up to i; L must equal S.
         key_mask: [B, S] bool, True where a key is seen, or None for all.
         dropout: probability of dropping an attention weight, in [0, 1).
-        backend: `sdpa` (PyTorch's fused kernels), `math` (the definition) or `auto`.
+        backend: `auto`; `math` (the definition); `sdpa` (PyTorch picks among its kernels), or one
+            of those by name: `sdpa_flash`, `sdpa_cudnn`, `sdpa_efficient`, `sdpa_math`; the
+            packages `flash_attn_2`, `flash_attn_3`, `flash_attn_4` and `xformers`; `flex`.
 
     Returns:
         [B, H, L, K].
 
     Raises:
         ValueError: shapes that do not fit, or an unknown backend.
+        RuntimeError: a forced backend that cannot run here.
     """
+    _check(query, key, value, causal, key_mask)
+    # On a CPU two products and a softmax beat the fused kernel, whose backward is slow: by 2 to 10
+    # times in bf16 at up to 200 tokens (bench/). It stays for lengths whose scores would not fit.
+    on_cpu = query.device.type == "cpu" and key.shape[2] <= LONGEST_MATERIALISED
+    order = ("math", "sdpa") if on_cpu else ("sdpa", "math")
+    problems = dict.fromkeys((*order, *FORCED))
+    if backend in FORCED:
+        problems[backend] = _problem(backend, (query, key, value), key_mask is not None, dropout)
+    chosen = choose("attention", backend, problems, query)
+    if chosen in flash_attn.PACKAGES:
+        return flash_attn.attend(chosen, query, key, value, causal=causal, dropout=dropout)
+    if chosen == "xformers":
+        return xformers.attend(query, key, value, causal=causal, dropout=dropout)
+    if chosen == "flex":
+        return flex.attend(query, key, value, causal=causal, key_mask=key_mask)
+    if chosen != "math":
+        settings = {"causal": causal, "key_mask": key_mask, "dropout": dropout}
+        return sdpa.attend(chosen, query, key, value, **settings)
+    mask = None if key_mask is None else key_mask[:, None, None, :].bool()
+    if causal:
+        triangle = sdpa.triangle(query, key)
+        mask = triangle if mask is None else mask & triangle
+    with torch.autocast(query.device.type, enabled=False):
+        return attention_reference(query, key, value, mask, dropout)
+
+
+def _problem(
+    name: str, inputs: tuple[torch.Tensor, ...], masked: bool, dropout: float
+) -> str | None:
+    """Why a backend cannot run. Asked of a forced one only: the answer imports its package."""
+    if name in flash_attn.PACKAGES:
+        return flash_attn.problem(name, inputs[0], masked=masked, dropout=dropout)
+    if name == "xformers":
+        return xformers.problem(inputs[0], masked=masked)
+    if name == "flex":
+        return flex.problem(inputs, dropout=dropout)
+    return sdpa.problem(name, inputs[0])
+
+
+def _check(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    causal: bool,
+    key_mask: torch.Tensor | None,
+) -> None:
     if query.ndim != 4 or key.shape != value.shape or query.shape[-1] != key.shape[-1]:
         raise ValueError(
             f"attention: query {tuple(query.shape)}, key {tuple(key.shape)} and value "
@@ -48,20 +98,3 @@ def attention(
         raise ValueError(f"attention: causal with {query.shape[2]} queries, {key.shape[2]} keys")
     if key_mask is not None and key_mask.shape != (key.shape[0], key.shape[2]):
         raise ValueError(f"attention: key_mask {tuple(key_mask.shape)} must be [B, S]")
-    # On a CPU two products and a softmax beat the fused kernel, whose backward is slow: by 2 to 10
-    # times in bf16 at up to 200 tokens (bench/). It stays for lengths whose scores would not fit.
-    on_cpu = query.device.type == "cpu" and key.shape[2] <= LONGEST_MATERIALISED
-    order = ("math", "sdpa") if on_cpu else ("sdpa", "math")
-    chosen = choose("attention", backend, dict.fromkeys(order), query)
-    mask = None if key_mask is None else key_mask[:, None, None, :].bool()
-    if chosen == "sdpa" and mask is None:
-        return F.scaled_dot_product_attention(query, key, value, None, dropout, causal)
-    if causal:
-        triangle = torch.ones(
-            query.shape[2], key.shape[2], dtype=torch.bool, device=query.device
-        ).tril()
-        mask = triangle if mask is None else mask & triangle
-    if chosen == "sdpa":
-        return F.scaled_dot_product_attention(query, key, value, mask, dropout)
-    with torch.autocast(query.device.type, enabled=False):
-        return attention_reference(query, key, value, mask, dropout)

@@ -27,3 +27,28 @@ def attention_reference(
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     return torch.dropout(scores.softmax(-1), dropout, dropout > 0) @ value
+
+
+def attention_packed_reference(
+    query_THK: torch.Tensor,
+    key_SHK: torch.Tensor,
+    value_SHK: torch.Tensor,
+    starts_of_queries: torch.Tensor,
+    starts_of_keys: torch.Tensor,
+    causal: bool,
+    dropout: float,
+) -> torch.Tensor:
+    """Each sequence attends to its own keys, one after the other. See `attention_packed`."""
+    ends = zip(starts_of_queries.diff().tolist(), starts_of_keys.diff().tolist(), strict=True)
+    sizes = tuple(zip(*ends, strict=True))
+    queries = query_THK.transpose(0, 1).split(sizes[0], 1)
+    keys = key_SHK.transpose(0, 1).split(sizes[1], 1)
+    values = value_SHK.transpose(0, 1).split(sizes[1], 1)
+    seen = []
+    for query, key, value in zip(queries, keys, values, strict=True):
+        mask = None
+        if causal:
+            shape = query.shape[1], key.shape[1]
+            mask = torch.ones(shape, dtype=torch.bool, device=query.device).tril()
+        seen.append(attention_reference(query, key, value, mask, dropout))
+    return torch.cat(seen, 1).transpose(0, 1)

@@ -14,8 +14,10 @@ def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
         def poisoned(*args: object, _original: object = original, **kwargs: object) -> object:
             tensor = _original(*args, **kwargs)
-            worst = float("nan") if tensor.is_floating_point() else torch.iinfo(tensor.dtype).max
-            return tensor.fill_(worst)
+            if tensor.is_floating_point():
+                return tensor.fill_(float("nan"))
+            is_bool = tensor.dtype == torch.bool
+            return tensor.fill_(is_bool or torch.iinfo(tensor.dtype).max)
 
         monkeypatch.setattr(torch, name, poisoned)
     yield

@@ -1,11 +1,17 @@
-"""Attention: both backends against the definition in float64."""
+"""Attention: every backend that runs here against the definition in float64."""
+
+import logging
 
 import pytest
 import torch
 
-from kernels import attention
+from kernels import attention, backend
 
 BACKENDS = ["math", "sdpa"]
+NAMED = ["sdpa_flash", "sdpa_math"]
+PACKAGES = ["flash_attn_2", "flash_attn_3", "flash_attn_4", "xformers"]
+ON_A_GPU = ["sdpa_flash", "sdpa_cudnn", "sdpa_efficient", *PACKAGES, "flex"]
+GPU = torch.cuda.is_available()
 
 
 def inputs(length: int, source: int, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
@@ -31,7 +37,7 @@ def definition(
     return torch.stack(rows, 2)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS + NAMED)
 @pytest.mark.parametrize(
     ("length", "source", "causal", "masked"),
     [(1, 1, False, False), (7, 7, True, False), (7, 7, True, True), (5, 13, False, True)],
@@ -83,3 +89,67 @@ def test_wrong_input_is_named() -> None:
         attention(query, key, value, key_mask=torch.ones(3, 4))
     with pytest.raises(ValueError, match="unknown backend 'flash9'"):
         attention(query, key, value, backend="flash9")
+
+
+@pytest.mark.parametrize(("length", "causal", "masked"), [(7, True, False), (5, False, True)])
+def test_flex_equals_the_definition_forward(length: int, causal: bool, masked: bool) -> None:
+    tensors = [tensor.detach() for tensor in inputs(length, 7 if causal else 13)]
+    source = tensors[1].shape[2]
+    mask = torch.arange(source) < torch.tensor([[source], [1], [3]]) if masked else None
+    got = attention(*tensors, causal=causal, key_mask=mask, backend="flex")
+    want = definition(tensors, causal, mask)
+    torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.skipif(GPU, reason="a GPU is here: these can run")
+@pytest.mark.parametrize("name", [*PACKAGES, "sdpa_cudnn", "sdpa_efficient"])
+def test_what_needs_a_gpu_says_so(name: str) -> None:
+    message = f"attention: backend '{name}' cannot run here: it needs an NVIDIA GPU"
+    with pytest.raises(RuntimeError, match=message):
+        attention(*inputs(4, 4), backend=name)
+
+
+def test_a_forced_backend_raises_with_the_reason_of_its_kernel() -> None:
+    tensors = [tensor.cpu() for tensor in inputs(4, 4)]
+    with pytest.raises(RuntimeError, match="'sdpa_flash' cannot run here: .*non-zero dropout"):
+        attention(*tensors, dropout=0.5, backend="sdpa_flash")
+    with pytest.raises(RuntimeError, match="'flex' cannot run here: it has no backward pass on"):
+        attention(*tensors, backend="flex")
+    with torch.no_grad(), pytest.raises(RuntimeError, match="it has no dropout"):
+        attention(*tensors, dropout=0.5, backend="flex")
+
+
+def test_the_choice_is_announced_once(caplog: pytest.LogCaptureFixture) -> None:
+    backend._announce.cache_clear()
+    with caplog.at_level(logging.INFO, logger=backend.__name__):
+        for length in (4, 1025, 4):
+            attention(*(tensor.detach().cpu() for tensor in inputs(1, length)))
+    told = [record.getMessage() for record in caplog.records]
+    assert told == ["attention on cpu: math", "attention on cpu: sdpa"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not GPU, reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("name", ON_A_GPU)
+def test_on_a_gpu_as_wrong_as_the_definition_in_bf16(name: str, causal: bool) -> None:
+    def outcome(backend: str, dtype: torch.dtype) -> list[torch.Tensor]:
+        generator = torch.Generator().manual_seed(3)
+        leaves = [
+            torch.randn(4, 3, 197, 64, generator=generator).to("cuda", torch.bfloat16)
+            for _ in range(4)
+        ]
+        leaves, upstream = [leaf.to(dtype).requires_grad_() for leaf in leaves[:3]], leaves[3]
+        out = attention(*leaves, causal=causal, backend=backend)
+        return [out.detach(), *torch.autograd.grad(out, leaves, upstream.to(dtype))]
+
+    try:
+        ours = outcome(name, torch.bfloat16)
+    except RuntimeError as error:
+        if "cannot be imported" not in str(error) and "compute capability" not in str(error):
+            raise
+        pytest.skip(str(error))
+    truth, plain = outcome("math", torch.float64), outcome("math", torch.bfloat16)
+    for want, torchs, got in zip(truth, plain, ours, strict=True):
+        allowed = 2 * (torchs.double() - want).abs().max() + 4e-3
+        assert (got.double() - want).abs().max() <= allowed

@@ -1,0 +1,61 @@
+"""A linear map and a layer norm that do what stands beside them too, in one pass on a GPU.
+
+Names, shapes and starting values of their weights are those of `nn.Linear` and `nn.LayerNorm`;
+on a CPU so is every bit of what they compute.
+"""
+
+import torch
+from torch import nn
+
+from kernels import add_norm, linear_gelu
+
+
+class LinearGelu(nn.Linear):
+    """A linear map and the exact GELU after it.
+
+    Attributes:
+        backend: of `kernels.linear_gelu`, for all of them.
+    """
+
+    backend = "auto"
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return linear_gelu(x, self.weight, self.bias, backend=self.backend)
+
+
+class AddLayerNorm(nn.LayerNorm):
+    """A residual addition and the layer norm after it.
+
+    Args:
+        width: of the rows.
+        eps: added to the variance.
+        feeds_products: the norm is read by matrix products alone, so under autocast it may be
+            written in their dtype at once.
+
+    Attributes:
+        backend: of `kernels.add_norm`, for all of them.
+    """
+
+    backend = "auto"
+
+    def __init__(self, width: int, eps: float, *, feeds_products: bool = False) -> None:
+        super().__init__(width, eps=eps)
+        self.feeds_products = feeds_products
+
+    def forward(
+        self, residual: torch.Tensor, branch: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """residual + branch (without a branch, the residual) and its norm."""
+        if branch is None:
+            return residual, super().forward(residual)
+        kind = residual.device.type
+        low = self.feeds_products and torch.is_autocast_enabled(kind)
+        return add_norm(
+            residual,
+            branch,
+            self.weight,
+            self.bias,
+            self.eps,
+            norm_dtype=torch.get_autocast_dtype(kind) if low else None,
+            backend=self.backend,
+        )

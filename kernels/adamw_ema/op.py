@@ -1,0 +1,95 @@
+"""AdamW, the momentum weights that follow it and a low-precision copy, in one pass over memory."""
+
+from collections.abc import Sequence
+
+import torch
+
+from kernels.adamw_ema.reference import adamw_ema_reference
+from kernels.backend import choose, triton_problem
+
+
+@torch.no_grad()
+def adamw_ema_(
+    weights: list[torch.Tensor],
+    gradients: list[torch.Tensor],
+    first_moments: list[torch.Tensor],
+    second_moments: list[torch.Tensor],
+    update: torch.Tensor,
+    *,
+    learning_rate: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    scale: torch.Tensor | float = 1.0,
+    followers: Sequence[torch.Tensor | None] | None = None,
+    momentum: float = 1.0,
+    copies: Sequence[torch.Tensor | None] | None = None,
+    backend: str = "auto",
+) -> None:
+    """Update weights and moments in place, and let followers and copies follow.
+
+    Whether a step is taken at all is decided before: nothing is checked for being finite.
+
+    Args:
+        weights: float32, each dense and without gaps.
+        gradients: float32 of the same shapes; read only.
+        first_moments: `exp_avg` of the weights.
+        second_moments: `exp_avg_sq` of the weights.
+        update: 0-dim, number of this update, from 1; on the weights' device, it is not waited for.
+        learning_rate: of this update.
+        betas: decay of the moments.
+        eps: added to the root of the second moment.
+        weight_decay: times the learning rate, taken off every weight.
+        scale: the gradients are multiplied by it while they are read (clipping).
+        followers: momentum weights, float32: m * follower + (1 - m) * new weight; None for a
+            weight without one, or for none at all.
+        momentum: m of the followers.
+        copies: the new weights in another dtype (bfloat16), None as above.
+        backend: `triton` (GPU), `reference` or `auto`.
+
+    Raises:
+        ValueError: lists that do not fit, or an unknown backend.
+        RuntimeError: a forced backend that cannot run here.
+    """
+    nothing = [None] * len(weights)
+    followers = nothing if followers is None else list(followers)
+    copies = nothing if copies is None else list(copies)
+    lists = [weights, gradients, first_moments, second_moments, followers, copies]
+    _check(lists)
+    if not weights:
+        return
+    problem = (
+        triton_problem(weights[0], products=False)
+        if weights[0].is_cuda or backend == "triton"
+        else "CPU"
+    )
+    chosen = choose("adamw_ema_", backend, {"triton": problem, "reference": None}, weights[0])
+    update = update.double()
+    factors = [
+        torch.as_tensor(scale, device=update.device).double(),
+        torch.full_like(update, learning_rate * weight_decay),
+        learning_rate / (1 - betas[0] ** update),
+        (1 - betas[1] ** update).sqrt(),
+    ]
+    settings = (torch.stack(factors).to(weights[0].dtype), betas, eps, momentum)
+    if chosen == "reference":
+        adamw_ema_reference(*lists, *settings)
+    else:
+        from kernels.adamw_ema import triton_kernels
+
+        triton_kernels.update_(*lists, *settings)
+
+
+def _check(lists: list[list[torch.Tensor | None]]) -> None:
+    if len({len(part) for part in lists}) > 1:
+        raise ValueError(f"adamw_ema_: lists of {', '.join(str(len(part)) for part in lists)}")
+    for weight, gradient, *rest in zip(*lists, strict=True):
+        shapes = {tuple(t.shape) for t in (weight, gradient, *rest) if t is not None}
+        if len(shapes) > 1:
+            raise ValueError(f"adamw_ema_: tensors of shapes {sorted(shapes)} belong together")
+        places = {str(t.device) for t in (weight, gradient, *rest) if t is not None}
+        if len(places) > 1:
+            raise ValueError(f"adamw_ema_: tensors on different devices: {sorted(places)}")
+        kept = [t for t in (weight, *rest) if t is not None]
+        if not all(t.is_contiguous() for t in kept):
+            raise ValueError("adamw_ema_: what is updated must lie without gaps")

@@ -1,0 +1,36 @@
+"""AdamW and the momentum weights that follow it, by their definitions."""
+
+import torch
+
+
+def adamw_ema_reference(
+    weights: list[torch.Tensor],
+    gradients: list[torch.Tensor],
+    first_moments: list[torch.Tensor],
+    second_moments: list[torch.Tensor],
+    followers: list[torch.Tensor | None],
+    copies: list[torch.Tensor | None],
+    factors: torch.Tensor,
+    betas: tuple[float, float],
+    eps: float,
+    momentum: float,
+) -> None:
+    """One tensor after the other, in the order of PyTorch's fused AdamW. See `adamw_ema_`.
+
+    With g scaled by `factors[0]` (Loshchilov and Hutter 2017, arXiv:1711.05101):
+    w <- w - lr decay w, m <- m + (1 - beta1) (g - m), v <- beta2 v + (1 - beta2) g g,
+    w <- w - lr / (1 - beta1^t) m / (sqrt(v) / sqrt(1 - beta2^t) + eps), and then
+    follower <- momentum follower + (1 - momentum) w, copy <- w.
+    """
+    scale, decay, step_size, root = factors.unbind()
+    tensors = zip(weights, gradients, first_moments, second_moments, followers, copies, strict=True)
+    for weight, gradient, first, second, follower, copy in tensors:
+        gradient = gradient * scale
+        weight.mul_(1 - decay)
+        first.lerp_(gradient, 1 - betas[0])
+        second.mul_(betas[1]).addcmul_(gradient, gradient, value=1 - betas[1])
+        weight.sub_(step_size * first / (second.sqrt() / root + eps))
+        if follower is not None:
+            follower.mul_(momentum).add_(weight, alpha=1 - momentum)
+        if copy is not None:
+            copy.copy_(weight)

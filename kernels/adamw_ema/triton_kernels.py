@@ -1,0 +1,139 @@
+"""AdamW with followers in Triton: one launch for all tensors, through a table of their places.
+
+The table has a line for each tensor, [weight, gradient, first, second, follower, copy, length],
+addresses and a count; a second one says for each program which tensor it works on and from where.
+"""
+
+from functools import lru_cache
+
+import torch
+import triton
+import triton.language as tl
+
+BLOCK, WARPS = 2048, 4
+# Addresses that are multiples of this many bytes are read in the largest pieces.
+ALIGNMENT = 16
+
+
+@triton.jit
+def adamw_ema_kernel(
+    table_ptr,
+    programs_ptr,
+    factors_ptr,
+    new_first,
+    old_second,
+    new_second,
+    eps,
+    old_follower,
+    new_follower,
+    ALIGNED: tl.constexpr,
+    COPY: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """BLOCK elements of one tensor."""
+    tensor = tl.load(programs_ptr + 2 * tl.program_id(0))
+    first = tl.load(programs_ptr + 2 * tl.program_id(0) + 1)
+    line = table_ptr + tensor * 7
+    length = tl.load(line + 6)
+    places = first + tl.arange(0, BLOCK)
+    if ALIGNED:
+        places = tl.max_contiguous(tl.multiple_of(places, BLOCK), BLOCK)
+    mask = places < length
+    scale = tl.load(factors_ptr)
+    decay = tl.load(factors_ptr + 1)
+    step_size = tl.load(factors_ptr + 2)
+    root = tl.load(factors_ptr + 3)
+    weight_ptr = _pointer(tl.load(line), ALIGNED) + places
+    moment_ptr = _pointer(tl.load(line + 2), ALIGNED) + places
+    square_ptr = _pointer(tl.load(line + 3), ALIGNED) + places
+    gradient = tl.load(_pointer(tl.load(line + 1), ALIGNED) + places, mask, 0.0) * scale
+    weight = tl.load(weight_ptr, mask, 0.0)
+    weight -= decay * weight
+    moment = tl.load(moment_ptr, mask, 0.0)
+    moment += new_first * (gradient - moment)
+    square = old_second * tl.load(square_ptr, mask, 0.0) + new_second * gradient * gradient
+    weight -= step_size * moment / (tl.sqrt(square) / root + eps)
+    tl.store(moment_ptr, moment, mask)
+    tl.store(square_ptr, square, mask)
+    tl.store(weight_ptr, weight, mask)
+    follower = tl.load(line + 4)
+    if follower != 0:
+        follower_ptr = _pointer(follower, ALIGNED) + places
+        behind = tl.load(follower_ptr, mask, 0.0)
+        tl.store(follower_ptr, old_follower * behind + new_follower * weight, mask)
+    copy = tl.load(line + 5)
+    if copy != 0:
+        copy = tl.multiple_of(copy, 16) if ALIGNED else copy
+        tl.store(copy.to(tl.pointer_type(COPY)) + places, weight.to(COPY), mask)
+
+
+@triton.jit
+def _pointer(address, ALIGNED: tl.constexpr):
+    """To float32."""
+    if ALIGNED:
+        address = tl.multiple_of(address, 16)
+    return address.to(tl.pointer_type(tl.float32))
+
+
+def update_(
+    weights: list[torch.Tensor],
+    gradients: list[torch.Tensor],
+    first_moments: list[torch.Tensor],
+    second_moments: list[torch.Tensor],
+    followers: list[torch.Tensor | None],
+    copies: list[torch.Tensor | None],
+    factors: torch.Tensor,
+    betas: tuple[float, float],
+    eps: float,
+    momentum: float,
+) -> None:
+    """As `adamw_ema_reference`, in one launch.
+
+    Raises:
+        ValueError: weights, moments or followers that are not float32.
+    """
+    device = weights[0].device
+    gradients = [gradient.contiguous() for gradient in gradients]
+    lists = (weights, gradients, first_moments, second_moments, followers, copies)
+    whole = {t.dtype for part in lists[:5] for t in part if t is not None}
+    kinds = {copy.dtype for copy in copies if copy is not None}
+    if whole != {torch.float32} or len(kinds) > 1 or not kinds <= {torch.bfloat16, torch.float16}:
+        raise ValueError(
+            f"adamw_ema_: {sorted(map(str, whole))} with copies in {sorted(map(str, kinds))}: "
+            "triton takes float32, and copies in bfloat16 or float16"
+        )
+    lines = [
+        [0 if t is None else t.data_ptr() for t in tensors] + [tensors[0].numel()]
+        for tensors in zip(*lists, strict=True)
+    ]
+    aligned = all(address % ALIGNMENT == 0 for line in lines for address in line[:-1])
+    table = torch.tensor(lines, dtype=torch.int64)
+    table = table.pin_memory() if device.type == "cuda" else table
+    programs = _programs(tuple(line[-1] for line in lines), device)
+    if not len(programs):
+        return
+    # 1 - beta is taken here, in double precision: of 1 - 0.999 float32 keeps four digits.
+    adamw_ema_kernel[(len(programs),)](
+        table.to(device, non_blocking=True),
+        programs,
+        factors,
+        1 - betas[0],
+        betas[1],
+        1 - betas[1],
+        eps,
+        momentum,
+        1 - momentum,
+        ALIGNED=aligned,
+        COPY=tl.float16 if torch.float16 in kinds else tl.bfloat16,
+        BLOCK=BLOCK,
+        num_warps=WARPS,
+    )
+
+
+@lru_cache(maxsize=8)
+def _programs(lengths: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """[programs, 2] int64: the tensor a program works on, and its first element there."""
+    counts = -(-torch.tensor(lengths) // BLOCK)
+    tensors = torch.arange(len(lengths)).repeat_interleave(counts)
+    firsts = torch.arange(len(tensors)) - (counts.cumsum(0) - counts)[tensors]
+    return torch.stack([tensors, firsts * BLOCK], 1).to(device)

@@ -1,0 +1,91 @@
+"""Residual addition and the layer norm that follows, in one pass."""
+
+from typing import Any
+
+import torch
+
+from kernels.add_norm.reference import add_norm_reference
+from kernels.backend import choose, triton_problem
+
+WIDEST = 4096
+
+
+class _AddNorm(torch.autograd.Function):
+    """Keeps the sum, which pre-norm blocks keep anyway, and each row's mean and deviation."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        residual: torch.Tensor,
+        branch: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        eps: float,
+        norm_dtype: torch.dtype | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        from kernels.add_norm import triton_kernels
+
+        ctx.set_materialize_grads(False)
+        total, normed, *statistics = triton_kernels.forward(
+            residual, branch, weight, bias, eps, norm_dtype
+        )
+        ctx.save_for_backward(total, weight, bias, *statistics)
+        ctx.dtypes = residual.dtype, branch.dtype
+        return total, normed
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(
+        ctx: Any, by_total: torch.Tensor | None, by_normed: torch.Tensor | None
+    ) -> tuple[torch.Tensor | None, ...]:
+        from kernels.add_norm import triton_kernels
+
+        if by_normed is None:
+            parts = [None if by_total is None else by_total.to(dtype) for dtype in ctx.dtypes]
+            return *parts, None, None, None, None
+        found = triton_kernels.backward(by_total, by_normed, *ctx.saved_tensors, ctx.dtypes)
+        return *found, None, None
+
+
+def add_norm(
+    residual: torch.Tensor,
+    branch: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    eps: float,
+    *,
+    norm_dtype: torch.dtype | None = None,
+    backend: str = "auto",
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """residual + branch, and the layer norm of that sum.
+
+    Args:
+        residual: [..., D].
+        branch: [..., D], the output of a sub-layer.
+        weight: [D] of the norm.
+        bias: [D] of the norm.
+        eps: added to the variance.
+        norm_dtype: of the norm; None for that of the sum. What only feeds matrix products under
+            autocast can be written in their dtype at once.
+        backend: `triton` (GPU), `reference` or `auto`.
+
+    Returns:
+        The sum, in the wider dtype of both, and its norm: [..., D] each.
+
+    Raises:
+        ValueError: shapes that do not fit, or an unknown backend.
+        RuntimeError: a forced backend that cannot run here.
+    """
+    shapes = {tuple(residual.shape[-1:]), tuple(weight.shape), tuple(bias.shape)}
+    if residual.shape != branch.shape or len(shapes) > 1:
+        raise ValueError(
+            f"add_norm: residual {tuple(residual.shape)}, branch {tuple(branch.shape)}, weight "
+            f"{tuple(weight.shape)} and bias {tuple(bias.shape)} must be [..., D] and [D]"
+        )
+    wanted = residual.is_cuda or backend == "triton"
+    problem = triton_problem(residual, products=False) if wanted else "CPU"
+    if len(weight) > WIDEST:
+        problem = f"rows of {len(weight)} are wider than {WIDEST}"
+    chosen = choose("add_norm", backend, {"triton": problem, "reference": None}, residual)
+    arguments = (residual, branch, weight, bias, eps, norm_dtype)
+    return add_norm_reference(*arguments) if chosen == "reference" else _AddNorm.apply(*arguments)

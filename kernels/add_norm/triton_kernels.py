@@ -1,0 +1,188 @@
+"""Residual and layer norm in Triton: whole rows in registers, statistics in float32."""
+
+import torch
+import triton
+import triton.language as tl
+
+# Elements a program holds at a time, those a warp holds, and programs of the backward pass.
+TILE, OF_A_WARP, PROGRAMS = 2048, 512, 528
+
+
+@triton.jit
+def add_norm_kernel(
+    residual_ptr,
+    branch_ptr,
+    weight_ptr,
+    bias_ptr,
+    total_ptr,
+    normed_ptr,
+    mean_ptr,
+    scale_ptr,
+    rows,
+    width,
+    eps,
+    BLOCK_M: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Sum, norm, mean and 1 / deviation of a few rows."""
+    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    d = tl.arange(0, BLOCK_D)
+    d_mask, m_mask = d < width, m < rows
+    mask = m_mask[:, None] & d_mask[None, :]
+    places = m.to(tl.int64)[:, None] * width + d[None, :]
+    total = tl.load(residual_ptr + places, mask, 0.0).to(tl.float32)
+    total += tl.load(branch_ptr + places, mask, 0.0).to(tl.float32)
+    # As it is kept: the backward pass sees no other.
+    kept = total.to(total_ptr.dtype.element_ty)
+    tl.store(total_ptr + places, kept, mask)
+    total = kept.to(tl.float32)
+    mean = tl.sum(total, 1) / width
+    apart = tl.where(mask, total - mean[:, None], 0.0)
+    scale = 1.0 / tl.sqrt(tl.sum(apart * apart, 1) / width + eps)
+    weight = tl.load(weight_ptr + d, d_mask, 0.0).to(tl.float32)
+    bias = tl.load(bias_ptr + d, d_mask, 0.0).to(tl.float32)
+    normed = apart * scale[:, None] * weight[None, :] + bias[None, :]
+    tl.store(normed_ptr + places, normed.to(normed_ptr.dtype.element_ty), mask)
+    tl.store(mean_ptr + m, mean, m_mask)
+    tl.store(scale_ptr + m, scale, m_mask)
+
+
+@triton.jit
+def add_norm_backward_kernel(
+    by_total_ptr,
+    by_normed_ptr,
+    total_ptr,
+    weight_ptr,
+    mean_ptr,
+    scale_ptr,
+    by_residual_ptr,
+    by_branch_ptr,
+    by_weight_ptr,
+    by_bias_ptr,
+    rows,
+    width,
+    rows_each,
+    HAS_TOTAL: tl.constexpr,
+    HAS_BRANCH: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Gradient of the sum for a range of rows, and their part of weight's and bias's."""
+    d = tl.arange(0, BLOCK_D)
+    d_mask = d < width
+    weight = tl.load(weight_ptr + d, d_mask, 0.0).to(tl.float32)
+    by_weight = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
+    by_bias = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
+    first = tl.program_id(0) * rows_each
+    last = tl.minimum(first + rows_each, rows)
+    for start in range(first, last, BLOCK_M):
+        m = start + tl.arange(0, BLOCK_M)
+        m_mask = m < last
+        mask = m_mask[:, None] & d_mask[None, :]
+        places = m.to(tl.int64)[:, None] * width + d[None, :]
+        upstream = tl.load(by_normed_ptr + places, mask, 0.0).to(tl.float32)
+        total = tl.load(total_ptr + places, mask, 0.0).to(tl.float32)
+        mean = tl.load(mean_ptr + m, m_mask, 0.0)
+        scale = tl.load(scale_ptr + m, m_mask, 0.0)
+        unit = tl.where(mask, (total - mean[:, None]) * scale[:, None], 0.0)
+        by_weight += upstream * unit
+        by_bias += upstream
+        upstream *= weight[None, :]
+        along = tl.sum(upstream * unit, 1) / width
+        level = tl.sum(upstream, 1) / width
+        gradient = (upstream - unit * along[:, None] - level[:, None]) * scale[:, None]
+        if HAS_TOTAL:
+            gradient += tl.load(by_total_ptr + places, mask, 0.0).to(tl.float32)
+        tl.store(by_residual_ptr + places, gradient.to(by_residual_ptr.dtype.element_ty), mask)
+        if HAS_BRANCH:
+            tl.store(by_branch_ptr + places, gradient.to(by_branch_ptr.dtype.element_ty), mask)
+    own = tl.program_id(0) * width + d
+    tl.store(by_weight_ptr + own, tl.sum(by_weight, 0), d_mask)
+    tl.store(by_bias_ptr + own, tl.sum(by_bias, 0), d_mask)
+
+
+def tiles(width: int) -> dict[str, int]:
+    """Constants of a launch over rows of this width."""
+    block = triton.next_power_of_2(width)
+    warps = max(TILE, block) // OF_A_WARP
+    return {"BLOCK_M": max(1, TILE // block), "BLOCK_D": block, "num_warps": warps}
+
+
+def forward(
+    residual: torch.Tensor,
+    branch: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    eps: float,
+    norm_dtype: torch.dtype | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Sum and norm [..., D], mean and 1 / deviation [rows] float32."""
+    residual, branch = residual.contiguous(), branch.contiguous()
+    width = residual.shape[-1]
+    rows = residual.numel() // width
+    dtype = torch.promote_types(residual.dtype, branch.dtype)
+    total = torch.empty_like(residual, dtype=dtype)
+    normed = torch.empty_like(residual, dtype=norm_dtype or dtype)
+    mean = torch.empty(rows, device=residual.device, dtype=torch.float32)
+    scale = torch.empty_like(mean)
+    if rows:
+        settings = tiles(width)
+        add_norm_kernel[(triton.cdiv(rows, settings["BLOCK_M"]),)](
+            residual,
+            branch,
+            weight.contiguous(),
+            bias.contiguous(),
+            total,
+            normed,
+            mean,
+            scale,
+            rows,
+            width,
+            eps,
+            **settings,
+        )
+    return total, normed, mean, scale
+
+
+def backward(
+    by_total: torch.Tensor | None,
+    by_normed: torch.Tensor,
+    total: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    mean: torch.Tensor,
+    scale: torch.Tensor,
+    dtypes: tuple[torch.dtype, torch.dtype],
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of residual, branch, weight and bias; the first two are one tensor if alike."""
+    width = total.shape[-1]
+    rows, settings = total.numel() // width, tiles(width)
+    block = settings["BLOCK_M"]
+    parts = max(1, min(PROGRAMS, triton.cdiv(rows, 2 * block)))
+    rows_each = block * triton.cdiv(triton.cdiv(rows, block), parts)
+    by_residual = torch.empty_like(total, dtype=dtypes[0])
+    alike = dtypes[0] == dtypes[1]
+    by_branch = by_residual if alike else torch.empty_like(total, dtype=dtypes[1])
+    by_weight = torch.empty(parts, width, device=total.device, dtype=torch.float32)
+    by_bias = torch.empty_like(by_weight)
+    by_normed = by_normed.contiguous()
+    add_norm_backward_kernel[(parts,)](
+        by_normed if by_total is None else by_total.contiguous(),
+        by_normed,
+        total,
+        weight.contiguous(),
+        mean,
+        scale,
+        by_residual,
+        by_branch,
+        by_weight,
+        by_bias,
+        rows,
+        width,
+        rows_each,
+        HAS_TOTAL=by_total is not None,
+        HAS_BRANCH=not alike,
+        **settings,
+    )
+    sums = by_weight.sum(0).to(weight.dtype), by_bias.sum(0).to(bias.dtype)
+    return by_residual, by_branch, *sums

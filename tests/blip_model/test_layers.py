@@ -1,0 +1,66 @@
+"""Layers that do what stands beside them in one pass: the same network, in both ways."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from blip_model.config import preset
+from blip_model.layers import AddLayerNorm, LinearGelu
+from blip_model.momentum import Momentum
+from blip_model.pretrain import BlipPretrain
+from tests.tiny import tiny_config, tiny_inputs
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def losses_and_gradients(monkeypatch: pytest.MonkeyPatch, backend: str) -> list[torch.Tensor]:
+    """Of a step, drop path and checkpoints of activations included, no dropout in the text."""
+    for layer in (LinearGelu, AddLayerNorm):
+        monkeypatch.setattr(layer, "backend", backend)
+    torch.manual_seed(0)
+    model = BlipPretrain(tiny_config(vision_drop_path=0.3)).to(DEVICE)
+    model.visual_encoder.checkpoint_activations = True
+    momentum = Momentum(model, queue_size=11).to(DEVICE)
+    parts = [tensor.to(DEVICE) for tensor in tiny_inputs(4)]
+    negatives = (torch.tensor([1, 2, 3, 0], device=DEVICE),) * 2
+    torch.manual_seed(1)
+    losses = model(*parts, momentum.features(*parts), alpha=0.4, negatives=negatives)
+    torch.stack(list(losses.values())).sum().backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    return [*(loss.detach() for loss in losses.values()), *gradients]
+
+
+def test_a_step_is_the_same_in_one_pass_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = losses_and_gradients(monkeypatch, "reference")
+    fused = losses_and_gradients(monkeypatch, "triton")
+    assert len(plain) == len(fused) > 100
+    for want, got in zip(plain, fused, strict=True):
+        assert (got - want).abs().max() <= 2e-5 * want.abs().max().clamp(min=1e-2)
+
+
+def test_names_and_starting_values_are_those_of_plain_layers() -> None:
+    torch.manual_seed(0)
+    fused = nn.ModuleDict({"fc": LinearGelu(6, 8), "norm": AddLayerNorm(8, 1e-6)}).state_dict()
+    torch.manual_seed(0)
+    plain = nn.ModuleDict({"fc": nn.Linear(6, 8), "norm": nn.LayerNorm(8)}).state_dict()
+    assert list(fused) == list(plain)
+    assert all(torch.equal(fused[name], plain[name]) for name in plain)
+
+
+def test_a_norm_for_products_is_written_in_their_dtype_under_autocast() -> None:
+    x, branch = torch.randn(2, 3, 8)
+    for feeds_products, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        norm = AddLayerNorm(8, 1e-6, feeds_products=feeds_products)
+        with torch.autocast("cpu", torch.bfloat16):
+            total, normed = norm(x, branch)
+        assert (total.dtype, normed.dtype) == (torch.float32, dtype)
+    assert norm(x, None)[0] is x
+
+
+def test_the_first_row_of_a_picture_is_that_of_all_rows() -> None:
+    torch.manual_seed(0)
+    encoder = BlipPretrain(replace(preset("tiny"), dropout=0.0)).visual_encoder
+    image = torch.randn(3, 3, 32, 32)
+    torch.testing.assert_close(encoder.first_state(image), encoder(image)[:, 0])

@@ -1,0 +1,101 @@
+"""The element-wise kernels of the layers compile for Hopper and keep their values in registers."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.kernels.test_sm90 import cuobjdump
+
+# Kernel, type of what is low-precision under autocast, and width: ViT-B's, and the widest.
+CASES = [
+    ("bias_gelu_kernel", "bf16", 3072),
+    ("bias_gelu_backward_kernel", "bf16", 3072),
+    ("bias_gelu_backward_kernel", "fp32", 3072),
+    ("add_norm_kernel", "bf16", 768),
+    ("add_norm_kernel", "fp32", 4096),
+    ("add_norm_backward_kernel", "bf16", 768),
+    ("add_norm_backward_kernel", "fp32", 768),
+    ("add_norm_backward_kernel", "bf16", 4096),
+    ("adamw_ema_kernel", "fp32", 0),
+]
+COMPILE = """
+import importlib
+import sys
+
+import triton
+import triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+LOW = {"product_ptr", "upstream_ptr", "by_product_ptr", "out_ptr", "branch_ptr", "normed_ptr"}
+LOW |= {"by_normed_ptr", "by_branch_ptr"}
+for case in sys.argv[2:]:
+    name, kind, width = case.split(",")
+    folder = next(f for f in ("bias_gelu", "add_norm", "adamw_ema") if name.startswith(f))
+    module = importlib.import_module(f"kernels.{folder}.triton_kernels")
+    kernel = getattr(module, name)
+    if folder == "adamw_ema":
+        tiles = {"num_warps": module.WARPS, "BLOCK": module.BLOCK, "COPY": tl.bfloat16}
+    else:
+        tiles = module.tiles(int(width))
+    options = {"num_warps": tiles.pop("num_warps")}
+    constants = tiles | {"HAS_TOTAL": True, "HAS_BRANCH": kind == "bf16", "ALIGNED": True}
+    constants = {k: v for k, v in constants.items() if k in kernel.arg_names}
+    signature = {}
+    for argument in kernel.arg_names:
+        if argument in constants:
+            signature[argument] = "constexpr"
+        elif argument.endswith("_ptr"):
+            signature[argument] = "*" + (kind if argument in LOW else "fp32")
+            if argument in ("table_ptr", "programs_ptr"):
+                signature[argument] = "*i64"
+        else:
+            whole = argument in ("rows", "width", "rows_each")
+            signature[argument] = "i32" if whole else "fp32"
+    places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
+    aligned = {
+        (i,): [["tt.divisibility", 16]]
+        for i, n in enumerate(kernel.arg_names)
+        if n.endswith("_ptr") or n == "width"
+    }
+    source = ASTSource(fn=kernel, signature=signature, constexprs=places, attrs=aligned)
+    built = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    for kind in ("cubin", "ptx"):
+        content = built.asm[kind]
+        content = content.encode() if isinstance(content, str) else content
+        open(f"{sys.argv[1]}/{case}.{kind}", "wb").write(content)
+"""
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All of them, in one process of its own: this one runs Triton as an interpreter."""
+    folder = tmp_path_factory.mktemp("sm90")
+    cases = [",".join(map(str, case)) for case in CASES]
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE, str(folder), *cases],
+        cwd=Path(__file__).resolve().parents[2],
+        env={k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder
+
+
+@pytest.mark.parametrize(("kernel", "kind", "width"), CASES)
+def test_compiles_for_sm_90_without_spills(
+    kernel: str, kind: str, width: int, compiled: Path
+) -> None:
+    path = compiled / f"{kernel},{kind},{width}.cubin"
+    command = [str(cuobjdump()), "--dump-resource-usage", str(path)]
+    usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    stack, local = (int(re.search(rf"{name}:(\d+)", usage)[1]) for name in ("STACK", "LOCAL"))
+    assert (stack, local) == (0, 0), usage
+    # Sixteen bytes a thread and access: what is memory-bound must not read in small pieces.
+    assert re.search(r"ld\.global\S*\.v4\.b32", path.with_suffix(".ptx").read_text())
