@@ -40,11 +40,11 @@ def matching_and_captioning(
         label_smoothing: of captioning.
         group_size: rows whose tokens are averaged together.
     """
+    own = Packing.of(mask)
     encoded, captions = _shared_layers(
-        model, ids, mask, image_states, image_of_text, text_of_image, model.text_decoder
+        model, ids, own, image_states, image_of_text, text_of_image, model.text_decoder
     )
     loss_itm = _matching(model, encoded)
-    own = Packing.of(mask)
     return loss_itm, _captioning(model, captions, ids, own, label_smoothing, group_size)
 
 
@@ -57,22 +57,23 @@ def matching_alone(
     text_of_image: torch.Tensor,
 ) -> torch.Tensor:
     """loss_itm of `objectives.itm.matching` with less work; arguments as above."""
-    encoded, _ = _shared_layers(model, ids, mask, image_states, image_of_text, text_of_image, None)
+    own = Packing.of(mask)
+    encoded, _ = _shared_layers(model, ids, own, image_states, image_of_text, text_of_image, None)
     return _matching(model, encoded)
 
 
 def _shared_layers(
     model: Blip,
     ids: torch.Tensor,
-    mask: torch.Tensor,
+    own: Packing,
     image_states: torch.Tensor,
     image_of_text: torch.Tensor,
     text_of_image: torch.Tensor,
     decoder: TextDecoder | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """First states of matching's rows [3B, D] and packed states of captions [T, D], T may be 0."""
-    config, count = model.config, len(ids)
-    own, wrong = Packing.of(mask), Packing.of(mask[text_of_image])
+    config, count, mask = model.config, len(ids), own.mask
+    wrong = Packing.of(mask[text_of_image])
     matched_ids = with_first_token(ids, config.enc_token_id)
     # Rows of the encoder: positives, wrong texts, texts with a wrong picture.
     encoder_packing = Packing.of(torch.cat([mask, mask[text_of_image], mask]))

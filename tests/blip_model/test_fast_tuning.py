@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from blip_model.blip import Blip
 from blip_model.caption import BlipCaption
+from blip_model.flops import caption_flops
 from blip_model.momentum import Momentum
 from blip_model.retrieval import BlipRetrieval
 from tests.tiny import spread, tiny_config, tiny_inputs
@@ -53,6 +56,19 @@ def test_a_caption_that_ends_with_its_prompt_is_not_scored() -> None:
     first = fast(image[:1], ids[:1], mask[:1], prompt_length=4)["loss_lm"]
     torch.testing.assert_close(both_rows, first)
     compare(both(BlipCaption), (image, ids, mask), prompt_length=4, group_size=1)
+
+
+def test_the_work_of_captioning_is_the_count_of_its_formula() -> None:
+    plain, fast = both(BlipCaption)
+    image, ids, mask = tiny_inputs(COUNT, tokens=9)
+    counts = []
+    for model in (plain, fast):
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            model(image, ids, torch.ones_like(mask), prompt_length=4)
+        counts.append(counter.get_total_flops() / COUNT)
+    # Forward only: a third. The plain head sees all places but the last, the prompt's too.
+    assert counts[1] == pytest.approx(caption_flops(fast.config, 9, 4) / 3, rel=1e-3)
+    assert counts[0] > 1.3 * counts[1]
 
 
 @pytest.mark.parametrize("group_size", [None, 3])

@@ -8,6 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from launch import evaluate
+from tests.commands import call
 from tests.ranks import run_ranks
 from tests.runs import metrics, weights, write_config
 from tests.shards import caption, picture, write_shards
@@ -149,6 +151,23 @@ def test_what_became_of_the_weights_is_said(pretrained: Path) -> None:
         assert part in of_caption
     # Momentum encoders and queues go on, the pointer under its other name.
     assert of_retrieval.endswith("left aside: text_decoder (63)")
+
+
+@each_task
+def test_a_tuned_run_is_evaluated_by_its_own_settings(
+    pretrained: Path, tmp_path: Path, task: str
+) -> None:
+    run, data = pretrained / f"{task}_whole", pretrained / "pairs.json"
+    words = ["--config", run / "config.yaml", "--model.checkpoint", run, "--data.eval", data]
+    words += ["--evaluate.num_beams", 1, "--output_dir"]
+    done = call(evaluate.main, *words, tmp_path / "own")
+    assert done.code == 0, done.err
+    results = json.loads((tmp_path / "own" / "results.json").read_text())
+    assert (results["task"], results["count"]) == (task, 16)
+    (other,) = set(TASKS) - {task}
+    refused = call(evaluate.main, *words, tmp_path / "other", "--task", other)
+    assert refused.code == 2
+    assert "these weights cannot" in refused.err
 
 
 @each_task
