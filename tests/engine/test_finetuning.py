@@ -83,6 +83,7 @@ def spread(pretrained: Path) -> Path:
     return pretrained
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "stage"), [(t, s) for t, many in STAGES.items() for s in many])
 def test_two_processes_train_what_one_does(spread: Path, task: str, stage: int) -> None:
     alone, two = spread / f"{task}_ranks1_stage0", spread / f"{task}_ranks2_stage{stage}"
