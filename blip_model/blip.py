@@ -27,6 +27,7 @@ class Blip(nn.Module):
         self.config = config
         self.visual_encoder = VisionTransformer(config)
         self.text_encoder = TextTransformer(config) if text_encoder else None
+        self.temp = None
         if text_encoder:
             self.vision_proj = nn.Linear(config.vision_width, config.embed_dim)
             self.text_proj = nn.Linear(config.text_width, config.embed_dim)
@@ -91,8 +92,12 @@ class Blip(nn.Module):
 
     @torch.no_grad()
     def clamp_temperature_(self) -> None:
-        """Keep the temperature in [0.001, 0.5]; called after a step, before the next forward."""
-        self.temp.clamp_(*TEMPERATURE_RANGE)
+        """Keep the temperature in [0.001, 0.5]; called after a step, before the next forward.
+
+        A network without text encoder has none.
+        """
+        if self.temp is not None:
+            self.temp.clamp_(*TEMPERATURE_RANGE)
 
 
 def unit(x: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,7 @@ import torch
 from blip_model.blip import Blip, with_first_token
 from blip_model.config import BlipConfig
 from blip_model.objectives.lm import language_modelling, next_token_targets
+from blip_model.packed_caption import packed_captioning
 
 
 class BlipCaption(Blip):
@@ -13,11 +14,14 @@ class BlipCaption(Blip):
     Args:
         config: sizes.
         label_smoothing: of the loss.
+        plain: compute the step by its definition, padded, as `BlipPretrain` does.
     """
 
-    def __init__(self, config: BlipConfig, *, label_smoothing: float = 0.1) -> None:
+    def __init__(
+        self, config: BlipConfig, *, label_smoothing: float = 0.1, plain: bool = False
+    ) -> None:
         super().__init__(config, text_encoder=False)
-        self.label_smoothing = label_smoothing
+        self.label_smoothing, self.plain = label_smoothing, plain
 
     def forward(
         self,
@@ -38,6 +42,11 @@ class BlipCaption(Blip):
             group_size: rows whose tokens are averaged together.
         """
         image_states = self.encode_image(image)
+        if not self.plain:
+            settings = {"prompt_length": prompt_length, "label_smoothing": self.label_smoothing}
+            settings["group_size"] = group_size or len(image)
+            text = (input_ids, attention_mask)
+            return {"loss_lm": packed_captioning(self, *text, image_states, **settings)}
         logits = self.decode(input_ids, attention_mask, image_states)[:, :-1]
         ids = with_first_token(input_ids, self.config.bos_token_id)
         targets = next_token_targets(ids, attention_mask, prompt_length)

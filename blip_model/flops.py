@@ -1,17 +1,42 @@
-"""Work of one pretraining step, for the MFU: multiply-adds count two, backward twice forward."""
+"""Work of one training step, for the MFU: multiply-adds count two, backward twice forward.
+
+FLOP a pair needs, each picture projected once and no padding. The count of the exact step: image
+keys and values of the cross-attentions once a picture, only the CLS row where only it is read.
+Similarities are left out.
+"""
+
+from dataclasses import dataclass
 
 from blip_model.config import BlipConfig
 
 
-def pretraining_flops(config: BlipConfig, tokens: float) -> float:
-    """FLOP a pair needs, forward and backward, each image projected once and no padding.
+@dataclass(frozen=True)
+class Forward:
+    """FLOP of one pair's forward passes.
 
-    The count of the exact step: image keys and values of the cross-attentions once a picture,
-    only the CLS row where only it is read. Similarities are left out.
+    Attributes:
+        vision: the image encoder.
+        vision_first: the same where only its CLS state is read.
+        unimodal: a text without its picture.
+        fused: a text that looks at a picture.
+        keys_values: the picture's keys and values for all cross-attentions.
+        head: the LM head for every token.
+    """
+
+    vision: float
+    vision_first: float
+    unimodal: float
+    fused: float
+    keys_values: float
+    head: float
+
+
+def forward_flops(config: BlipConfig, tokens: float) -> Forward:
+    """Work of each kind of pass.
 
     Args:
         config: sizes.
-        tokens: mean caption length, special tokens included.
+        tokens: mean text length, special tokens included.
     """
     d, dv, n = config.text_width, config.vision_width, config.image_tokens
     layers, inner = config.text_layers, config.text_intermediate
@@ -27,4 +52,31 @@ def pretraining_flops(config: BlipConfig, tokens: float) -> float:
     fused = layers * tokens * (self_attention + feed_forward + cross)
     keys_values = layers * n * 4 * d * dv
     head = tokens * (2 * d * d + 2 * d * config.vocab_size)
-    return 3 * (vision + unimodal + 4 * fused + keys_values + head) + vision_m + unimodal
+    return Forward(vision, vision_m, unimodal, fused, keys_values, head)
+
+
+def pretraining_flops(config: BlipConfig, tokens: float) -> float:
+    """FLOP a pair: contrast with momentum features, matching three times, captioning."""
+    f = forward_flops(config, tokens)
+    trained = f.vision + f.unimodal + 4 * f.fused + f.keys_values + f.head
+    return 3 * trained + f.vision_first + f.unimodal
+
+
+def caption_flops(config: BlipConfig, tokens: float, prompt: int) -> float:
+    """FLOP a pair of caption fine-tuning.
+
+    Args:
+        config: sizes.
+        tokens: mean text length, prompt and special tokens included.
+        prompt: tokens of it that are not scored.
+    """
+    f = forward_flops(config, tokens)
+    scored = max(0.0, tokens - prompt) / tokens
+    return 3 * (f.vision + f.fused + f.keys_values + scored * f.head)
+
+
+def retrieval_flops(config: BlipConfig, tokens: float) -> float:
+    """FLOP a pair of retrieval fine-tuning: pretraining's without captioning."""
+    f = forward_flops(config, tokens)
+    trained = f.vision + f.unimodal + 3 * f.fused + f.keys_values
+    return 3 * trained + f.vision_first + f.unimodal

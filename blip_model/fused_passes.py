@@ -3,14 +3,15 @@
 Four kinds of rows go through each layer together: positive pairs, wrong texts and captions, which
 all look at the picture of their own row, and texts with a wrong picture. Self-attention differs
 (matching: bidirectional, the encoder's weights; captions: causal, the decoder's), everything
-after it is shared. A picture's keys and values are projected once a layer.
+after it is shared. A picture's keys and values are projected once a layer. Without a decoder the
+rows of captions are left out.
 """
 
 import torch
 import torch.nn.functional as F
 
 from blip_model.blip import Blip
-from blip_model.med import MedAttention
+from blip_model.med import MedAttention, TextDecoder
 from blip_model.packed_text import SharedEmbeddings, heads, self_attend
 from blip_model.packing import Packing
 from kernels import attention, lm_loss
@@ -29,7 +30,6 @@ def matching_and_captioning(
     model: Blip,
     embedded: SharedEmbeddings,
     ids: torch.Tensor,
-    mask: torch.Tensor,
     image_states: torch.Tensor,
     image_of_text: torch.Tensor,
     text_of_image: torch.Tensor,
@@ -43,46 +43,80 @@ def matching_and_captioning(
         model: with encoder, decoder and matching head.
         embedded: of the texts, from `embed_texts`.
         ids: [B, L], [CLS] first.
-        mask: [B, L].
         image_states: [B, P, vision width].
         image_of_text: [B] the wrong picture of each text.
         text_of_image: [B] the wrong text of each picture.
         label_smoothing: of captioning.
         group_size: rows whose tokens are averaged together.
     """
-    count, own, wrong = len(ids), embedded.packing, Packing.of(mask[text_of_image])
-    text, decoder = model.text_encoder, model.text_decoder
+    rows = (embedded, image_states, image_of_text, text_of_image)
+    encoded, captions = _shared_layers(model, *rows, model.text_decoder)
+    loss_lm = _captioning(model, captions, ids, embedded.packing, label_smoothing, group_size)
+    return _matching(model, encoded), loss_lm
+
+
+def matching_alone(
+    model: Blip,
+    embedded: SharedEmbeddings,
+    image_states: torch.Tensor,
+    image_of_text: torch.Tensor,
+    text_of_image: torch.Tensor,
+) -> torch.Tensor:
+    """loss_itm of `objectives.itm.matching` with less work; arguments as above."""
+    rows = (embedded, image_states, image_of_text, text_of_image)
+    return _matching(model, _shared_layers(model, *rows, None)[0])
+
+
+def _shared_layers(
+    model: Blip,
+    embedded: SharedEmbeddings,
+    image_states: torch.Tensor,
+    image_of_text: torch.Tensor,
+    text_of_image: torch.Tensor,
+    decoder: TextDecoder | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """First states of matching's rows [3B, D] and packed states of captions [T, D], T may be 0."""
+    own, text = embedded.packing, model.text_encoder
+    mask, count, device = own.mask, len(own.mask), own.mask.device
+    wrong = Packing.of(mask[text_of_image])
     # Rows of the encoder: positives, wrong texts, texts with a wrong picture.
     encoder_packing = Packing.of(torch.cat([mask, mask[text_of_image], mask]))
-    rows = torch.arange(count, device=ids.device)
+    rows = torch.arange(count, device=device)
     positives = embedded.places(rows, own, ENC)
     places = [positives, embedded.places(text_of_image, wrong, ENC), positives]
     encoded = embedded.read(torch.cat(places))
-    captions = embedded.read(embedded.places(rows, own, DEC))
+    captions, causal_layers, told = encoded[:0], [None] * len(text.encoder.layer), ()
+    if decoder is not None:
+        captions = embedded.read(embedded.places(rows, own, DEC))
+        causal_layers, told = decoder.bert.encoder.layer, (own,)
     packings, sizes = (own, wrong, own), (len(own), len(wrong), len(own))
-    layers = zip(text.encoder.layer, decoder.bert.encoder.layer, strict=True)
+    layers = zip(text.encoder.layer, causal_layers, strict=True)
     for number, (layer, decoder_layer) in enumerate(layers, 1):
         if last := number == len(text.encoder.layer):
-            packings = (Packing.singles(count, ids.device),) * 3
+            packings = (Packing.singles(count, device),) * 3
             sizes = (count, count, count)
         encoded = self_attend(layer.attention, encoded, encoder_packing, first_only=last)
-        captions = self_attend(decoder_layer.attention, captions, own, causal=True)
+        if decoder_layer is not None:
+            captions = self_attend(decoder_layer.attention, captions, own, causal=True)
         states = torch.cat([encoded, captions])
         states = _look(
             layer.crossattention,
             states,
             image_states,
             image_of_text,
-            (packings[0], packings[1], own),
+            (packings[0], packings[1], *told),
             packings[2],
         )
         states = layer.output(layer.intermediate(states), states)
-        encoded, captions = states.split([sum(sizes), len(own)])
+        encoded, captions = states.split([sum(sizes), len(captions)])
+    return encoded, captions
+
+
+def _matching(model: Blip, encoded: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of [3B, D] first states, of which the first B match."""
     logits = model.itm_head(encoded).float()
-    labels = (torch.arange(3 * count, device=ids.device) < count).long()
-    loss_itm = F.cross_entropy(logits, labels)
-    loss_lm = _captioning(model, captions, ids, own, label_smoothing, group_size)
-    return loss_itm, loss_lm
+    labels = (torch.arange(len(encoded), device=encoded.device) < len(encoded) // 3).long()
+    return F.cross_entropy(logits, labels)
 
 
 def _look(
@@ -90,18 +124,23 @@ def _look(
     states: torch.Tensor,
     image_states: torch.Tensor,
     image_of_text: torch.Tensor,
-    own: tuple[Packing, Packing, Packing],
+    own: tuple[Packing, ...],
     misled: Packing,
 ) -> torch.Tensor:
-    """Cross-attention of all kinds of rows; `states` holds positives, wrong, misled, captions."""
+    """Cross-attention of all kinds of rows; `states` holds positives, wrong, misled, captions.
+
+    `own` are the packings of rows that look at their own picture: positives, wrong, and captions
+    where there are any.
+    """
     keys, values = block.self.keys_values(image_states)
     dropout = block.dropout if block.training else 0.0
-    kinds = (own[0], own[1], misled, own[2])
+    kinds = (*own[:2], misled, *own[2:])
     queries = block.self.query(states).split([len(packing) for packing in kinds])
     padded = [packing.pad(query) for packing, query in zip(kinds, queries, strict=True)]
-    together = torch.cat([padded[0], padded[1], padded[3]], 1)
+    together = torch.cat([*padded[:2], *padded[3:]], 1)
     seen = attention(heads(block, together), keys, values, dropout=dropout)
-    seen = seen.transpose(1, 2).flatten(2).split([padded[i].shape[1] for i in (0, 1, 3)], 1)
+    lengths = [part.shape[1] for part in (*padded[:2], *padded[3:])]
+    seen = seen.transpose(1, 2).flatten(2).split(lengths, 1)
     elsewhere = attention(
         heads(block, padded[2]),
         keys.index_select(0, image_of_text),
@@ -109,7 +148,7 @@ def _look(
         dropout=dropout,
     )
     elsewhere = elsewhere.transpose(1, 2).flatten(2)
-    contexts = (seen[0], seen[1], elsewhere, seen[2])
+    contexts = (*seen[:2], elsewhere, *seen[2:])
     packed = [packing.pack(context) for packing, context in zip(kinds, contexts, strict=True)]
     return block.output(torch.cat(packed), states)
 

@@ -11,7 +11,7 @@ from blip_model.momentum import MomentumFeatures
 from blip_model.objectives.itc import contrast
 from blip_model.objectives.itm import matching
 from blip_model.objectives.lm import language_modelling, next_token_targets
-from blip_model.packed_text import SharedEmbeddings, first_states
+from blip_model.packed_text import first_states
 from kernels import draw_hard_negatives
 
 
@@ -67,12 +67,10 @@ class BlipPretrain(Blip):
         """
         image_states = self.encode_image(image)
         image_feature = self.image_feature(image_states)
-        if self.plain:
-            rest = self._plain
+        embedded = None if self.plain else embed_texts(self, input_ids, attention_mask)
+        if embedded is None:
             text_feature = self.text_feature(self.encode_text(input_ids, attention_mask))
         else:
-            embedded = embed_texts(self, input_ids, attention_mask)
-            rest = partial(self._fused, embedded)
             text_feature = unit(self.text_proj(first_states(embedded)))
         loss_itc = contrast(
             image_feature, text_feature, momentum, self.temperature, alpha, group_size=group_size
@@ -81,7 +79,13 @@ class BlipPretrain(Blip):
             drawing = {"group_size": group_size, "group_keys": group_keys}
             negatives = self.draw(image_feature, text_feature, momentum, seed=seed, **drawing)
         group = group_size or len(image)
-        loss_itm, loss_lm = rest(input_ids, attention_mask, image_states, negatives, group)
+        if embedded is None:
+            rest = self._plain(input_ids, attention_mask, image_states, negatives, group)
+        else:
+            settings = {"label_smoothing": self.label_smoothing, "group_size": group}
+            rows = (embedded, input_ids, image_states, *negatives)
+            rest = matching_and_captioning(self, *rows, **settings)
+        loss_itm, loss_lm = rest
         return {"loss_itc": loss_itc, "loss_itm": loss_itm, "loss_lm": loss_lm}
 
     def _plain(
@@ -97,20 +101,6 @@ class BlipPretrain(Blip):
         logits = self.decode(ids, mask, image_states)[:, :-1]
         targets = next_token_targets(ids, mask)
         return loss_itm, language_modelling(logits, targets, self.label_smoothing, group_size)
-
-    def _fused(
-        self,
-        embedded: SharedEmbeddings,
-        ids: torch.Tensor,
-        mask: torch.Tensor,
-        image_states: torch.Tensor,
-        negatives: tuple[torch.Tensor, torch.Tensor],
-        group_size: int,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The same numbers from one packed pass."""
-        settings = {"label_smoothing": self.label_smoothing, "group_size": group_size}
-        rows = (ids, mask, image_states, *negatives)
-        return matching_and_captioning(self, embedded, *rows, **settings)
 
     def draw(
         self,

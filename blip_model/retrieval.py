@@ -4,19 +4,27 @@ from functools import partial
 
 import torch
 
-from blip_model.blip import Blip
+from blip_model.blip import Blip, unit
 from blip_model.config import BlipConfig
+from blip_model.fused_passes import embed_texts, matching_alone
 from blip_model.momentum import MomentumFeatures
 from blip_model.objectives.itc import contrast
 from blip_model.objectives.itm import matching
+from blip_model.packed_text import first_states
 from kernels import draw_hard_negatives
 
 
 class BlipRetrieval(Blip):
-    """BLIP without the decoder."""
+    """BLIP without the decoder.
 
-    def __init__(self, config: BlipConfig) -> None:
+    Args:
+        config: sizes.
+        plain: compute the step by its definition, as `BlipPretrain` does.
+    """
+
+    def __init__(self, config: BlipConfig, *, plain: bool = False) -> None:
         super().__init__(config, text_decoder=False)
+        self.plain = plain
 
     def forward(
         self,
@@ -39,7 +47,11 @@ class BlipRetrieval(Blip):
         """
         image_states = self.encode_image(image)
         image_feature = self.image_feature(image_states)
-        text_feature = self.text_feature(self.encode_text(input_ids, attention_mask))
+        embedded = None if self.plain else embed_texts(self, input_ids, attention_mask)
+        if embedded is None:
+            text_feature = self.text_feature(self.encode_text(input_ids, attention_mask))
+        else:
+            text_feature = unit(self.text_proj(first_states(embedded)))
         loss_itc = contrast(
             image_feature,
             text_feature,
@@ -52,7 +64,10 @@ class BlipRetrieval(Blip):
         if negatives is None:
             drawing = {"seed": seed, "group_size": group_size, "group_keys": group_keys}
             negatives = self.draw(image_feature, text_feature, image_id, **drawing)
-        loss_itm = matching(self, input_ids, attention_mask, image_states, *negatives)
+        if embedded is None:
+            loss_itm = matching(self, input_ids, attention_mask, image_states, *negatives)
+        else:
+            loss_itm = matching_alone(self, embedded, image_states, *negatives)
         return {"loss_itc": loss_itc, "loss_itm": loss_itm}
 
     def draw(

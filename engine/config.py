@@ -108,7 +108,8 @@ class TrainSection:
         min_learning_rate: floor.
         warmup_steps: linear from warmup_learning_rate to the peak.
         warmup_learning_rate: at step 0.
-        schedule: `step` is the original's (peak * decay ** epoch), or `cosine` to the floor.
+        schedule: `step` is the original's pretraining (peak * decay ** epoch), `cosine` falls to
+            the floor with every step, `cosine_epoch` with every epoch (the original's fine-tuning).
         decay: factor an epoch of the step schedule.
         weight_decay: of AdamW, on every parameter.
         betas: of AdamW.
@@ -127,7 +128,7 @@ class TrainSection:
     min_learning_rate: float = 1e-6
     warmup_steps: int = 3000
     warmup_learning_rate: float = 1e-6
-    schedule: Literal["step", "cosine"] = "step"
+    schedule: Literal["step", "cosine", "cosine_epoch"] = "step"
     decay: float = 0.9
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.999)
@@ -180,7 +181,8 @@ class EvaluateSection:
         num_beams: of captioning.
         max_length: longest caption in tokens, prompt included.
         min_length: shortest caption in tokens, prompt included.
-        prompt: that every generated caption starts with and that is cut off again.
+        prompt: that every generated caption starts with and that is cut off again; a captioner is
+            fine-tuned on captions that start with it.
     """
 
     batch_size: int = 64

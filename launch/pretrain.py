@@ -32,10 +32,11 @@ def main() -> int:
     from engine import runtime
 
     here = runtime.start(config.device)
-    from engine.training.trainer import Pretraining
+    from engine.training.objectives import Pretraining
+    from engine.training.trainer import Trainer
 
     try:
-        return Pretraining(config, here, stop).run()
+        return Trainer(config, Pretraining, here, stop).run()
     finally:
         runtime.stop()
 

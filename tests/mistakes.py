@@ -40,7 +40,7 @@ RUN = [
     ("--config numbers.yaml", "data.train: expected str or list[str], got '[1]'"),
     ("--precision fp8", "precision: expected fp32 or bf16, got 'fp8'"),
     ("--device tpu", "device: expected auto or cpu or cuda, got 'tpu'"),
-    ("--train.schedule linear", "train.schedule: expected step or cosine, got 'linear'"),
+    ("--train.schedule linear", "expected step or cosine or cosine_epoch, got 'linear'"),
     ("--model.preset huge", "unknown preset 'huge': choose one of base, large, small, tiny"),
     ("--model.image_size 30", "image_size 30 is not a multiple of patch_size 8"),
     ("--seed", "--seed: expected one argument"),
@@ -88,10 +88,27 @@ PRETRAIN = [
     ("--output_dir run --resume none", "run holds a run already"),
     ("--output_dir run --train.max_steps 2 --seed 3", "other settings (seed 0 -> 3)"),
     ("--output_dir run --train.max_steps 2 --data.train more", "was made on other data than more"),
+    ("--resume tuned/checkpoints/step_00000001", "belongs to a caption run, not to one of pretrai"),
     ("--deepspeed.config missing.json", "deepspeed.config missing.json: not readable"),
     ("--deepspeed.config page.json", "deepspeed.config page.json: not readable as JSON"),
     ("--deepspeed.config list.json", "deepspeed.config list.json: expected an object"),
     ("--deepspeed.config batch.json", "'train_batch_size' is set by the run"),
+]
+
+FINETUNE = [
+    ("--tusk caption", "did you mean 'task'?"),
+    ("--task vqa", "task 'vqa' is not known: choose caption or retrieval"),
+    ("--task ", "task '' is not known: choose caption or retrieval"),
+    ("--model.checkpoint null", "no weights to fine-tune: set model.checkpoint"),
+    ("--model.checkpoint wide", ", the network needs "),
+    ("--model.checkpoint scorer", "scorer lacks 63 tensors: text_decoder."),
+    ("--task retrieval --model.checkpoint captioner", "captioner lacks "),
+    ("--data.max_tokens 5", "evaluate.prompt takes 4 tokens, which leaves none for a caption"),
+    ("--data.train missing", "missing: no such file or folder"),
+    ("--output_dir tuned --task retrieval", "belongs to a caption run, not to one of retrieval"),
+    ("--output_dir run", "belongs to a pretraining run, not to one of caption"),
+    ("--output_dir tuned --evaluate.prompt a", "(evaluate.prompt 'a picture of ' -> 'a')"),
+    ("--output_dir tuned --train.learning_rate 1", "train.learning_rate 0.001 -> 1.0"),
 ]
 
 EVALUATE = [

@@ -42,6 +42,10 @@ def make_world(folder: Path) -> Path:
     done = run_ranks(["launch/pretrain.py", "--config", str(config)])
     assert done.codes == [0], done.said
     _write_weights(folder)
+    settings = {"train": {"max_steps": 1}, "model": {"checkpoint": str(folder / "tiny")}}
+    tuning = write_config(folder, "tuned", data, task="caption", **settings)
+    done = run_ranks(["launch/finetune.py", "--config", str(tuning)])
+    assert done.codes == [0], done.said
     _write_vocabularies(folder)
     for name, text in YAML.items():
         (folder / name).write_text(text)

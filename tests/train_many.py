@@ -1,5 +1,7 @@
 """Runs configurations one after the other in one process group, as a rank of a test.
 
+One that names a task is a fine-tuning.
+
     python -m tests.train_many [OPTION VALUE ...] CONFIG.yaml ...
 
 On the last rank, at the step that the option names, `--poison` puts a NaN into a pixel,
@@ -17,17 +19,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from engine import runtime
 from engine.checkpoint import Checkpoint
 from engine.config import RunConfig
 from engine.data.batch import Batch
+from engine.training.objectives import OBJECTIVES, Pretraining
 from engine.training.signals import StopRequest
-from engine.training.trainer import Pretraining
+from engine.training.trainer import Trainer
 from launch.cli import parse, run_main
+from launch.finetune import FinetuneConfig
 
 
-class Watched(Pretraining):
+class Watched(Trainer):
     """The real run, with its batches looked at or poisoned on the way in."""
 
     poison: int | None = None
@@ -44,7 +49,8 @@ class Watched(Pretraining):
         def infinite(*args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
             losses = forward(*args, **kwargs)
             if self.step == self.infinite:
-                losses["loss_itm"] = losses["loss_itm"] + float("inf")
+                name = self.objective.losses[-1]
+                losses[name] = losses[name] + float("inf")
             return losses
 
         self.engine.forward = infinite
@@ -73,8 +79,11 @@ def main() -> int:
     words = parser.parse_args()
     stop, here, code = StopRequest(), runtime.start("cpu"), 0
     for path in words.configs:
-        config = parse(RunConfig, ["--config", path], description="", examples="")
-        run = Watched(config, here, stop)
+        tuned = "task" in yaml.safe_load(Path(path).read_text())
+        kind = FinetuneConfig if tuned else RunConfig
+        config = parse(kind, ["--config", path], description="", examples="")
+        objective = OBJECTIVES[config.task] if tuned else Pretraining
+        run = Watched(config, objective, here, stop)
         run.poison, run.keys_file, run.infinite = words.poison, words.ledger, words.infinite
         run.stall = words.stall
         code = run.run()

@@ -66,13 +66,15 @@ class Slots(Dataset):
 
 @dataclass(frozen=True)
 class Collate:
-    """Samples to a batch; captions are tokenized here, in the worker."""
+    """Samples to a batch; captions are tokenized here, in the worker, behind a prompt if any."""
 
     tokenizer: Tokenizer
     max_tokens: int
+    prompt: str = ""
 
     def __call__(self, samples: list[Sample]) -> Batch:
-        ids, mask = self.tokenizer.encode([s.caption for s in samples], self.max_tokens)
+        texts = [f"{self.prompt} {sample.caption}" for sample in samples]
+        ids, mask = self.tokenizer.encode(texts, self.max_tokens)
         return Batch(
             image=torch.stack([sample.image for sample in samples]),
             input_ids=ids,
@@ -144,8 +146,11 @@ def build_loader(
     world_size: int,
     start_step: int,
     stop_step: int,
+    prompt: str = "",
 ) -> DataLoader:
     """Batches of a rank from one optimizer step to another, micro-batch by micro-batch.
+
+    Captions follow the prompt, which is not cleaned and does not count in data.max_words.
 
     Raises:
         ConfigError: batch sizes that do not fit the ranks.
@@ -160,7 +165,7 @@ def build_loader(
         Slots(config, source),
         batch_sampler=micro_batches,
         num_workers=workers,
-        collate_fn=Collate(tokenizer, config.data.max_tokens),
+        collate_fn=Collate(tokenizer, config.data.max_tokens, prompt),
         pin_memory=torch.cuda.is_available() and config.device != "cpu",
         prefetch_factor=4 if workers else None,
         worker_init_fn=_start_worker if workers else None,

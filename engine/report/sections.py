@@ -16,7 +16,8 @@ def headline(run: RunFolder) -> dict[str, Any]:
     steps, pairs = last_value(run, "step"), last_value(run, "samples_seen")
     if sentence is None and steps:
         seen = f" over {pairs:,.0f} picture-caption pairs" if pairs else ""
-        sentence = f"Pretrained for {steps:,.0f} steps{seen}."
+        how = "Fine-tuned" if run.setting("task") else "Pretrained"
+        sentence = f"{how} for {steps:,.0f} steps{seen}."
     best = next((r for d in found for r in d.recalls if r.cutoff == 5 and r.chance), None)
     return {
         "sentence": sentence or "A BLIP run",

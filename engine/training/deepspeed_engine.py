@@ -46,8 +46,9 @@ class DeepSpeedEngine:
     ) -> None:
         self.stage = config.deepspeed.stage
         self.model = model
-        # DeepSpeed cannot broadcast a 0-dim parameter; `whole_parameters` gives the shape back.
-        model.temp = nn.Parameter(model.temp.detach().reshape(1))
+        if model.temp is not None:
+            # DeepSpeed cannot broadcast a 0-dim parameter; `whole_parameters` gives it back.
+            model.temp = nn.Parameter(model.temp.detach().reshape(1))
         parameters = list(model.parameters())
         optimizer = build_optimizer(parameters, config.train, self.stage, learning_rate)
         settings = deepspeed_config(config, micro_batch, accumulation)
@@ -105,8 +106,10 @@ class DeepSpeedEngine:
             yield whole
 
     def clamp_temperature_(self) -> None:
-        """Clamp the temperature, in ZeRO's own copy of it too."""
+        """Clamp the temperature where there is one, in ZeRO's own copy of it too."""
         temp = self.model.temp
+        if temp is None:
+            return
         with deepspeed.zero.GatheredParameters([temp], 0, enabled=self.stage == 3):
             self.model.clamp_temperature_()
             value = temp.detach().clone()

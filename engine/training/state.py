@@ -1,8 +1,9 @@
 """The state contract: everything a step depends on, to a checkpoint and back.
 
-`model`: weights of the online network, the momentum encoders and the queues, under the original's
-names. `optimizer`: AdamW's moments. `state.json`: counters and the resolved run. Everything else
-(order, augmentation, dropout, negatives, schedules) is a function of the step and is not state.
+`model`: weights of the online network, and of the momentum encoders and the queues where the
+objective has them, under the original's names. `optimizer`: AdamW's moments. `state.json`:
+counters and the resolved run. Everything else (order, augmentation, dropout, negatives, schedules)
+is a function of the step and is not state.
 """
 
 from typing import Any
@@ -42,13 +43,13 @@ FREE = {
 
 
 def gather(
-    engine: DeepSpeedEngine, momentum: Momentum, keep: bool
+    engine: DeepSpeedEngine, momentum: Momentum | None, keep: bool
 ) -> dict[str, dict[str, torch.Tensor]]:
     """Whole tensors by file, the same for every stage and number of ranks. Collective.
 
     Args:
         engine: with the online network.
-        momentum: encoders and queues.
+        momentum: encoders and queues, or None.
         keep: whether this rank wants them; the others only take part.
 
     Raises:
@@ -63,20 +64,22 @@ def gather(
         if keep:
             # A shared tensor is stored once for each of its names, as in the original's files.
             weights = {name: whole[first].cpu().clone() for name, first in every.items()}
-            weights |= {
-                name: tensor.cpu().clone() for name, tensor in momentum.state_dict().items()
-            }
+            weights |= {name: tensor.cpu().clone() for name, tensor in _state(momentum).items()}
     return {"model": weights, "optimizer": engine.moments(keep)}
 
 
-def load_weights(checkpoint: Checkpoint, model: Blip, momentum: Momentum) -> None:
+def _state(momentum: Momentum | None) -> dict[str, torch.Tensor]:
+    return {} if momentum is None else momentum.state_dict()
+
+
+def load_weights(checkpoint: Checkpoint, model: Blip, momentum: Momentum | None) -> None:
     """Put a checkpoint's weights into fresh modules, before DeepSpeed wraps the online one.
 
     Raises:
         CheckpointError: missing, unexpected or misshapen tensors, by name.
     """
     weights = checkpoint.tensors["model"]
-    online, follower = model.state_dict(), momentum.state_dict()
+    online, follower = model.state_dict(), _state(momentum)
     check_keys({*online, *follower}, set(weights), str(checkpoint.path))
     for name, tensor in {**online, **follower}.items():
         if weights[name].shape != tensor.shape:
@@ -85,7 +88,8 @@ def load_weights(checkpoint: Checkpoint, model: Blip, momentum: Momentum) -> Non
                 f"this run needs {list(tensor.shape)}"
             )
     model.load_state_dict({name: weights[name] for name in online})
-    momentum.load_state_dict({name: weights[name] for name in follower})
+    if momentum is not None:
+        momentum.load_state_dict({name: weights[name] for name in follower})
 
 
 def load_moments(checkpoint: Checkpoint, engine: DeepSpeedEngine) -> None:
@@ -100,13 +104,22 @@ def refuse_drift(saved: dict[str, Any], config: RunConfig, where: str) -> None:
     """A continuation must not change the arithmetic.
 
     Raises:
-        CheckpointError: lists every setting that differs, with both values.
+        CheckpointError: another task; or lists every setting that differs, with both values.
     """
     old, new = _flat(saved), _flat(to_dict(config))
+    was, task = (tree.get("task", "pretraining") for tree in (old, new))
+    if was != task:
+        raise CheckpointError(
+            f"{where} belongs to a {was} run, not to one of {task}: start anew in another "
+            "output_dir (model.checkpoint takes its weights along)"
+        )
+    # Captions are trained behind the prompt that they are generated behind.
+    free = {key for key in {*old, *new} if {key, key.partition(".")[0]} & FREE}
+    free -= {"evaluate.prompt"} if task == "caption" else set()
     drifted = [
         f"{key} {old.get(key)!r} -> {new.get(key)!r}"
-        for key in sorted({*old, *new})
-        if old.get(key) != new.get(key) and not {key, key.partition(".")[0]} & FREE
+        for key in sorted({*old, *new} - free)
+        if old.get(key) != new.get(key)
     ]
     if drifted:
         raise CheckpointError(

@@ -9,7 +9,7 @@ from engine.data.counter import key_of
 from engine.runtime import Runtime
 from engine.training import schedule
 from engine.training.deepspeed_engine import DeepSpeedEngine
-from engine.training.telemetry import LOSSES
+from engine.training.objectives import Objective
 from kernels import all_gather
 
 DROPOUT = 12
@@ -17,7 +17,7 @@ NAMED = 8
 
 
 class TwoPhaseStep:
-    """Takes steps on an online network and the momentum side that follows it.
+    """Takes steps on an online network and the momentum side that follows it, if there is one.
 
     A step counts whether its weights were accepted or not: step s always reads the slots
     [s * global batch, (s + 1) * global batch) and takes the rate of s, so a poisoned batch is
@@ -26,8 +26,9 @@ class TwoPhaseStep:
     Args:
         config: of the run.
         runtime: of this process.
+        objective: that is trained.
         engine: around the online network.
-        momentum: encoders and queues.
+        momentum: encoders and queues, or None.
         samples: pairs of the data, for the schedules.
     """
 
@@ -35,13 +36,13 @@ class TwoPhaseStep:
         self,
         config: RunConfig,
         runtime: Runtime,
+        objective: Objective,
         engine: DeepSpeedEngine,
-        momentum: Momentum,
+        momentum: Momentum | None,
         samples: int,
     ) -> None:
         self.config, self.runtime, self.samples = config, runtime, samples
-        self.engine, self.momentum = engine, momentum
-        self._followed = [online_name(name) for name, _ in momentum.named_parameters()]
+        self.objective, self.engine, self.momentum = objective, engine, momentum
 
     def take(self, step: int, batches: list[Batch]) -> tuple[bool, torch.Tensor]:
         """Take a step; collective.
@@ -52,8 +53,8 @@ class TwoPhaseStep:
 
         Returns:
             Whether the step was taken: not where a loss or a gradient of any rank was not finite,
-            and then nothing was changed; and this rank's losses, [3] float64 in the order of
-            `LOSSES`.
+            and then nothing was changed; and this rank's losses, float64 in the order of the
+            objective's.
         """
         features, losses = [], []
         rate = schedule.learning_rate(self.config.train, step, self.samples)
@@ -62,13 +63,13 @@ class TwoPhaseStep:
             features.append(computed[0])
             losses.append(computed[1])
             accepted = self.engine.step(rate, last=part == len(batches) - 1)
-        if accepted:
-            self._commit(features)
+        if accepted and self.momentum is not None:
+            self._commit(self.momentum, features, batches)
         return accepted, torch.stack(losses).mean(0)
 
     def _forward_backward(
         self, step: int, part: int, batch: Batch
-    ) -> tuple[MomentumFeatures, torch.Tensor]:
+    ) -> tuple[MomentumFeatures | None, torch.Tensor]:
         config, train = self.config, self.config.train
         first = step * train.global_batch_size
         first += (part * self.runtime.world_size + self.runtime.rank) * len(batch)
@@ -79,28 +80,36 @@ class TwoPhaseStep:
         )
         there = batch.to(self.runtime.device)
         inputs = (there.image, there.input_ids, there.attention_mask)
-        features = self.momentum.features(*inputs)
+        features = self.momentum.features(*inputs) if self.momentum is not None else None
         groups = torch.arange(len(batch) // train.group_size, device=self.runtime.device)
-        losses = self.engine.forward(
-            *inputs,
-            features,
-            alpha=alpha,
-            group_size=train.group_size,
-            seed=config.seed,
-            group_keys=groups + first // train.group_size,
-        )
-        self.engine.backward(losses["loss_itc"] + losses["loss_itm"] + losses["loss_lm"])
-        return features, torch.stack([losses[name].detach().double() for name in LOSSES])
+        contrast = {
+            "momentum": features,
+            "alpha": alpha,
+            "group_size": train.group_size,
+            "seed": config.seed,
+            "group_keys": groups + first // train.group_size,
+        }
+        losses = self.engine.forward(*inputs, **self.objective.settings(there, contrast))
+        trained = [losses[name] for name in self.objective.losses]
+        self.engine.backward(sum(trained))
+        return features, torch.stack([loss.detach().double() for loss in trained])
 
-    def _commit(self, features: list[MomentumFeatures]) -> None:
+    def _commit(
+        self, momentum: Momentum, features: list[MomentumFeatures], batches: list[Batch]
+    ) -> None:
         """The weights are accepted: temperature, momentum encoders and queues follow."""
         self.engine.clamp_temperature_()
-        with self.engine.whole_parameters(self._followed) as online:
-            self.momentum.update(online, self.config.model.momentum)
+        followed = [online_name(name) for name, _ in momentum.named_parameters()]
+        with self.engine.whole_parameters(followed) as online:
+            momentum.update(online, self.config.model.momentum)
         # Gathered part by part, ranks side by side: slot order on any number of ranks.
         images = torch.cat([all_gather(f.image_feature) for f in features])
         texts = torch.cat([all_gather(f.text_feature) for f in features])
-        self.momentum.enqueue(images, texts)
+        ids = None
+        if momentum.with_ids:
+            there = [batch.image_id.to(self.runtime.device) for batch in batches]
+            ids = torch.cat([all_gather(image_id) for image_id in there])
+        momentum.enqueue(images, texts, ids)
 
 
 def culprits(batches: list[Batch], losses: torch.Tensor, runtime: Runtime) -> str:

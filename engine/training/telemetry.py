@@ -33,6 +33,7 @@ class Telemetry:
         folder: the run folder.
         config: of the run.
         runtime: of this process.
+        losses: of `LOSSES`, those that the run has; a line says null for the others.
         start_step: step that the run continues from; later lines of an earlier run are cut.
         last_step: of the run.
         flops_per_pair: forward and backward work, for the MFU.
@@ -43,11 +44,12 @@ class Telemetry:
         folder: Path,
         config: RunConfig,
         runtime: Runtime,
+        losses: tuple[str, ...],
         start_step: int,
         last_step: int,
         flops_per_pair: float,
     ) -> None:
-        self.config, self.runtime = config, runtime
+        self.config, self.runtime, self.losses = config, runtime, losses
         self.last_step, self.start_step = last_step, start_step
         self.flops_per_pair, self.peak = flops_per_pair, peak_flops(runtime.device)
         self.skipped_steps = 0
@@ -55,7 +57,7 @@ class Telemetry:
         self._interval_step = start_step
         self._wait = 0.0
         # Losses of the accepted steps since the last line, and their number.
-        self._sums = torch.zeros(len(LOSSES) + 1, dtype=torch.float64, device=runtime.device)
+        self._sums = torch.zeros(len(losses) + 1, dtype=torch.float64, device=runtime.device)
         self._file = self._events = None
         self._live = sys.stderr.isatty()
         if runtime.is_main:
@@ -72,7 +74,7 @@ class Telemetry:
         self._wait += seconds
 
     def add(self, losses: torch.Tensor) -> None:
-        """Take an accepted step's losses on this rank: [3] float64, in the order of `LOSSES`."""
+        """Take an accepted step's losses on this rank: float64, in the order of the run's."""
         self._sums[:-1] += losses
         self._sums[-1] += 1
 
@@ -89,7 +91,9 @@ class Telemetry:
         self._sums.copy_(torch.tensor(unfinished, dtype=torch.float64))
         self.skipped_steps = skipped_steps
 
-    def log(self, step: int, learning_rate: float, temperature: float, bad_samples: int) -> None:
+    def log(
+        self, step: int, learning_rate: float, temperature: float | None, bad_samples: int
+    ) -> None:
         """Write a line for the steps since the last one; every process calls it."""
         now, done = time.perf_counter(), step - self._interval_step
         sums = self.runtime.mean(self._sums.clone()).tolist()
@@ -98,9 +102,10 @@ class Telemetry:
         record = {
             "step": step,
             "samples_seen": step * self.config.train.global_batch_size,
+            **dict.fromkeys(LOSSES),
             **{
                 n: s / sums[-1] if sums[-1] else None
-                for n, s in zip(LOSSES, sums[:-1], strict=True)
+                for n, s in zip(self.losses, sums[:-1], strict=True)
             },
             "lr": learning_rate,
             "temperature": temperature,
@@ -130,7 +135,7 @@ class Telemetry:
     def _show(self, record: dict[str, Any]) -> None:
         losses = " ".join(
             f"{name.removeprefix('loss_')} {record[name]:.3f}" if record[name] is not None else ""
-            for name in LOSSES
+            for name in self.losses
         )
         mfu = "-" if record["mfu"] is None else f"{record['mfu']:.1%}"
         line = (

@@ -1,17 +1,14 @@
-"""Pretraining: the loop, its two-phase step, and continuing where a run stopped."""
+"""Training: the loop, its two-phase step, and continuing where a run stopped."""
 
 import functools
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 
-from blip_model.flops import pretraining_flops
-from blip_model.momentum import Momentum
-from blip_model.pretrain import BlipPretrain
 from engine import checkpoint
 from engine.checkpoint import Checkpoint, CheckpointError
 from engine.config import ConfigError, RunConfig, to_dict
@@ -20,34 +17,43 @@ from engine.data.counter import key_of
 from engine.data.loader import BadSampleLedger, build_loader, from_worker, micro_batch_size
 from engine.data.open_source import open_source
 from engine.data.source import Source
-from engine.data.tokenizer import open_tokenizer
+from engine.data.tokenizer import Tokenizer, open_tokenizer
 from engine.runtime import Runtime
 from engine.training import run_folder, schedule, state
 from engine.training.deepspeed_engine import DeepSpeedEngine
+from engine.training.objectives import Objective
 from engine.training.signals import STOPPED, Interrupted, StopRequest
 from engine.training.step import TwoPhaseStep, culprits
 from engine.training.telemetry import Telemetry
-from engine.weights import initialise
+from engine.weights import account
 
 log = logging.getLogger(__name__)
 WEIGHTS = 11
 
 
-class Pretraining:
-    """A run of the pretraining objective.
+class Trainer:
+    """A run of an objective.
 
     Args:
         config: of the run.
+        objective: what it trains, made from the run and its tokenizer.
         runtime: of this process.
         stop: set by signals.
     """
 
-    def __init__(self, config: RunConfig, runtime: Runtime, stop: StopRequest) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        objective: Callable[[RunConfig, Tokenizer], Objective],
+        runtime: Runtime,
+        stop: StopRequest,
+    ) -> None:
         self.config, self.runtime, self.stop = config, runtime, stop
         self.folder = Path(config.output_dir)
-        self.source: Source = open_source(config.data.train, config.data.image_root)
         network = config.model.network()
         self.tokenizer = open_tokenizer(config.model.vocabulary, network)
+        self.objective = objective(config, self.tokenizer)
+        self.source: Source = open_source(config.data.train, config.data.image_root)
         self.micro = micro_batch_size(config, runtime.world_size)
         self.accumulation = config.train.global_batch_size // (self.micro * runtime.world_size)
         self.last_step = schedule.total_steps(config.train, len(self.source))
@@ -85,19 +91,19 @@ class Pretraining:
     def _prepare(self, resumed: Checkpoint | None) -> None:
         config, runtime = self.config, self.runtime
         torch.manual_seed(key_of(config.seed, WEIGHTS) >> 1)
-        model = BlipPretrain(config.model.network(), label_smoothing=config.model.label_smoothing)
-        if resumed is None:
-            initialise(model, config.model)
-            model.clamp_temperature_()
-        momentum = Momentum(model, config.model.queue_size)
+        built = self.objective.build(fresh=resumed is None)
+        model, momentum = built.model, built.momentum
         if resumed is not None:
             state.load_weights(resumed, model, momentum)
-        self.momentum = momentum.to(runtime.device)
+        elif built.loaded.loaded:
+            self._say(account(config.model, built.loaded))
+        self.momentum = None if momentum is None else momentum.to(runtime.device)
         if config.precision == "bf16":
             # Inside the call that DeepSpeed makes: it switches an outer autocast off.
             for module, method in ((model, "forward"), (momentum, "features")):
-                cast = torch.autocast(runtime.device.type, torch.bfloat16)
-                setattr(module, method, cast(functools.partial(getattr(module, method))))
+                if module is not None:
+                    cast = torch.autocast(runtime.device.type, torch.bfloat16)
+                    setattr(module, method, cast(functools.partial(getattr(module, method))))
         self.engine = DeepSpeedEngine(
             model.to(runtime.device), config, self.micro, self.accumulation, self._rate(self.step)
         )
@@ -107,12 +113,16 @@ class Pretraining:
             self.ledger.reasons.update(resumed.state["bad_samples"])
             self.ledger.seen = resumed.state["samples_seen"]
             self._say(f"continuing {resumed.path} at step {self.step}")
-        flops = pretraining_flops(config.model.network(), self._mean_tokens())
-        self.telemetry = Telemetry(self.folder, config, runtime, self.step, self.last_step, flops)
+        flops, losses = self.objective.flops(self._mean_tokens()), self.objective.losses
+        self.telemetry = Telemetry(
+            self.folder, config, runtime, losses, self.step, self.last_step, flops
+        )
         if resumed is not None:
             facts = resumed.state
             self.telemetry.resume(facts["unfinished_interval"], facts["skipped_steps"])
-        self.stepper = TwoPhaseStep(config, runtime, self.engine, self.momentum, len(self.source))
+        self.stepper = TwoPhaseStep(
+            config, runtime, self.objective, self.engine, self.momentum, len(self.source)
+        )
         if runtime.is_main:
             config.save(self.folder / "config.yaml")
         self._say(
@@ -121,10 +131,11 @@ class Pretraining:
         )
 
     def _mean_tokens(self) -> float:
-        """Mean caption length of the first pairs, for the work of a step."""
+        """Mean text length of some pairs, for the work of a step."""
         numbers = range(0, len(self.source), max(1, len(self.source) // 64))
         texts = [str(caption) for n in numbers for caption in self.source.read(n).captions[:1]]
-        _, mask = self.tokenizer.encode(texts or [""], self.config.data.max_tokens)
+        texts = [f"{self.objective.prompt} {text}" for text in texts or [""]]
+        _, mask = self.tokenizer.encode(texts, self.config.data.max_tokens)
         return mask.sum().item() / len(mask)
 
     def batches(self) -> Iterator[Batch]:
@@ -138,6 +149,7 @@ class Pretraining:
                 world_size=self.runtime.world_size,
                 start_step=self.step,
                 stop_step=self.last_step,
+                prompt=self.objective.prompt,
             )
         )
 
@@ -216,7 +228,9 @@ class Pretraining:
     def _rate(self, step: int) -> float:
         return schedule.learning_rate(self.config.train, step, len(self.source))
 
-    def _temperature(self) -> float:
+    def _temperature(self) -> float | None:
+        if self.engine.model.temp is None:
+            return None
         with self.engine.whole_parameters(["temp"]) as online:
             return online["temp"].item()
 

@@ -112,9 +112,10 @@ def test_golden_pretrain(plain: bool) -> None:
     run_steps(trace, model, momentum, forward)
 
 
-def test_golden_retrieval() -> None:
+@pytest.mark.parametrize("plain", [True, False])
+def test_golden_retrieval(plain: bool) -> None:
     trace = read("retrieval")
-    model = BlipRetrieval(trace.config)
+    model = BlipRetrieval(trace.config, plain=plain)
     momentum = Momentum(model, trace.meta["queue_size"], with_ids=True)
 
     def forward(
@@ -132,9 +133,10 @@ def test_golden_retrieval() -> None:
     run_steps(trace, model, momentum, forward)
 
 
-def test_golden_caption() -> None:
+@pytest.mark.parametrize("plain", [True, False])
+def test_golden_caption(plain: bool) -> None:
     trace = read("caption")
-    model = BlipCaption(trace.config)
+    model = BlipCaption(trace.config, plain=plain)
     load(model, None, trace.under("weights."))
     batch = trace.tensors
     text = (batch["input_ids"], batch["attention_mask"])

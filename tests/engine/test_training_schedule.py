@@ -53,6 +53,20 @@ def test_the_cosine_goes_from_the_peak_to_the_floor() -> None:
     assert all(earlier > later for earlier, later in zip(rates[30:], rates[31:], strict=False))
 
 
+def test_the_cosine_by_epoch_is_the_originals() -> None:
+    """cosine_lr_schedule: (lr - min) * 0.5 * (1 + cos(pi * epoch / max_epoch)) + min."""
+    tuning = replace(PAPER, schedule="cosine_epoch", epochs=5, warmup_steps=0, min_learning_rate=0)
+    rates = [learning_rate(tuning, step, SAMPLES) for step in range(total_steps(tuning, SAMPLES))]
+    for epoch in range(5):
+        expected = 3e-4 * 0.5 * (1 + math.cos(math.pi * epoch / 5))
+        assert rates[epoch * 100 : (epoch + 1) * 100] == pytest.approx([expected] * 100, rel=1e-12)
+    assert rates[0] == 3e-4
+    # Ended by steps: as many epochs as fit, and the floor holds.
+    short = replace(tuning, max_steps=200, min_learning_rate=1e-4)
+    assert learning_rate(short, 99, SAMPLES) == 3e-4
+    assert learning_rate(short, 100, SAMPLES) == pytest.approx(2e-4)
+
+
 @pytest.mark.parametrize("steps", [1, 2, 30, 31])
 def test_a_run_no_longer_than_its_warm_up_has_rates(steps: int) -> None:
     short = replace(COSINE, max_steps=steps)

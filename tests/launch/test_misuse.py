@@ -10,10 +10,20 @@ import pytest
 
 from engine.config import ConfigError, RunConfig
 from engine.ranges import RANGES
-from launch import collect, convert, evaluate, pack, pretrain, report
+from launch import collect, convert, evaluate, finetune, pack, pretrain, report
 from launch.cli import parse
 from tests.commands import call, contents
-from tests.mistakes import COLLECT, CONVERT, EVALUATE, FILES, PACK, PRETRAIN, REPORT, RUN
+from tests.mistakes import (
+    COLLECT,
+    CONVERT,
+    EVALUATE,
+    FILES,
+    FINETUNE,
+    PACK,
+    PRETRAIN,
+    REPORT,
+    RUN,
+)
 from tests.misused import make_world
 from tests.ranks import ROOT
 
@@ -22,6 +32,7 @@ Main = Callable[[], int | None]
 # What each command is given rightly; a mistake is added behind it. OUT is a new folder.
 GIVEN: dict[Main, str] = {
     pretrain.main: "--config run.yaml --output_dir OUT",
+    finetune.main: "--config tuned.yaml --output_dir OUT",
     evaluate.main: "--config run.yaml --model.checkpoint tiny --data.eval data --output_dir OUT",
     report.main: "--run run --output OUT/report.html",
     collect.main: "--output_dir OUT",
@@ -31,8 +42,9 @@ GIVEN: dict[Main, str] = {
 
 MISTAKES = [
     *((main, *case) for main in GIVEN if main is not pack.main for case in FILES),
-    *((main, *case) for main in (pretrain.main, evaluate.main) for case in RUN),
+    *((main, *case) for main in (pretrain.main, finetune.main, evaluate.main) for case in RUN),
     *((pretrain.main, *case) for case in PRETRAIN),
+    *((finetune.main, *case) for case in FINETUNE),
     *((evaluate.main, *case) for case in EVALUATE),
     *((report.main, *case) for case in REPORT),
     *((collect.main, *case) for case in COLLECT),

@@ -10,6 +10,7 @@ import yaml
 
 from engine.config import RunConfig, to_dict
 from launch.cli import parse
+from launch.finetune import FinetuneConfig
 from tests.ranks import ROOT, run_ranks
 from tests.runs import metrics, weights
 from tests.shards import write_shards
@@ -17,17 +18,33 @@ from tests.shards import write_shards
 RECIPES = sorted((ROOT / "launch" / "recipes").glob("*.yaml"))
 PRETRAINING = ("pretrain_base_14m", "pretrain_base_129m", "pretrain_large_129m")
 
+LOSSES = {
+    None: ("itc", "itm", "lm"),
+    "caption": ("lm",),
+    "retrieval": ("itc", "itm"),
+}
+
+HEADS = {"caption": "captioner", "retrieval": "filter"}
+
 each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 
 
+def task(recipe: Path) -> str | None:
+    """What a fine-tuning recipe names; pretraining names none."""
+    return yaml.safe_load(recipe.read_text()).get("task")
+
+
 def resolved(*words: object) -> RunConfig:
-    return parse(RunConfig, [str(word) for word in words], description="", examples="")
+    """The run of `--config RECIPE ...`."""
+    kind = FinetuneConfig if task(Path(str(words[1]))) else RunConfig
+    return parse(kind, [str(word) for word in words], description="", examples="")
 
 
 @each_recipe
 def test_a_recipe_prints_what_it_resolves_to(recipe: Path, tmp_path: Path) -> None:
+    command = "finetune" if task(recipe) else "pretrain"
     done = subprocess.run(
-        [sys.executable, "launch/pretrain.py", "--config", str(recipe), "--print_config"],
+        [sys.executable, f"launch/{command}.py", "--config", str(recipe), "--print_config"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -45,11 +62,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunConfig]:
     folder = tmp_path_factory.mktemp("recipes")
     data = write_shards(folder / "data", 24)
     runs = {}
-    for recipe in RECIPES:
+    # Fine-tunings start from the first pretraining, at their own picture size.
+    for recipe in sorted(RECIPES, key=lambda recipe: task(recipe) is not None):
         words = ["--config", recipe, "--output_dir", folder / recipe.stem, "--data.train", data]
         words += ["--model.preset", "tiny", "--model.init_vision", "null", "--device", "cpu"]
         words += ["--model.init_text", "null", "--train.max_steps", 2, "--train.log_every", 1]
         words += ["--train.global_batch_size", 8, "--train.negative_group_size", 4]
+        if task(recipe):
+            words += ["--model.checkpoint", folder / PRETRAINING[0], "--model.image_size", 64]
         runs[recipe.stem] = resolved(*words, "--data.workers", 0, "--tensorboard", "false")
         runs[recipe.stem].save(folder / f"{recipe.stem}.yaml")
     done = run_ranks(["-m", "tests.train_many", *(str(folder / f"{name}.yaml") for name in runs)])
@@ -63,8 +83,12 @@ def test_a_recipe_trains(recipe: Path, trained: dict[str, RunConfig]) -> None:
     run = Path(config.output_dir)
     rows = metrics(run)
     assert [row["step"] for row in rows] == [1, 2]
-    assert all(math.isfinite(row[f"loss_{name}"]) for row in rows for name in ("itc", "itm", "lm"))
-    assert weights(run, 2)["image_queue"].shape == (16, config.model.queue_size)
+    names = LOSSES[task(recipe)]
+    assert all(math.isfinite(row[f"loss_{name}"]) for row in rows for name in names)
+    tensors = weights(run, 2)
+    if "itc" in names:
+        assert tensors["image_queue"].shape == (16, config.model.queue_size)
+    assert tensors["visual_encoder.pos_embed"].shape[1] == (65 if task(recipe) else 17)
     assert resolved("--config", run / "config.yaml") == config
 
 
@@ -102,8 +126,35 @@ def test_pretraining_is_the_papers(name: str) -> None:
     assert train.clip_norm == 0
 
 
+@pytest.mark.parametrize("kind", ["caption", "retrieval"])
+def test_fine_tuning_is_the_papers(kind: str) -> None:
+    """Li et al. 2022, section 4.2, and the original's configs/{caption,retrieval}_coco.yaml."""
+    recipe = ROOT / "launch" / "recipes" / f"finetune_{HEADS[kind]}.yaml"
+    config = resolved("--config", recipe)
+    model, data, train, network = config.model, config.data, config.train, config.model.network()
+    assert config.task == kind
+    assert (model.preset, network.image_size, network.patch_size) == ("base", 384, 16)
+    assert (data.max_words, data.min_crop_scale) == (30, 0.5)
+    assert data.max_tokens == {"caption": 40, "retrieval": 35}[kind]
+    assert data.horizontal_flip and data.rand_augment
+    assert train.epochs == {"caption": 5, "retrieval": 6}[kind]
+    # 32 pairs on each of 8 GPUs.
+    assert (train.global_batch_size, train.group_size, train.max_steps) == (256, 32, None)
+    assert (train.learning_rate, train.min_learning_rate, train.warmup_steps) == (1e-5, 0, 0)
+    assert (train.schedule, train.weight_decay, train.clip_norm) == ("cosine_epoch", 0.05, 0)
+    if kind == "caption":
+        assert (model.label_smoothing, config.evaluate.prompt) == (0.1, "a picture of ")
+        assert (config.evaluate.num_beams, config.evaluate.max_length) == (3, 20)
+        assert config.evaluate.min_length == 5
+    else:
+        assert (model.queue_size, model.momentum) == (57600, 0.995)
+        assert (model.alpha, model.alpha_ramp_epochs) == (0.4, 1)
+        assert config.evaluate.shortlist == 256
+
+
 def test_every_recipe_says_how_to_run_it() -> None:
-    assert {path.stem for path in RECIPES} >= {*PRETRAINING, "quickstart"}
+    tuning = [f"{run}_{head}" for run in ("finetune", "quickstart") for head in HEADS.values()]
+    assert {path.stem for path in RECIPES} >= {*PRETRAINING, "quickstart", *tuning}
     for path in RECIPES:
         head = [line for line in path.read_text().splitlines() if line.startswith("#")]
         said = " ".join(head)

@@ -1,0 +1,177 @@
+"""What a run trains: the network, its losses, and what its forward needs beside the batch."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from blip_model.blip import Blip
+from blip_model.caption import BlipCaption
+from blip_model.flops import caption_flops, pretraining_flops, retrieval_flops
+from blip_model.momentum import Momentum
+from blip_model.pretrain import BlipPretrain
+from blip_model.retrieval import BlipRetrieval
+from engine.config import ConfigError, RunConfig
+from engine.data.batch import Batch
+from engine.data.tokenizer import Tokenizer
+from engine.weights import Loaded, initialise, open_weights, start_from, start_momentum
+
+
+@dataclass(frozen=True)
+class Built:
+    """The parts of a run before DeepSpeed wraps them.
+
+    Attributes:
+        model: the online network.
+        momentum: what follows it; None where the objective has no contrast.
+        loaded: what became of the weights that the run starts from.
+    """
+
+    model: Blip
+    momentum: Momentum | None
+    loaded: Loaded = Loaded()
+
+
+class Objective(Protocol):
+    """What the loop asks of an objective.
+
+    Attributes:
+        losses: names in what the forward returns; their sum is trained.
+        prompt: that every text starts with, or "".
+    """
+
+    losses: tuple[str, ...]
+    prompt: str
+
+    def build(self, fresh: bool) -> Built:
+        """The modules; `fresh` ones take the weights that the run starts from."""
+        ...
+
+    def settings(self, batch: Batch, contrast: dict[str, Any]) -> dict[str, Any]:
+        """Keywords of the forward.
+
+        Args:
+            batch: on the device.
+            contrast: keywords of a contrastive objective (momentum features, alpha, the draw).
+        """
+        ...
+
+    def flops(self, tokens: float) -> float:
+        """Useful FLOP a pair, forward and backward, for texts of `tokens` on average."""
+        ...
+
+
+class Pretraining:
+    """Contrast, matching and captioning."""
+
+    losses = ("loss_itc", "loss_itm", "loss_lm")
+    prompt = ""
+
+    def __init__(self, config: RunConfig, tokenizer: Tokenizer) -> None:
+        self.section, self.config = config.model, config.model.network()
+
+    def build(self, fresh: bool) -> Built:
+        """A network from what the run names, or drawn; the momentum encoders start equal to it."""
+        model = BlipPretrain(self.config, label_smoothing=self.section.label_smoothing)
+        loaded = initialise(model, self.section) if fresh else Loaded()
+        if fresh:
+            model.clamp_temperature_()
+        return Built(model, Momentum(model, self.section.queue_size), loaded)
+
+    def settings(self, batch: Batch, contrast: dict[str, Any]) -> dict[str, Any]:
+        """Keywords of the forward."""
+        return contrast
+
+    def flops(self, tokens: float) -> float:
+        """Useful FLOP a pair."""
+        return pretraining_flops(self.config, tokens)
+
+
+class Captioning:
+    """A captioner: the decoder learns to continue a prompt that is not scored.
+
+    Raises:
+        ConfigError: no weights to start from, or texts too short for the prompt and a word.
+    """
+
+    losses = ("loss_lm",)
+
+    def __init__(self, config: RunConfig, tokenizer: Tokenizer) -> None:
+        refuse_no_weights(config)
+        self.section, self.config = config.model, config.model.network()
+        self.prompt = config.evaluate.prompt
+        # Without [SEP]; the original's prompt_length.
+        self.prompt_length = tokenizer.encode([self.prompt], 512)[0].shape[1] - 1
+        if config.data.max_tokens < self.prompt_length + 2:
+            raise ConfigError(
+                f"data.max_tokens {config.data.max_tokens}: evaluate.prompt takes "
+                f"{self.prompt_length} tokens, which leaves none for a caption and its end"
+            )
+
+    def build(self, fresh: bool) -> Built:
+        """The decoder and the image encoder of the weights."""
+        model = BlipCaption(self.config, label_smoothing=self.section.label_smoothing)
+        return Built(model, None, initialise(model, self.section) if fresh else Loaded())
+
+    def settings(self, batch: Batch, contrast: dict[str, Any]) -> dict[str, Any]:
+        """Keywords of the forward."""
+        return {"prompt_length": self.prompt_length, "group_size": contrast["group_size"]}
+
+    def flops(self, tokens: float) -> float:
+        """Useful FLOP a pair."""
+        return caption_flops(self.config, tokens, self.prompt_length)
+
+
+class Retrieval:
+    """A filter: contrast and matching, where all texts of a picture belong to it.
+
+    Raises:
+        ConfigError: no weights to start from.
+    """
+
+    losses = ("loss_itc", "loss_itm")
+    prompt = ""
+
+    def __init__(self, config: RunConfig, tokenizer: Tokenizer) -> None:
+        refuse_no_weights(config)
+        self.section, self.config = config.model, config.model.network()
+
+    def build(self, fresh: bool) -> Built:
+        """The encoders of the weights; momentum encoders and queues go on where they have any."""
+        model = BlipRetrieval(self.config)
+        if not fresh:
+            return Built(model, Momentum(model, self.section.queue_size, with_ids=True))
+        weights = open_weights(str(self.section.checkpoint))
+        loaded = start_from(model, weights)
+        model.clamp_temperature_()
+        momentum = Momentum(model, self.section.queue_size, with_ids=True)
+        followed = start_momentum(momentum, weights)
+        taken = {*followed.loaded, *({"queue_ptr"} if "ptr_queue" in followed.loaded else ())}
+        both = Loaded(
+            loaded.loaded + followed.loaded,
+            loaded.fresh + followed.fresh,
+            tuple(name for name in loaded.dropped if name not in taken),
+        )
+        return Built(model, momentum, both)
+
+    def settings(self, batch: Batch, contrast: dict[str, Any]) -> dict[str, Any]:
+        """Keywords of the forward."""
+        return {**contrast, "image_id": batch.image_id}
+
+    def flops(self, tokens: float) -> float:
+        """Useful FLOP a pair."""
+        return retrieval_flops(self.config, tokens)
+
+
+OBJECTIVES = {"caption": Captioning, "retrieval": Retrieval}
+
+
+def refuse_no_weights(config: RunConfig) -> None:
+    """Fine-tuning goes on from a pretraining.
+
+    Raises:
+        ConfigError: the run names no BLIP weights.
+    """
+    if not config.model.checkpoint:
+        raise ConfigError(
+            "no weights to fine-tune: set model.checkpoint to a pretraining's run folder, an "
+            "original .pth or a Hugging Face folder"
+        )
