@@ -84,7 +84,12 @@ class Leases:
         self._me = json.dumps(_process()).encode()
         self._seen: dict[str, tuple[tuple[int, int], float]] = {}
         self._held: Lease | None = None
+        self._closed = threading.Event()
         threading.Thread(target=self._beat, daemon=True).start()
+
+    def close(self) -> None:
+        """No more touching."""
+        self._closed.set()
 
     def acquire(self, name: str) -> Lease | None:
         """The lease on a shard, or None while another process holds it.
@@ -134,8 +139,7 @@ class Leases:
         return now - before[1] > self.seconds
 
     def _beat(self) -> None:
-        while True:
-            time.sleep(self.seconds / BEATS)
+        while not self._closed.wait(self.seconds / BEATS):
             if self._held is not None:
                 self._held.touch()
 

@@ -80,6 +80,8 @@ class CapFilt:
                 # The first rank may be well and say nothing.
                 log.error("rank %d: %s", self.here.rank, error)
             raise
+        finally:
+            self.leases.close()
         self._conclude(progress, "complete, nothing to do" if begun_complete else "complete")
         return 0
 

@@ -14,7 +14,9 @@ from tests.ranks import ROOT, run_ranks
 from tests.runs import metrics, weights
 from tests.shards import write_shards
 
-RECIPES = sorted((ROOT / "launch" / "recipes").glob("*.yaml"))
+# The recipe of captioning and filtering has its test in test_capfilt.py.
+EVERY = sorted((ROOT / "launch" / "recipes").glob("*.yaml"))
+RECIPES = [path for path in EVERY if path.stem != "capfilt"]
 PRETRAINING = ("pretrain_base_14m", "pretrain_base_129m", "pretrain_large_129m")
 
 each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
@@ -104,7 +106,7 @@ def test_pretraining_is_the_papers(name: str) -> None:
 
 def test_every_recipe_says_how_to_run_it() -> None:
     assert {path.stem for path in RECIPES} >= {*PRETRAINING, "quickstart"}
-    for path in RECIPES:
+    for path in EVERY:
         head = [line for line in path.read_text().splitlines() if line.startswith("#")]
         said = " ".join(head)
         assert f"--config launch/recipes/{path.name}" in said or "quickstart.sh" in said
