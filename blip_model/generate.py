@@ -173,13 +173,13 @@ def inverse_draw(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch.T
 
 def nucleus_probabilities(logits: torch.Tensor, top_p: float, top_k: int) -> torch.Tensor:
     """Probabilities [N, V] restricted to the nucleus: the fewest tokens that hold `top_p`."""
-    if top_k:
-        smallest = logits.topk(min(top_k, logits.shape[1]), 1).values[:, -1:]
-        logits = logits.masked_fill(logits < smallest, float("-inf"))
-    ordered, index = logits.softmax(1).sort(1, descending=True)
+    # The k best come in order: with a limit nothing else needs sorting.
+    count = min(top_k, logits.shape[1]) if top_k else logits.shape[1]
+    best, index = logits.topk(count, 1) if top_k else logits.sort(1, descending=True)
+    ordered = best.softmax(1)
     before = ordered.cumsum(1) - ordered
     ordered = ordered.masked_fill(before >= top_p, 0.0)
-    kept = torch.zeros_like(ordered).scatter(1, index, ordered)
+    kept = torch.zeros_like(logits).scatter(1, index, ordered)
     return kept / kept.sum(1, keepdim=True)
 
 

@@ -47,7 +47,7 @@ def words(world: Path, output: Path, *more: object) -> list[str]:
         *("--data.train", str(world / "data"), "--output_dir", str(output)),
         *("--captioner", str(world / "captioner"), "--filter", str(world / "filter")),
         *("--precision", "fp32", "--device", "cpu", "--batch_size", "4", "--data.workers", "2"),
-        *("--caption.max_length", "8", *map(str, more)),
+        *("--caption.max_length", "7", "--caption.top_k", "40", *map(str, more)),
     ]
 
 

@@ -105,8 +105,12 @@ class Leases:
             handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
         except FileExistsError:
             return None
-        os.write(handle, self._me)
         lease = Lease(path, handle)
+        try:
+            os.write(handle, self._me)
+        except OSError:
+            lease.__exit__(None, None, None)
+            raise
         if self._generations(name)[-1:] != [generation]:
             # Looked at the folder before a whole chain of others came and went.
             lease.__exit__(None, None, None)

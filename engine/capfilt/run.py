@@ -20,6 +20,7 @@ from engine.capfilt.lease import Lease, LeaseLostError, Leases
 from engine.capfilt.ledger import QUARANTINED, Ledger
 from engine.capfilt.progress import Progress, shares
 from engine.capfilt.shard_job import ShardJob
+from engine.checkpoint import FULL
 from engine.config import ConfigError, ModelSection
 from engine.data.pack import shards_of
 from engine.inference import LoadedBlip, load
@@ -59,6 +60,17 @@ class CapFilt:
         Raises:
             ConfigError: the disk is full, no shard could be read, or a finished one has changed.
         """
+        try:
+            return self._run()
+        except OSError as error:
+            # Small files outside of a shard's desk: leases, the summary.
+            if error.errno not in FULL:
+                raise
+            raise ConfigError(f"output_dir {self.folder.root}: the disk is full") from None
+        finally:
+            self.leases.close()
+
+    def _run(self) -> int:
         names = list(self.shards)
         progress: Progress | None = None
         try:
@@ -80,8 +92,6 @@ class CapFilt:
                 # The first rank may be well and say nothing.
                 log.error("rank %d: %s", self.here.rank, error)
             raise
-        finally:
-            self.leases.close()
         self._conclude(progress, "complete, nothing to do" if begun_complete else "complete")
         return 0
 

@@ -69,9 +69,9 @@ class ShardJob:
             OSError: the disk refuses.
         """
         try:
-            shards = Shards([shard])
+            shards, size = Shards([shard]), _size(shard)
             texts = self.candidates(name, shards, tick)
-            self.folder.require_space(name, int(shard.stat().st_size * MORE) + (1 << 20))
+            self.folder.require_space(name, int(size * MORE) + (1 << 20))
             judged = judge_all(texts.pictures, self.rule)
             tar = desk / f"{name}.tar"
             written = write_cleaned(tar, shards, judged)
@@ -89,7 +89,7 @@ class ShardJob:
             run=self.ledger.run,
             input={
                 "file": shard.name,
-                "bytes": shard.stat().st_size,
+                "bytes": size,
                 "fingerprint": shards.indexes[0].fingerprint,
             },
             output={"bytes": tar.stat().st_size, "xxh3_128": digest_of(tar)},
@@ -158,6 +158,13 @@ class ShardJob:
         write_file(path, entry.to_bytes())
         targets = [(source, folder / source.name) for source, folder in files]
         return Draft(name, entry, [*targets, (path, self.ledger.path(name))])
+
+
+def _size(shard: Path) -> int:
+    try:
+        return shard.stat().st_size
+    except OSError as error:
+        raise ShardError(f"{shard}: {error.strerror}") from None
 
 
 def _digest(shard: Path) -> str:
