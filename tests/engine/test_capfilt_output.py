@@ -228,7 +228,7 @@ def test_bad_samples_and_shards_are_set_apart_with_reasons(world: Path, tmp_path
         ("00007", "hash_mismatch"),
     ]
     assert lines[-1]["shard"] == "pairs_00002"
-    assert "pairs_00002.tar: member at byte" in lines[-1]["reason"]
+    assert "pairs_00002.tar: truncated at byte" in lines[-1]["reason"]
     first = members(tmp_path / "out" / "shards" / "pairs_00000.tar")
     assert sorted(first) == [f"0000{n}.{s}" for n in (0, 4) for s in ("json", "png", "txt")]
     assert first["00004.txt"] == HOSTILE.encode()

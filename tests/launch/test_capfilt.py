@@ -13,8 +13,10 @@ import yaml
 
 from engine.capfilt.config import RANGES, CapFiltConfig, to_dict
 from engine.config import ConfigError
+from launch import capfilt
 from launch.cli import parse
 from tests.capfilt_runs import clean, make_world, outcome, words
+from tests.commands import call
 from tests.ranks import ROOT, run_ranks, start_ranks
 
 pytestmark = pytest.mark.xdist_group("capfilt_launch")
@@ -109,3 +111,11 @@ def test_the_summary_counts_every_text(world: Path) -> None:
     summary = json.loads((world / "alone" / "summary.json").read_text())
     assert summary["shards"] == 3
     assert sum(summary["web"].values()) == sum(summary["synthetic"].values()) == summary["pairs"]
+
+
+def test_no_flags_at_all_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended = call(capfilt.main)
+    assert ended.code == 2
+    assert ended.err == "error: no pairs: set data.train to tar shards\n"
+    assert not list(tmp_path.iterdir())
