@@ -176,7 +176,7 @@ PACK = [
 ]
 
 CAPFILT = [
-    ("--captioner x --data.train", "--data.train: expected one argument"),
+    ("--captioner x --data.train", "expected one argument"),
     ("--captionner x", "did you mean 'captioner'?"),
     ("--rule.itm_treshold 1", "did you mean 'rule.itm_threshold'?"),
     ("--rule.itm_threshold 1.5", "rule.itm_threshold is 1.5: must be at least 0 and at most 1"),

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,25 +100,30 @@ class Ledger:
         self._read.pop(name, None)
         self.path(name).unlink(missing_ok=True)
 
-    def totals(self, names: list[str]) -> dict[str, Any]:
-        """Counts summed over finished shards."""
-        entries = []
+    def entries(self, names: Iterable[str]) -> list[Entry]:
+        """Those of the finished ones among some shards."""
+        found = []
         for name in names:
-            # Another process that starts may find that it must be made again.
+            # Another process that starts may find that a shard must be made again.
             with contextlib.suppress(FileNotFoundError):
-                entries.append(self.read(name))
-        total: dict[str, Any] = {
-            "shards": len(entries),
-            "quarantined_shards": sum(entry.status == QUARANTINED for entry in entries),
-        }
-        for what in ("pairs", "written"):
-            total[what] = sum(entry.counts.get(what, 0) for entry in entries)
-        for what in ("web", "synthetic", "bad"):
-            counts: Counter = Counter()
-            for entry in entries:
-                counts.update(entry.counts.get(what, {}))
-            total[what] = dict(sorted(counts.items()))
-        return total
+                found.append(self.read(name))
+        return found
+
+
+def totals(entries: list[Entry]) -> dict[str, Any]:
+    """Counts summed over finished shards."""
+    total: dict[str, Any] = {
+        "shards": len(entries),
+        "quarantined_shards": sum(entry.status == QUARANTINED for entry in entries),
+    }
+    for what in ("pairs", "written"):
+        total[what] = sum(entry.counts.get(what, 0) for entry in entries)
+    for what in ("web", "synthetic", "bad"):
+        counts: Counter = Counter()
+        for entry in entries:
+            counts.update(entry.counts.get(what, {}))
+        total[what] = dict(sorted(counts.items()))
+    return total
 
 
 def digest_of(path: Path) -> str:

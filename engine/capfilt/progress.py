@@ -5,7 +5,7 @@ import time
 from datetime import timedelta
 from typing import Any
 
-from engine.capfilt.ledger import Ledger
+from engine.capfilt.ledger import Ledger, totals
 from engine.capfilt.rule import KEPT
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -35,14 +35,14 @@ class Progress:
         if not self.talks or (self._shown and now - self._shown < SECONDS_BETWEEN_LINES):
             return
         self._shown = now
-        totals = self._totals()
-        done = totals["pairs"] - self._before + here
+        now_done = self._totals()
+        done = now_done["pairs"] - self._before + here
         rate = done / max(now - self._begun, 1e-6)
-        left = len(self.names) - totals["shards"]
-        words = f"{totals['shards']} of {len(self.names)} shards, {rate:.1f} images/s"
-        if totals["pairs"]:
-            words += f", {shares(totals)}"
-            mean = totals["pairs"] / max(totals["shards"] - totals["quarantined_shards"], 1)
+        left = len(self.names) - now_done["shards"]
+        words = f"{now_done['shards']} of {len(self.names)} shards, {rate:.1f} images/s"
+        if now_done["pairs"]:
+            words += f", {shares(now_done)}"
+            mean = now_done["pairs"] / max(now_done["shards"] - now_done["quarantined_shards"], 1)
             if done:
                 seconds = int(max(left * mean - here, 0) / rate)
                 words += f", ETA {timedelta(seconds=seconds)}"
@@ -54,14 +54,14 @@ class Progress:
             print(words, file=sys.stderr, flush=True)
 
     def _totals(self) -> dict[str, Any]:
-        return self.ledger.totals(sorted(self.ledger.finished() & self.names))
+        return totals(self.ledger.entries(self.ledger.finished() & self.names))
 
 
-def shares(totals: dict[str, Any]) -> str:
+def shares(counted: dict[str, Any]) -> str:
     """`kept 62 % of web and 81 % of synthetic texts`."""
     parts = []
     for source in ("web", "synthetic"):
-        counts = totals[source]
+        counts = counted[source]
         share = 100 * counts.get(KEPT, 0) / max(sum(counts.values()), 1)
         parts.append(f"{share:.0f} % of {source}")
     return f"kept {' and '.join(parts)} texts"

@@ -17,7 +17,7 @@ from engine.capfilt.config import CapFiltConfig
 from engine.capfilt.folder import SUMMARY, OutputFolder, put, write_file
 from engine.capfilt.from_table import EarlierRun
 from engine.capfilt.lease import Lease, LeaseLostError, Leases
-from engine.capfilt.ledger import QUARANTINED, Ledger
+from engine.capfilt.ledger import QUARANTINED, Ledger, totals
 from engine.capfilt.progress import Progress, shares
 from engine.capfilt.shard_job import ShardJob
 from engine.checkpoint import FULL
@@ -171,21 +171,20 @@ class CapFilt:
                 raise
 
     def _conclude(self, progress: Progress, verdict: str) -> None:
-        names = sorted(self.ledger.finished())
-        totals = self.ledger.totals(names)
+        made = totals(self.ledger.entries(self.ledger.finished()))
         temporary = self.folder.root / ".work" / f"{SUMMARY}.{uuid.uuid4().hex}"
-        write_file(temporary, (json.dumps(totals, indent=1) + "\n").encode())
+        write_file(temporary, (json.dumps(made, indent=1) + "\n").encode())
         put(temporary, self.folder.root / SUMMARY)
         self.folder.clear(set(self.shards))
-        ours = [self.ledger.read(name) for name in self.shards]
+        ours = self.ledger.entries(self.shards)
         unread = [entry.reason for entry in ours if entry.status == QUARANTINED]
-        if len(unread) == len(ours):
+        if ours and len(unread) == len(ours):
             raise ConfigError(f"no shard could be read: {unread[0]}")
-        words = f"{self.folder.root}: {verdict}: {totals['shards']} shards, "
-        words += f"{totals['written']} of {totals['pairs']} pictures, {shares(totals)}"
-        bad = sum(totals["bad"].values())
-        if bad or totals["quarantined_shards"]:
-            words += f"; in quarantine/: {bad} samples, {totals['quarantined_shards']} shards"
+        words = f"{self.folder.root}: {verdict}: {made['shards']} shards, "
+        words += f"{made['written']} of {made['pairs']} pictures, {shares(made)}"
+        bad = sum(made["bad"].values())
+        if bad or made["quarantined_shards"]:
+            words += f"; in quarantine/: {bad} samples, {made['quarantined_shards']} shards"
         progress.say(words)
 
 

@@ -1,5 +1,6 @@
 """`launch/capfilt.py` as users start it: ranks, launches, signals."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -99,6 +100,16 @@ def test_a_run_is_repeated_by_its_settings(world: Path, tmp_path: Path) -> None:
     saved = yaml.safe_load((world / "alone" / "config.yaml").read_text())
     again = resolved("--config", world / "alone" / "config.yaml", "--output_dir", tmp_path)
     assert {**to_dict(again), "output_dir": str(world / "alone")} == saved
+
+
+def test_every_number_has_a_range() -> None:
+    keys = set()
+    for setting in dataclasses.fields(CapFiltConfig):
+        inner = dataclasses.is_dataclass(setting.type)
+        for one in dataclasses.fields(setting.type) if inner else (setting,):
+            if "int" in str(one.type) or "float" in str(one.type):
+                keys.add(f"{setting.name}.{one.name}" if inner else one.name)
+    assert keys - {"seed"} == set(RANGES)
 
 
 @pytest.mark.parametrize("key", RANGES)
