@@ -10,6 +10,8 @@ from blip_model.blip import Blip
 from blip_model.text_cache import DecodingCache
 
 WORST = -1.0e9
+# Copying the caches pays once a quarter of the pictures is done.
+COMPACT_AT = 0.75
 
 
 @torch.no_grad()
@@ -102,6 +104,8 @@ def nucleus(
     repetition_penalty: float = 1.1,
     samples: int = 1,
     generator: torch.Generator | None = None,
+    uniforms: torch.Tensor | None = None,
+    compact: bool = True,
 ) -> torch.Tensor:
     """Sampled captions (Holtzman et al. 2019, arXiv:1904.09751).
 
@@ -117,6 +121,9 @@ def nucleus(
         repetition_penalty: divides the odds of tokens that are there already (the original: 1.1).
         samples: captions a picture.
         generator: of the draws.
+        uniforms: [B, samples, max_length] float64 in [0, 1) to draw by instead, so that a caption
+            depends on its own numbers alone, whatever else is in the batch.
+        compact: take pictures whose captions have all ended out of the batch.
 
     Returns:
         [B, samples, max_length] ids, prompt included, padded after [SEP].
@@ -130,28 +137,49 @@ def nucleus(
     rows = torch.full((count * samples, max_length), pad, device=prompt_ids.device)
     rows[:, :prompt] = prompt_ids.repeat_interleave(samples, 0)
     done = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+    held = torch.arange(len(rows), device=rows.device)
     for length in range(prompt, max_length):
-        shaped = _shape(logits, rows[:, :length], eos, min_length, repetition_penalty)
+        shaped = _shape(logits, rows[held, :length], eos, min_length, repetition_penalty)
         probabilities = nucleus_probabilities(shaped / temperature, top_p, top_k)
-        tokens = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
-        tokens = tokens.masked_fill(done, pad)
-        rows[:, length] = tokens
-        done = done | (tokens == eos)
-        if done.all() or length + 1 == max_length:
+        if uniforms is None:
+            tokens = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+        else:
+            tokens = inverse_draw(probabilities, uniforms.flatten(0, 1)[held, length])
+        tokens = tokens.masked_fill(done[held], pad)
+        rows[held, length] = tokens
+        done[held] |= tokens == eos
+        open_ = ~done[held].view(-1, samples).all(1)
+        going = int(open_.sum())
+        if not going or length + 1 == max_length:
             break
-        logits = cache.extend(tokens[:, None])
+        if compact and going <= COMPACT_AT * len(open_):
+            pictures = open_.nonzero()[:, 0]
+            cache.keep(pictures)
+            held = held.view(-1, samples)[pictures].flatten()
+        logits = cache.extend(rows[held, length, None])
     return rows.view(count, samples, max_length)
+
+
+def inverse_draw(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """The token [N] at which the distribution function of [N, V] first exceeds a number [N].
+
+    Args:
+        probabilities: non-negative; those of a row need not add up to one.
+        uniforms: float64 in [0, 1), at most 1 - 2**-32.
+    """
+    below = probabilities.double().cumsum(1)
+    return torch.searchsorted(below, uniforms[:, None] * below[:, -1:], right=True)[:, 0]
 
 
 def nucleus_probabilities(logits: torch.Tensor, top_p: float, top_k: int) -> torch.Tensor:
     """Probabilities [N, V] restricted to the nucleus: the fewest tokens that hold `top_p`."""
-    if top_k:
-        smallest = logits.topk(min(top_k, logits.shape[1]), 1).values[:, -1:]
-        logits = logits.masked_fill(logits < smallest, float("-inf"))
-    ordered, index = logits.softmax(1).sort(1, descending=True)
+    # The k best come in order: with a limit nothing else needs sorting.
+    count = min(top_k, logits.shape[1]) if top_k else logits.shape[1]
+    best, index = logits.topk(count, 1) if top_k else logits.sort(1, descending=True)
+    ordered = best.softmax(1)
     before = ordered.cumsum(1) - ordered
     ordered = ordered.masked_fill(before >= top_p, 0.0)
-    kept = torch.zeros_like(ordered).scatter(1, index, ordered)
+    kept = torch.zeros_like(logits).scatter(1, index, ordered)
     return kept / kept.sum(1, keepdim=True)
 
 

@@ -76,3 +76,15 @@ class DecodingCache:
         self.keys = [cache.index_select(0, rows) for cache in self.keys]
         self.values = [cache.index_select(0, rows) for cache in self.values]
         self.rows = len(rows)
+
+    def keep(self, pictures: torch.Tensor) -> None:
+        """Go on with these pictures [K] and their rows only, in this order."""
+        pictures = pictures.to(self.keys[0].device)
+        per_picture = self.rows // self.pictures
+        self.image = [
+            (keys.index_select(0, pictures), values.index_select(0, pictures))
+            for keys, values in self.image
+        ]
+        self.pictures = len(pictures)
+        rows = pictures[:, None] * per_picture + torch.arange(per_picture, device=pictures.device)
+        self.reorder(rows.flatten())

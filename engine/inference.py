@@ -119,10 +119,7 @@ class LoadedBlip:
     ) -> list[str]:
         """Captions of encoded pictures [B, P, vision width]; see `caption`."""
         self.require("text_decoder")
-        ids, _ = self.tokenizer.encode([prompt], self.model.config.max_positions)
-        ids = ids[:, :-1].to(self.device).repeat(len(states), 1)
-        ids[:, 0] = self.model.config.bos_token_id
-        self._refuse_lengths(ids.shape[1], max_length)
+        ids = self.prompt_ids(prompt, max_length).repeat(len(states), 1)
         lengths = {"max_length": max_length, "min_length": min_length}
         with self.autocast():
             if top_p is None:
@@ -133,13 +130,23 @@ class LoadedBlip:
                 )[:, 0]
         return self.tokenizer.decode(rows[:, ids.shape[1] :])
 
-    def _refuse_lengths(self, prompt: int, max_length: int) -> None:
+    def prompt_ids(self, prompt: str, max_length: int) -> torch.Tensor:
+        """What captions begin with, [1, L] on the device, [DEC] first.
+
+        Raises:
+            ConfigError: captions of `max_length` tokens have no room for it, or the network has
+                too few positions for them.
+        """
         positions = self.model.config.max_positions
-        if not prompt < max_length <= positions:
+        ids, _ = self.tokenizer.encode([prompt], positions)
+        ids = ids[:, :-1].to(self.device)
+        ids[:, 0] = self.model.config.bos_token_id
+        if not ids.shape[1] < max_length <= positions:
             raise ConfigError(
-                f"max_length is {max_length}: must be above the prompt's {prompt} tokens and at "
-                f"most the network's {positions} positions"
+                f"max_length is {max_length}: must be above the prompt's {ids.shape[1]} tokens "
+                f"and at most the network's {positions} positions"
             )
+        return ids
 
     @torch.no_grad()
     def embed_images(self, images: Picture | Iterable[Picture]) -> torch.Tensor:

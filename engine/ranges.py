@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 
@@ -83,15 +84,15 @@ RANGES = {
 }
 
 
-def out_of_range(run: Any) -> str | None:
+def out_of_range(run: Any, ranges: dict[str, Range] = RANGES) -> str | None:
     """`KEY is VALUE: must be ...` for the first number outside its range; None stands for unset.
 
     Args:
-        run: sections with numbers, by the keys of `RANGES`.
+        run: configuration with the numbers.
+        ranges: by dotted key.
     """
-    for key, allowed in RANGES.items():
-        section, _, name = key.partition(".")
-        value = getattr(getattr(run, section), name)
+    for key, allowed in ranges.items():
+        value = attrgetter(key)(run)
         for number in value if isinstance(value, tuple) else (value,):
             if number is not None and number not in allowed:
                 return f"{key} is {number}: must be {allowed}"

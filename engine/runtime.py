@@ -76,6 +76,29 @@ def start(device: str = "auto") -> Runtime:
     Raises:
         ConfigError: no GPU where one is asked for.
     """
+    here = start_apart(device)
+    rank, world_size, device = here.rank, here.world_size, here.device.type
+    control = None
+    if world_size == 1:
+        # No address and no port, which another process could take; DeepSpeed reads the rest.
+        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
+    if not dist.is_initialized():
+        backend = "nccl" if device == "cuda" else "gloo"
+        if world_size == 1:
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        else:
+            dist.init_process_group(backend)
+    if device == "cuda" and world_size > 1:
+        control = dist.new_group(backend="gloo")
+    return Runtime(rank, world_size, here.device, control)
+
+
+def start_apart(device: str = "auto") -> Runtime:
+    """The same without a process group, for ranks that never wait for each other.
+
+    Raises:
+        ConfigError: no GPU where one is asked for.
+    """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     logging.basicConfig(
         level=logging.INFO if rank == 0 else logging.ERROR, format="%(levelname)s: %(message)s"
@@ -91,20 +114,8 @@ def start(device: str = "auto") -> Runtime:
     else:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     chosen = torch.device(device, local) if device == "cuda" else torch.device("cpu")
-    control = None
-    if world_size == 1:
-        # No address and no port, which another process could take; DeepSpeed reads the rest.
-        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
     _share_cores()
-    if not dist.is_initialized():
-        backend = "nccl" if device == "cuda" else "gloo"
-        if world_size == 1:
-            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-        else:
-            dist.init_process_group(backend)
-    if device == "cuda" and world_size > 1:
-        control = dist.new_group(backend="gloo")
-    return Runtime(rank, world_size, chosen, control)
+    return Runtime(rank, world_size, chosen)
 
 
 def choose_device(device: str) -> str:

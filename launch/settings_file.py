@@ -1,6 +1,7 @@
 """A YAML file of settings, looked at before the parser reads it: its messages name no file."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import yaml
@@ -19,7 +20,7 @@ def refuse_unreadable(words: list[str], sections: set[str]) -> None:
         ConfigError: a file that is missing, no YAML, no mapping, says a key twice, or holds
             something else where a section belongs.
     """
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in pairwise([*words, ""]):
         if word == "--config" or word.startswith("--config="):
             _look_at(Path(word.partition("=")[2] or following), sections)
 

@@ -15,6 +15,9 @@ import xxhash
 from engine.data.index import MEMBERS, PICTURES, build_index, open_index, store_index
 from engine.data.source import RawSample, stable_id
 
+# Where the JSON of a sample holds what captioning and filtering made of it.
+CLEANED = "capfilt"
+
 
 class Shards:
     """Samples of many shards, by number.
@@ -41,9 +44,25 @@ class Shards:
 
     def read(self, number: int) -> RawSample:
         """One sample; damage is a `problem` of the sample, never an exception."""
-        shard = int(np.searchsorted(self._starts, number, "right")) - 1
-        index, row = self.indexes[shard], number - int(self._starts[shard])
-        key, uid = index.keys[row].as_py(), index.uids[row].as_py()
+        shard, row = self._place(number)
+        index = self.indexes[shard]
+        uid = index.uids[row].as_py()
+        parts, problem = self.members(number)
+        facts = read_facts(parts["json"])
+        return RawSample(
+            key=index.keys[row].as_py(),
+            uid=uid,
+            url=str(facts.get("url") or ""),
+            captions=_captions(facts, parts["txt"]),
+            image_id=stable_id(facts.get("image_id", uid)),
+            image=parts["image"],
+            problem=problem,
+        )
+
+    def members(self, number: int) -> tuple[dict[str, bytes | None], str | None]:
+        """The bytes of a sample by kind of member, None where it has none, and what is wrong."""
+        shard, row = self._place(number)
+        index = self.indexes[shard]
         parts: dict[str, bytes | None] = {}
         problem = None
         for kind in MEMBERS:
@@ -56,18 +75,12 @@ class Shards:
                 problem = "truncated_shard"
             elif xxhash.xxh3_64_intdigest(content) != int(index.hashes[kind][row]):
                 problem = "hash_mismatch"
-        facts = _facts(parts["json"])
-        caption = parts["txt"]
-        captions = _captions(facts) if caption is None else [caption.decode("utf-8", "replace")]
-        return RawSample(
-            key=key,
-            uid=uid,
-            url=str(facts.get("url") or ""),
-            captions=captions,
-            image_id=stable_id(facts.get("image_id", uid)),
-            image=parts["image"],
-            problem=problem,
-        )
+        return parts, problem
+
+    def _place(self, number: int) -> tuple[int, int]:
+        """Shard and row of a sample."""
+        shard = int(np.searchsorted(self._starts, number, "right")) - 1
+        return shard, number - int(self._starts[shard])
 
     def _bytes(self, shard: int, offset: int, size: int) -> bytes:
         if self._owner != os.getpid():
@@ -81,7 +94,8 @@ class Shards:
         return {**self.__dict__, "_files": {}}
 
 
-def _facts(content: bytes | None) -> dict[str, Any]:
+def read_facts(content: bytes | None) -> dict[str, Any]:
+    """A sample's JSON; what is no JSON object holds no facts."""
     try:
         facts = json.loads(content or b"{}")
     except (ValueError, RecursionError):
@@ -89,9 +103,29 @@ def _facts(content: bytes | None) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
-def _captions(facts: dict[str, Any]) -> list[str]:
+def _captions(facts: dict[str, Any], text: bytes | None) -> list[Any]:
+    """A cleaned sample's texts are in its JSON: there may be several; .txt is the first of them."""
+    cleaned = facts.get(CLEANED)
+    if isinstance(cleaned, dict) and isinstance(cleaned.get("captions"), list):
+        return cleaned["captions"]
+    if text is not None:
+        return [text.decode("utf-8", "replace")]
     caption = facts.get("caption")
     return caption if isinstance(caption, list) else [caption] if caption is not None else []
+
+
+def add_members(tar: tarfile.TarFile, key: str, members: Sequence[tuple[str, bytes]]) -> None:
+    """Append a sample, the same bytes for the same input: no time, no owner.
+
+    Args:
+        tar: open for writing.
+        key: of the sample.
+        members: suffix and content of each.
+    """
+    for suffix, content in members:
+        member = tarfile.TarInfo(f"{key}.{suffix}")
+        member.size = len(content)
+        tar.addfile(member, io.BytesIO(content))
 
 
 class ShardWriter:
@@ -132,10 +166,7 @@ class ShardWriter:
             self._tar = tarfile.TarFile(self._path(".partial"), "w", format=tarfile.USTAR_FORMAT)
         facts = json.dumps(metadata, sort_keys=True, ensure_ascii=False)
         members = ((extension, image), ("txt", caption.encode()), ("json", facts.encode()))
-        for suffix, content in members:
-            member = tarfile.TarInfo(f"{key}.{suffix}")
-            member.size = len(content)
-            self._tar.addfile(member, io.BytesIO(content))
+        add_members(self._tar, key, members)
         self._count += 1
         if self._count == self.samples_per_shard:
             self._finish_shard()

@@ -7,7 +7,7 @@ from transformers import BlipForConditionalGeneration
 
 from blip_model.caption import BlipCaption
 from blip_model.convert.huggingface import from_huggingface
-from blip_model.generate import beam_search, nucleus, nucleus_probabilities
+from blip_model.generate import beam_search, inverse_draw, nucleus, nucleus_probabilities
 from tests.tiny import tiny_config
 
 COUNT, LENGTH = 3, 14
@@ -126,3 +126,35 @@ def test_sampled_captions_end_with_padding_after_the_end() -> None:
             assert row.index(2) >= 4
             assert not any(row[row.index(2) + 1 :])
     assert ended
+
+
+def test_inverse_draws_follow_the_distribution_and_never_leave_it() -> None:
+    probabilities = torch.tensor([[0.0, 0.2, 0.0, 0.5, 0.3, 0.0]])
+    count = 10_000
+    numbers = torch.arange(count, dtype=torch.float64) / count
+    tokens = inverse_draw(probabilities.expand(count, -1), numbers)
+    assert torch.bincount(tokens, minlength=6).tolist() == pytest.approx(
+        [0, 2000, 0, 5000, 3000, 0], abs=1
+    )
+    edges = torch.tensor([0.0, 1 - 2.0**-32], dtype=torch.float64)
+    assert inverse_draw(probabilities.expand(2, -1), edges).tolist() == [1, 4]
+
+
+def test_a_caption_depends_on_its_own_numbers_alone() -> None:
+    """Alone, in a batch, in another order, with finished pictures taken out or left in."""
+    _, ours = pair_of_models(5)
+    states = ours.encode_image(torch.randn(12, 3, 32, 32))
+    prompt = torch.tensor([[58, 5]] * 12)
+    uniforms = torch.rand(12, 2, 40, dtype=torch.float64)
+    settings = {"max_length": 40, "min_length": 4, "temperature": 3.0, "samples": 2}
+    whole = nucleus(ours, states, prompt, uniforms=uniforms, compact=False, **settings)
+    lengths = (whole != 0).sum(2)
+    assert lengths.amax(1).min() < lengths.max() - 8, "nothing to take out early"
+    assert torch.equal(nucleus(ours, states, prompt, uniforms=uniforms, **settings), whole)
+    order = torch.randperm(12)
+    mixed = nucleus(ours, states[order], prompt, uniforms=uniforms[order], **settings)
+    assert torch.equal(mixed, whole[order])
+    for one in range(12):
+        part = slice(one, one + 1)
+        alone = nucleus(ours, states[part], prompt[part], uniforms=uniforms[part], **settings)
+        assert torch.equal(alone, whole[part])

@@ -10,10 +10,11 @@ import pytest
 
 from engine.config import ConfigError, RunConfig
 from engine.ranges import RANGES
-from launch import collect, convert, evaluate, finetune, pack, pretrain, report
+from launch import capfilt, collect, convert, evaluate, finetune, pack, pretrain, report
 from launch.cli import parse
 from tests.commands import call, contents
 from tests.mistakes import (
+    CAPFILT,
     COLLECT,
     CONVERT,
     EVALUATE,
@@ -38,6 +39,7 @@ GIVEN: dict[Main, str] = {
     collect.main: "--output_dir OUT",
     convert.main: "--from ours --input tiny --to ours --output OUT",
     pack.main: "verify",
+    capfilt.main: "--data.train data --captioner tiny --filter tiny --output_dir OUT",
 }
 
 MISTAKES = [
@@ -50,6 +52,7 @@ MISTAKES = [
     *((collect.main, *case) for case in COLLECT),
     *((convert.main, *case) for case in CONVERT),
     *((pack.main, *case) for case in PACK),
+    *((capfilt.main, *case) for case in CAPFILT),
 ]
 
 

@@ -1,0 +1,85 @@
+"""Scores of pictures with many texts each: a picture is projected once, texts are not padded.
+
+The filter's way to the numbers that `Blip.match` and the two features define.
+"""
+
+import torch
+
+from blip_model.blip import Blip, unit, with_first_token
+from blip_model.med import MedAttention
+from blip_model.packed_text import embed, first_states, heads, self_attend
+from blip_model.packing import Packing
+from kernels import attention
+
+
+def matching_logits(
+    model: Blip,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    image_states: torch.Tensor,
+    texts_of_image: torch.Tensor,
+) -> torch.Tensor:
+    """`Blip.match` of texts with their pictures, with less work.
+
+    The texts of a picture ask its keys and values as one longer block of queries; in the last
+    layer only [ENC] is computed.
+
+    Args:
+        model: with text encoder and matching head, in eval mode.
+        ids: [R, L], [CLS] first; texts of the first picture, then of the second, and so on.
+        mask: [R, L].
+        image_states: [B, P, vision width].
+        texts_of_image: [B] int64, how many of the R texts are each picture's; may be 0.
+
+    Returns:
+        [R, 2] float32 logits: unmatched, matched.
+    """
+    ids = with_first_token(ids, model.config.enc_token_id)
+    packing = Packing.of(mask)
+    owner = _owner(texts_of_image)
+    tokens = texts_of_image.new_zeros(len(texts_of_image)).index_add(0, owner, mask.long().sum(1))
+    asking, asking_last = _blocks(tokens), _blocks(texts_of_image)
+    states = embed(model.text_encoder, ids, packing)
+    layers = model.text_encoder.encoder.layer
+    for number, layer in enumerate(layers, 1):
+        last = number == len(layers)
+        states = self_attend(layer.attention, states, packing, first_only=last)
+        seen = asking_last if last else asking
+        states = _look(layer.crossattention, states, image_states, seen)
+        states = layer.output(layer.intermediate(states), states)
+    return model.itm_head(states).float()
+
+
+def similarities(
+    model: Blip,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    image_states: torch.Tensor,
+    texts_of_image: torch.Tensor,
+) -> torch.Tensor:
+    """Cosine [R] float32 of each text's feature with its picture's; arguments as above."""
+    text = unit(model.text_proj(first_states(model.text_encoder, ids, mask)))
+    image = model.image_feature(image_states).index_select(0, _owner(texts_of_image))
+    return (text * image).sum(1)
+
+
+def _owner(texts_of_image: torch.Tensor) -> torch.Tensor:
+    """[R] picture of each text."""
+    pictures = torch.arange(len(texts_of_image), device=texts_of_image.device)
+    return pictures.repeat_interleave(texts_of_image)
+
+
+def _blocks(counts: torch.Tensor) -> Packing:
+    """The first counts[0] packed tokens as a row, the next counts[1] as another, and so on."""
+    places = torch.arange(int(counts.max()), device=counts.device)
+    return Packing.of(places < counts[:, None])
+
+
+def _look(
+    block: MedAttention, states: torch.Tensor, image_states: torch.Tensor, asking: Packing
+) -> torch.Tensor:
+    """Cross-attention of packed states, a row of `asking` for every picture."""
+    keys, values = block.self.keys_values(image_states)
+    query = heads(block, asking.pad(block.self.query(states)))
+    context = attention(query, keys, values).transpose(1, 2).flatten(2)
+    return block.output(asking.pack(context), states)

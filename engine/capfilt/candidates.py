@@ -1,0 +1,115 @@
+"""From a shard to the scored candidate texts of its pictures: by the models."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from engine.capfilt.captioner import Captioner
+from engine.capfilt.config import CapFiltConfig
+from engine.capfilt.filter import PairFilter
+from engine.capfilt.pictures import Bad, Picture, batches
+from engine.capfilt.rule import SYNTHETIC, WEB, Candidate
+from engine.capfilt.table import Scored
+from engine.config import ConfigError
+from engine.data.captions import clean_caption
+from engine.data.images import BadSample
+from engine.data.shards import Shards
+from engine.inference import LoadedBlip
+
+# Called after each batch with the pictures done so far; may raise to end the work.
+Tick = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class ShardTexts:
+    """What was found in a shard.
+
+    Attributes:
+        pictures: that could be used, in order, with their texts.
+        bad: samples that could not.
+    """
+
+    pictures: list[Scored]
+    bad: list[Bad]
+
+
+class Candidates(Protocol):
+    """Gives the scored texts of a shard."""
+
+    def __call__(self, name: str, shards: Shards, tick: Tick) -> ShardTexts: ...
+
+
+class CaptionAndScore:
+    """Captions every picture and scores its web and synthetic texts.
+
+    Args:
+        config: of the run.
+        captioner: weights with a decoder.
+        scorer: weights with a text encoder; the same object encodes pictures once.
+    """
+
+    def __init__(self, config: CapFiltConfig, captioner: LoadedBlip, scorer: LoadedBlip) -> None:
+        self.config = config
+        self.captioner = Captioner(captioner, config.caption, config.seed)
+        self.filter = PairFilter(scorer, config.data.max_tokens)
+
+    def __call__(self, name: str, shards: Shards, tick: Tick) -> ShardTexts:
+        """All of a shard; its batches hold nothing else, so that nothing else matters."""
+        models, data = (self.captioner.blip, self.filter.blip), self.config.data
+        sizes = {blip.model.config.image_size for blip in models}
+        pictures: list[Scored] = []
+        bad: list[Bad] = []
+        settings = {"workers": data.workers, "max_pixels": data.max_pixels}
+        for good, unusable in batches(shards, self.config.batch_size, sizes, **settings):
+            bad += unusable
+            if good:
+                pictures += self._score(good)
+            tick(len(pictures) + len(bad))
+        return ShardTexts(pictures, bad)
+
+    @torch.no_grad()
+    def _score(self, pictures: list[Picture]) -> list[Scored]:
+        states = _encode(self.captioner.blip, pictures)
+        made = self.captioner.captions(states, [picture.uid for picture in pictures])
+        if self.filter.blip is not self.captioner.blip:
+            states = _encode(self.filter.blip, pictures)
+        texts = [
+            [(WEB, one) for one in picture.captions] + [(SYNTHETIC, one) for one in captions]
+            for picture, captions in zip(pictures, made, strict=True)
+        ]
+        cleaned = [[self._clean(text) for _, text in many] for many in texts]
+        usable = [[text for text, problem in many if not problem] for many in cleaned]
+        scored = []
+        scores = self.filter.scores(states, usable)
+        for picture, many, forms, pairs in zip(pictures, texts, cleaned, scores, strict=True):
+            rest = iter(pairs)
+            candidates = []
+            for (source, text), (_, problem) in zip(many, forms, strict=True):
+                itm, itc = (None, None) if problem else next(rest)
+                candidates.append(Candidate(source, _storable(text), itm, itc, problem))
+            scored.append(Scored(picture.key, picture.uid, candidates))
+        return scored
+
+    def _clean(self, text: Any) -> tuple[str, str]:
+        """The text as it is scored, and why it cannot be."""
+        try:
+            return clean_caption(text, self.config.data.max_words), ""
+        except BadSample as bad:
+            return "", bad.reason
+
+
+def _encode(blip: LoadedBlip, pictures: list[Picture]) -> torch.Tensor:
+    size = blip.model.config.image_size
+    views = torch.stack([picture.views[size] for picture in pictures])
+    with blip.autocast():
+        states = blip.model.encode_image(views.to(blip.device))
+    if not states.isfinite().all():
+        raise ConfigError("the model's states are not finite: its weights are no good")
+    return states
+
+
+def _storable(text: Any) -> str:
+    """Text that Arrow can hold."""
+    return text.encode("utf-8", "replace").decode() if isinstance(text, str) else str(text)

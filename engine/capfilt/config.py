@@ -1,0 +1,183 @@
+"""A captioning-and-filtering run in one typed, frozen object."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from engine.config import ConfigError
+from engine.ranges import COUNT, NOT_NEGATIVE, PART, POSITIVE, SHARE, Range, out_of_range
+
+Ranked = Literal["itm", "itc"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairsSection:
+    """Where pairs come from.
+
+    Args:
+        train: tar shards: a path, a folder of them, a glob, a `{00000..00009}` range, or a list.
+        workers: threads a process that read and decode pictures.
+        max_words: words of a text that are scored.
+        max_tokens: tokens of a text that are scored, special tokens included.
+        max_pixels: larger pictures are bad samples (decompression bombs).
+    """
+
+    train: str | list[str] = ""
+    workers: int = 4
+    max_words: int = 30
+    max_tokens: int = 35
+    max_pixels: int = 25_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSection:
+    """What weights do not tell.
+
+    Args:
+        image_size: side of the square picture in pixels; null keeps what the weights were made for.
+        vocabulary: folder or vocab.txt of the BERT vocabulary; null looks in installed packages.
+    """
+
+    image_size: int | None = None
+    vocabulary: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionSection:
+    """How synthetic captions are made.
+
+    Args:
+        method: `nucleus` samples, as the paper does because it is more diverse; `beam` searches.
+        prompt: that every caption starts with and that is cut off again.
+        samples: captions a picture; beam search gives one.
+        top_p: nucleus: tokens are drawn from the fewest that hold this probability.
+        top_k: nucleus: and from so many at most; 0 sets no limit.
+        temperature: nucleus: divides the logits.
+        num_beams: beam: beams a picture.
+        max_length: longest caption in tokens, prompt included.
+        min_length: shortest caption in tokens, prompt included.
+        repetition_penalty: divides the odds of tokens that are there already; null takes the
+            original's, 1.1 for nucleus and 1.0 for beam.
+        length_penalty: beam: exponent of the length that scores are divided by.
+    """
+
+    method: Literal["nucleus", "beam"] = "nucleus"
+    prompt: str = "a picture of "
+    samples: int = 1
+    top_p: float = 0.9
+    top_k: int = 0
+    temperature: float = 1.0
+    num_beams: int = 3
+    max_length: int = 20
+    min_length: int = 5
+    repetition_penalty: float | None = None
+    length_penalty: float = 1.0
+
+    @property
+    def penalty(self) -> float:
+        """The repetition penalty, its default filled in."""
+        default = 1.1 if self.method == "nucleus" else 1.0
+        return default if self.repetition_penalty is None else self.repetition_penalty
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleSection:
+    """Which texts stay. The defaults are the paper's rule: what the matching head calls matched.
+
+    Args:
+        itm_threshold: a text is dropped when its matching probability is below.
+        itc_threshold: and when its cosine with the picture is below; null does not look at it.
+        best_synthetic: of the synthetic texts that pass, so many best ones stay; null keeps all.
+        at_most: of a picture's texts that pass, so many best ones stay; null keeps all.
+        rank_by: score that is best: itm or itc. Of equal ones the first is.
+        drop_duplicates: a text that is word for word an earlier one of its picture is dropped.
+    """
+
+    itm_threshold: float = 0.5
+    itc_threshold: float | None = None
+    best_synthetic: int | None = None
+    at_most: int | None = None
+    rank_by: Ranked = "itm"
+    drop_duplicates: bool = False
+
+
+RANGES = {
+    "batch_size": COUNT,
+    "lease_seconds": Range(1),
+    "data.workers": COUNT,
+    "data.max_words": COUNT,
+    "data.max_tokens": Range(3, 512),
+    "data.max_pixels": COUNT,
+    "model.image_size": COUNT,
+    "caption.samples": COUNT,
+    "caption.top_p": PART,
+    "caption.top_k": NOT_NEGATIVE,
+    "caption.temperature": POSITIVE,
+    "caption.num_beams": COUNT,
+    "caption.max_length": COUNT,
+    "caption.min_length": NOT_NEGATIVE,
+    "caption.repetition_penalty": POSITIVE,
+    "caption.length_penalty": NOT_NEGATIVE,
+    "rule.itm_threshold": SHARE,
+    "rule.itc_threshold": Range(-1, 1),
+    "rule.best_synthetic": NOT_NEGATIVE,
+    "rule.at_most": COUNT,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CapFiltConfig:
+    """One run.
+
+    Args:
+        output_dir: folder of the cleaned shards; any number of processes may share it.
+        captioner: BLIP weights with a decoder (ours, original .pth, Hugging Face).
+        filter: BLIP weights with a text encoder.
+        from_table: folder of an earlier run: its scores are taken, no weights are needed, and only
+            the rule may differ.
+        resume: `auto` continues what is in output_dir, `none` refuses a folder that holds a run.
+        seed: of the sampled captions.
+        precision: fp32, or bf16 matrix products over fp32 weights.
+        device: `auto`, `cpu` or `cuda`.
+        batch_size: pictures a forward pass. Belongs to the run: other batches round otherwise.
+        lease_seconds: a process that shows no life for so long loses its shard to another one.
+    """
+
+    output_dir: str = "runs/capfilt"
+    captioner: str | None = None
+    filter: str | None = None
+    from_table: str | None = None
+    resume: Literal["auto", "none"] = "auto"
+    seed: int = 0
+    precision: Literal["fp32", "bf16"] = "bf16"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    batch_size: int = 64
+    lease_seconds: float = 60.0
+    data: PairsSection = field(default_factory=PairsSection)
+    model: NetworkSection = field(default_factory=NetworkSection)
+    caption: CaptionSection = field(default_factory=CaptionSection)
+    rule: RuleSection = field(default_factory=RuleSection)
+
+    def __post_init__(self) -> None:
+        problem = out_of_range(self, RANGES)
+        if problem:
+            raise ConfigError(problem)
+        caption = self.caption
+        if not self.output_dir.strip():
+            raise ConfigError("output_dir is empty: name the folder of the run")
+        if caption.min_length > caption.max_length:
+            raise ConfigError(
+                f"caption.min_length {caption.min_length} is more than "
+                f"caption.max_length {caption.max_length}"
+            )
+        if caption.method == "beam" and caption.samples > 1:
+            raise ConfigError(
+                f"caption.samples is {caption.samples}: beam search gives one caption a picture; "
+                "set caption.method to nucleus"
+            )
+        if self.from_table and (self.captioner or self.filter):
+            raise ConfigError("from_table takes the scores of an earlier run: give no weights")
+
+
+def to_dict(config: CapFiltConfig) -> dict[str, Any]:
+    """Plain nested dictionaries, as `config.yaml` holds them."""
+    return asdict(config)

@@ -1,0 +1,86 @@
+"""From a shard to the scored candidate texts of its pictures: by the table of an earlier run."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from engine.capfilt.candidates import ShardTexts, Tick
+from engine.capfilt.config import RuleSection
+from engine.capfilt.folder import OutputFolder
+from engine.capfilt.identity import hash_identity, read_identity
+from engine.capfilt.ledger import QUARANTINED, Ledger
+from engine.capfilt.pictures import Bad
+from engine.capfilt.table import from_bytes
+from engine.config import ConfigError
+from engine.data.index import ShardError
+from engine.data.shards import Shards
+
+
+class EarlierRun:
+    """Scores that were made before.
+
+    Args:
+        root: output_dir of the earlier run.
+
+    Raises:
+        ConfigError: no run there.
+    """
+
+    def __init__(self, root: Path) -> None:
+        identity = read_identity(root)
+        if identity is None:
+            raise ConfigError(f"from_table {root}: holds no captioning-and-filtering run")
+        self.folder, self._identity = OutputFolder(root), identity
+        self.ledger = Ledger(self.folder, hash_identity(identity))
+
+    def identity(self, rule: RuleSection) -> dict[str, Any]:
+        """That of a run with these scores and this rule: the same as if they were made anew."""
+        return {**self._identity, "rule": asdict(rule)}
+
+    def require(self, names: list[str]) -> None:
+        """Refuse shards that the earlier run has not finished.
+
+        Raises:
+            ConfigError: names the first of them.
+        """
+        missing = [name for name in names if not self.ledger.has(name)]
+        if missing:
+            raise ConfigError(
+                f"from_table {self.folder.root}: {len(missing)} of {len(names)} shards are not "
+                f"finished there, the first is {missing[0]}"
+            )
+
+    def __call__(self, name: str, shards: Shards, tick: Tick) -> ShardTexts:
+        """The texts of a shard.
+
+        Raises:
+            ShardError: the earlier run could not read it.
+            ConfigError: a table that is damaged, or was made from other bytes.
+        """
+        entry, path = self.ledger.read(name), self.folder.table / f"{name}.parquet"
+        if entry.status == QUARANTINED:
+            raise ShardError(entry.reason)
+        if entry.input["fingerprint"] != shards.indexes[0].fingerprint:
+            raise ConfigError(f"{path} was made from another shard than {shards.indexes[0].path}")
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}") from None
+        if xxhash.xxh3_128_hexdigest(content) != entry.table["xxh3_128"]:
+            raise ConfigError(f"{path}: is damaged, its hash differs from the ledger's")
+        pictures, bad = from_bytes(content, str(path)), self._bad(name)
+        tick(len(pictures) + len(bad))
+        return ShardTexts(pictures, bad)
+
+    def _bad(self, name: str) -> list[Bad]:
+        path = self.folder.quarantine / f"{name}.jsonl"
+        if not path.exists():
+            return []
+        try:
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            return [Bad(row["key"], row["uid"], row["reason"]) for row in rows]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise ConfigError(f"{path}: damaged") from None

@@ -1,0 +1,157 @@
+"""What the bytes of a run depend on, besides its input: a folder holds one run only."""
+
+import json
+import os
+import uuid
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+import yaml
+
+from engine.capfilt.config import CapFiltConfig, to_dict
+from engine.capfilt.folder import IDENTITY, SETTINGS, OutputFolder, put, write_file
+from engine.config import ConfigError
+from engine.inference import LoadedBlip
+
+FORMAT = 1
+
+
+def hash_weights(model: torch.nn.Module) -> str:
+    """xxh3_128 over names and values of a model's weights, whatever file they came from."""
+    state = xxhash.xxh3_128()
+    for name, tensor in sorted(model.state_dict().items()):
+        state.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        state.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return state.hexdigest()
+
+
+def of_models(config: CapFiltConfig, captioner: LoadedBlip, scorer: LoadedBlip) -> dict[str, Any]:
+    """The identity of a run that captions and scores.
+
+    Paths and everything else that changes no byte is left out.
+    """
+    parts = {"captioner": captioner, "filter": scorer}
+    caption = {**asdict(config.caption), "repetition_penalty": config.caption.penalty}
+    return {
+        "format": FORMAT,
+        "seed": config.seed,
+        "precision": config.precision,
+        "device": captioner.device.type,
+        "batch_size": config.batch_size,
+        "caption": caption,
+        "data": {
+            name: getattr(config.data, name) for name in ("max_words", "max_tokens", "max_pixels")
+        },
+        "image_size": {n: blip.model.config.image_size for n, blip in parts.items()},
+        "weights": {name: hash_weights(blip.model) for name, blip in parts.items()},
+        "vocabulary": xxhash.xxh3_128_hexdigest(captioner.tokenizer.path.read_bytes()),
+        "rule": asdict(config.rule),
+    }
+
+
+def read_identity(root: Path) -> dict[str, Any] | None:
+    """The identity of the run that a folder holds, or None where it holds none.
+
+    Raises:
+        ConfigError: it holds something else, or a damaged one.
+    """
+    path = root / IDENTITY
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["format"] != FORMAT or not isinstance(found["rule"], dict):
+            raise ValueError
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ConfigError(f"{path}: not a readable identity of a run of this version") from None
+    return found
+
+
+def hash_identity(identity: dict[str, Any]) -> str:
+    """Short name of an identity, the same for equal ones."""
+    return xxhash.xxh3_128_hexdigest(json.dumps(identity, sort_keys=True).encode())
+
+
+def refuse_other(config: CapFiltConfig, identity: dict[str, Any]) -> None:
+    """Refuse a folder that holds another run.
+
+    Raises:
+        ConfigError: lists what differs; or the folder is no run's, or resume is `none`.
+    """
+    root = Path(config.output_dir)
+    if root.exists() and not root.is_dir():
+        raise ConfigError(f"output_dir {root} is a file")
+    found = read_identity(root)
+    if found is None:
+        strangers = sorted(p.name for p in root.iterdir())[:1] if root.is_dir() else []
+        if strangers and strangers != [".work"]:
+            raise ConfigError(
+                f"output_dir {root} holds {strangers[0]} but no captioning-and-filtering run: "
+                "choose another output_dir"
+            )
+        return
+    if config.resume == "none":
+        raise ConfigError(
+            f"{root} holds a run already: choose another output_dir, or leave resume at auto to "
+            "continue it"
+        )
+    ours, theirs = _flat(identity), _flat(found)
+    differing = [
+        f"{key} {theirs.get(key)!r} -> {ours.get(key)!r}"
+        for key in sorted(ours.keys() | theirs.keys())
+        if ours.get(key) != theirs.get(key)
+    ]
+    if differing:
+        raise ConfigError(
+            f"{root} was made with other settings or weights ({', '.join(differing)}): give the "
+            "same ones to continue, or choose another output_dir"
+        )
+
+
+def settle(folder: OutputFolder, config: CapFiltConfig, identity: dict[str, Any]) -> None:
+    """Make the folder this run's; of several processes at once the first one does.
+
+    Raises:
+        ConfigError: another run was faster, or the folder cannot be written.
+    """
+    folder.make()
+    temporary = folder.root / ".work" / f"{IDENTITY}.{uuid.uuid4().hex}"
+    try:
+        if not (folder.root / SETTINGS).exists():
+            text = yaml.safe_dump(to_dict(config), sort_keys=False)
+            write_file(temporary, text.encode())
+            put(temporary, folder.root / SETTINGS)
+        write_file(temporary, (json.dumps(identity, indent=1) + "\n").encode())
+        _claim(temporary, folder.root / IDENTITY)
+    except OSError as error:
+        problem = f"cannot be written: {error.strerror}"
+        raise ConfigError(f"output_dir {folder.root}: {problem}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    refuse_other(config, identity)
+
+
+def _claim(source: Path, target: Path) -> None:
+    """Give a file a second name unless the name is taken."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return
+    except OSError:
+        # A filesystem without links: two different runs that start in the same instant are not
+        # told apart here, but at the next start.
+        if not target.exists():
+            os.replace(source, target)
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,89 @@
+"""A shard's pictures, decoded by threads, in batches that depend on the shard alone."""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from engine.data.augment import evaluation_view
+from engine.data.images import BadSample, decode_image
+from engine.data.index import ShardError
+from engine.data.shards import Shards
+
+AHEAD = 2
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A sample that can be used.
+
+    Attributes:
+        key: of the sample.
+        uid: of the sample.
+        captions: as stored; may hold what is not text.
+        views: [3, S, S] by size S.
+    """
+
+    key: str
+    uid: str
+    captions: list[Any]
+    views: dict[int, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A sample that cannot be used, and why."""
+
+    key: str
+    uid: str
+    reason: str
+
+
+def batches(
+    shards: Shards, batch_size: int, sizes: set[int], *, workers: int, max_pixels: int
+) -> Iterator[tuple[list[Picture], list[Bad]]]:
+    """Every `batch_size` samples of the shard, without those that are bad.
+
+    Args:
+        shards: one shard.
+        batch_size: samples a batch, bad ones counted.
+        sizes: of the views.
+        workers: threads.
+        max_pixels: larger pictures are bad.
+
+    Raises:
+        ShardError: the file cannot be read.
+    """
+    pool = ThreadPoolExecutor(workers)
+    waiting: deque[list[Future[Picture | Bad]]] = deque()
+    starts = iter(range(0, len(shards), batch_size))
+    try:
+        while True:
+            while len(waiting) < AHEAD and (start := next(starts, None)) is not None:
+                numbers = range(start, min(start + batch_size, len(shards)))
+                waiting.append([pool.submit(_read, shards, n, sizes, max_pixels) for n in numbers])
+            if not waiting:
+                return
+            found = [future.result() for future in waiting.popleft()]
+            good = [one for one in found if isinstance(one, Picture)]
+            yield good, [one for one in found if isinstance(one, Bad)]
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _read(shards: Shards, number: int, sizes: set[int], max_pixels: int) -> Picture | Bad:
+    try:
+        raw = shards.read(number)
+    except OSError as error:
+        raise ShardError(f"{shards.indexes[0].path}: {error.strerror}") from None
+    try:
+        if raw.problem:
+            raise BadSample(raw.problem)
+        image = decode_image(raw.image, max_pixels)
+    except BadSample as bad:
+        return Bad(raw.key, raw.uid, bad.reason)
+    views = {size: evaluation_view(image, size) for size in sizes}
+    return Picture(raw.key, raw.uid, raw.captions, views)

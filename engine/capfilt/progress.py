@@ -1,0 +1,67 @@
+"""What a run says about itself, on the first rank only."""
+
+import sys
+import time
+from datetime import timedelta
+from typing import Any
+
+from engine.capfilt.ledger import Ledger, totals
+from engine.capfilt.rule import KEPT
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Progress:
+    """Lines on stderr, at most one every ten seconds.
+
+    Args:
+        ledger: of the output, which tells what all processes together have done.
+        names: shards of this run.
+        talks: whether this process says anything.
+    """
+
+    def __init__(self, ledger: Ledger, names: list[str], talks: bool) -> None:
+        self.ledger, self.names, self.talks = ledger, set(names), talks
+        self._begun, self._shown = time.monotonic(), 0.0
+        self._before = self._totals()["pairs"] if talks else 0
+
+    def line(self, here: int = 0) -> None:
+        """Say how far all processes are.
+
+        Args:
+            here: pictures of the shard that this process has in work.
+        """
+        now = time.monotonic()
+        if not self.talks or (self._shown and now - self._shown < SECONDS_BETWEEN_LINES):
+            return
+        self._shown = now
+        now_done = self._totals()
+        done = now_done["pairs"] - self._before + here
+        rate = done / max(now - self._begun, 1e-6)
+        left = len(self.names) - now_done["shards"]
+        words = f"{now_done['shards']} of {len(self.names)} shards, {rate:.1f} images/s"
+        if now_done["pairs"]:
+            words += f", {shares(now_done)}"
+            mean = now_done["pairs"] / max(now_done["shards"] - now_done["quarantined_shards"], 1)
+            if done:
+                seconds = int(max(left * mean - here, 0) / rate)
+                words += f", ETA {timedelta(seconds=seconds)}"
+        print(words, file=sys.stderr, flush=True)
+
+    def say(self, words: str) -> None:
+        """A line that is always said."""
+        if self.talks:
+            print(words, file=sys.stderr, flush=True)
+
+    def _totals(self) -> dict[str, Any]:
+        return totals(self.ledger.entries(self.ledger.finished() & self.names))
+
+
+def shares(counted: dict[str, Any]) -> str:
+    """`kept 62 % of web and 81 % of synthetic texts`."""
+    parts = []
+    for source in ("web", "synthetic"):
+        counts = counted[source]
+        share = 100 * counts.get(KEPT, 0) / max(sum(counts.values()), 1)
+        parts.append(f"{share:.0f} % of {source}")
+    return f"kept {' and '.join(parts)} texts"

@@ -1,0 +1,209 @@
+"""Captioning and filtering of many shards by any number of processes.
+
+Processes never wait for each other's messages: they share the output folder, take shards by
+leases, and the ledger says what is finished. Any of them may die at any time.
+"""
+
+import json
+import logging
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from engine.capfilt import identity
+from engine.capfilt.candidates import Candidates, CaptionAndScore
+from engine.capfilt.config import CapFiltConfig
+from engine.capfilt.folder import SUMMARY, OutputFolder, put, write_file
+from engine.capfilt.from_table import EarlierRun
+from engine.capfilt.lease import Lease, LeaseLostError, Leases
+from engine.capfilt.ledger import QUARANTINED, Ledger, totals
+from engine.capfilt.progress import Progress, shares
+from engine.capfilt.shard_job import ShardJob
+from engine.checkpoint import FULL
+from engine.config import ConfigError, ModelSection
+from engine.data.pack import shards_of
+from engine.inference import LoadedBlip, load
+from engine.runtime import Runtime
+from engine.training.signals import STOPPED, Interrupted, StopRequest
+
+log = logging.getLogger(__name__)
+LONGEST_WAIT = 1.0
+
+
+class CapFilt:
+    """One process of a run.
+
+    Args:
+        config: of the run.
+        here: where this process stands.
+        stop: says when a signal asked to stop.
+
+    Raises:
+        ConfigError: no shards, weights that cannot do it, or a folder of another run.
+    """
+
+    def __init__(self, config: CapFiltConfig, here: Runtime, stop: StopRequest) -> None:
+        self.config, self.here, self.stop = config, here, stop
+        self.shards = name_shards(config.data.train)
+        self.folder = OutputFolder(Path(config.output_dir))
+        candidates, what = self._candidates()
+        identity.refuse_other(config, what)
+        identity.settle(self.folder, config, what)
+        self.ledger = Ledger(self.folder, identity.hash_identity(what))
+        self.job = ShardJob(self.folder, self.ledger, candidates, config.rule)
+        self.leases = Leases(self.folder.leases, config.lease_seconds)
+
+    def run(self) -> int:
+        """Make all shards that are not made; 0 when all are, 75 when a signal stopped it.
+
+        Raises:
+            ConfigError: the disk is full, no shard could be read, or a finished one has changed.
+        """
+        try:
+            return self._run()
+        except OSError as error:
+            # Small files outside of a shard's desk: leases, the summary.
+            if error.errno not in FULL:
+                raise
+            raise ConfigError(f"output_dir {self.folder.root}: the disk is full") from None
+        finally:
+            self.leases.close()
+
+    def _run(self) -> int:
+        names = list(self.shards)
+        progress: Progress | None = None
+        try:
+            with self.stop.interrupting():
+                self._look_over()
+            progress = Progress(self.ledger, names, self.here.is_main)
+            first = len(names) * self.here.rank // max(self.here.world_size, 1) % len(names)
+            order = names[first:] + names[:first]
+            begun_complete = not self._left(order)
+            while left := self._left(order):
+                self._next(left, progress)
+        except Interrupted:
+            if progress:
+                done = len(names) - len(self._left(names))
+                progress.say(f"stopped: {done} of {len(names)} shards saved; start again to go on")
+            return STOPPED
+        except ConfigError as error:
+            if not self.here.is_main:
+                # The first rank may be well and say nothing.
+                log.error("rank %d: %s", self.here.rank, error)
+            raise
+        self._conclude(progress, "complete, nothing to do" if begun_complete else "complete")
+        return 0
+
+    def _candidates(self) -> tuple[Candidates, dict[str, Any]]:
+        """What gives scored texts, and the identity of the run."""
+        config = self.config
+        if config.from_table:
+            earlier = EarlierRun(Path(config.from_table))
+            earlier.require(list(self.shards))
+            return earlier, earlier.identity(config.rule)
+        for name in ("captioner", "filter"):
+            if not getattr(config, name):
+                raise ConfigError(f"no {name}: set --{name} to a run folder or weights")
+        captioner = self._load(str(config.captioner))
+        scorer = captioner
+        if config.filter != config.captioner:
+            scorer = self._load(str(config.filter))
+        candidates = CaptionAndScore(config, captioner, scorer)
+        return candidates, identity.of_models(config, captioner, scorer)
+
+    def _load(self, place: str) -> LoadedBlip:
+        config = self.config
+        section = ModelSection(
+            image_size=config.model.image_size, vocabulary=config.model.vocabulary
+        )
+        device = self.here.device.type
+        return load(place, device=device, precision=config.precision, section=section)
+
+    def _look_over(self) -> None:
+        """Look at this rank's part of what is finished already."""
+        finished = self.ledger.finished()
+        mine = [name for name in self.shards if name in finished]
+        for name in mine[self.here.rank :: max(self.here.world_size, 1)]:
+            problem = self.job.look_over(name, self.shards[name])
+            if problem:
+                raise ConfigError(
+                    f"{self.folder.root}: {problem}; choose another output_dir, or delete "
+                    f"{self.ledger.path(name)} to make it again"
+                )
+
+    def _left(self, order: list[str]) -> list[str]:
+        finished = self.ledger.finished()
+        return [name for name in order if name not in finished]
+
+    def _next(self, left: list[str], progress: Progress) -> None:
+        """Make one shard that nobody has, or wait a moment."""
+        for name in left:
+            lease = self.leases.acquire(name)
+            if lease is None:
+                continue
+            with lease:
+                if not self.ledger.has(name):
+                    self._make(name, lease, progress)
+                    progress.line()
+                    return
+        with self.stop.interrupting():
+            progress.line()
+            time.sleep(min(LONGEST_WAIT, self.config.lease_seconds / 5))
+
+    def _make(self, name: str, lease: Lease, progress: Progress) -> None:
+        def tick(done: int) -> None:
+            if lease.lost:
+                raise LeaseLostError
+            progress.line(done)
+
+        try:
+            with self.folder.desk(name) as desk:
+                with self.stop.interrupting():
+                    draft = self.job.draft(name, self.shards[name], desk, tick)
+                if not lease.lost:
+                    self.job.publish(draft)
+        except LeaseLostError:
+            return
+        except FileNotFoundError:
+            # Who took the shard over cleared this process's desk.
+            if not lease.lost and not self.ledger.has(name):
+                raise
+
+    def _conclude(self, progress: Progress, verdict: str) -> None:
+        made = totals(self.ledger.entries(self.ledger.finished()))
+        temporary = self.folder.root / ".work" / f"{SUMMARY}.{uuid.uuid4().hex}"
+        write_file(temporary, (json.dumps(made, indent=1) + "\n").encode())
+        put(temporary, self.folder.root / SUMMARY)
+        self.folder.clear(set(self.shards))
+        ours = self.ledger.entries(self.shards)
+        unread = [entry.reason for entry in ours if entry.status == QUARANTINED]
+        if ours and len(unread) == len(ours):
+            raise ConfigError(f"no shard could be read: {unread[0]}")
+        words = f"{self.folder.root}: {verdict}: {made['shards']} shards, "
+        words += f"{made['written']} of {made['pairs']} pictures, {shares(made)}"
+        bad = sum(made["bad"].values())
+        if bad or made["quarantined_shards"]:
+            words += f"; in quarantine/: {bad} samples, {made['quarantined_shards']} shards"
+        progress.say(words)
+
+
+def name_shards(spec: str | list[str]) -> dict[str, Path]:
+    """Input shards by the name of their output.
+
+    Raises:
+        ConfigError: none, one that is missing, or two of one name.
+    """
+    specs = [spec] if isinstance(spec, str) else spec
+    if not any(specs):
+        raise ConfigError("no pairs: set data.train to tar shards")
+    named: dict[str, Path] = {}
+    for path in shards_of([one for one in specs if one]):
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such file")
+        if path.stem in named:
+            raise ConfigError(
+                f"{named[path.stem]} and {path} have one name: give each its own output_dir"
+            )
+        named[path.stem] = path
+    return named

@@ -1,0 +1,187 @@
+"""One shard: from its file to the files that are to be put in place."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from engine.capfilt.candidates import Candidates, Tick
+from engine.capfilt.cleaned import index_of, write_cleaned
+from engine.capfilt.config import RuleSection
+from engine.capfilt.folder import OutputFolder, put, write_file
+from engine.capfilt.ledger import DONE, QUARANTINED, Entry, Ledger, digest_of
+from engine.capfilt.pictures import Bad
+from engine.capfilt.rule import SYNTHETIC, WEB
+from engine.capfilt.table import Judged, judge_all, to_bytes
+from engine.data.index import ShardError, index_path, open_index
+from engine.data.shards import Shards
+from engine.manifest import sync
+
+# Texts are added to a shard, at the very most some kilobytes a picture; most shrink.
+MORE = 1.1
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A shard that is made but not in place.
+
+    Attributes:
+        name: of the shard.
+        entry: for the ledger.
+        files: what goes where, in this order.
+    """
+
+    name: str
+    entry: Entry
+    files: list[tuple[Path, Path]]
+
+
+class ShardJob:
+    """Makes shards.
+
+    Args:
+        folder: the output.
+        ledger: of the output.
+        candidates: gives the scored texts of a shard.
+        rule: which of them stay.
+    """
+
+    def __init__(
+        self, folder: OutputFolder, ledger: Ledger, candidates: Candidates, rule: RuleSection
+    ) -> None:
+        self.folder, self.ledger = folder, ledger
+        self.candidates, self.rule = candidates, rule
+
+    def draft(self, name: str, shard: Path, desk: Path, tick: Tick) -> Draft:
+        """Make a shard's files on a desk; a shard that cannot be read is quarantined.
+
+        Args:
+            name: of the shard.
+            shard: input.
+            desk: folder for the files.
+            tick: called after each batch.
+
+        Raises:
+            ConfigError: not enough room.
+            OSError: the disk refuses.
+        """
+        try:
+            shards, size = Shards([shard]), _size(shard)
+            texts = self.candidates(name, shards, tick)
+            self.folder.require_space(name, int(size * MORE) + (1 << 20))
+            judged = judge_all(texts.pictures, self.rule)
+            tar = desk / f"{name}.tar"
+            written = write_cleaned(tar, shards, judged)
+        except ShardError as error:
+            return self._quarantined(name, shard, desk, str(error))
+        for path in (tar, index_of(tar)):
+            sync(path)
+        table = to_bytes(judged)
+        write_file(desk / f"{name}.parquet", table)
+        files = [(tar, self.folder.shards), (index_of(tar), self.folder.shards)]
+        files.append((desk / f"{name}.parquet", self.folder.table))
+        files += self._quarantine(name, desk, texts.bad)
+        entry = Entry(
+            status=DONE,
+            run=self.ledger.run,
+            input={
+                "file": shard.name,
+                "bytes": size,
+                "fingerprint": shards.indexes[0].fingerprint,
+            },
+            output={"bytes": tar.stat().st_size, "xxh3_128": digest_of(tar)},
+            table={
+                "bytes": len(table),
+                "xxh3_128": xxhash.xxh3_128_hexdigest(table),
+                "rows": sum(len(picture.reasons) for picture in judged),
+            },
+            counts=_counts(len(shards), written, judged, texts.bad),
+        )
+        return self._draft(name, entry, desk, files)
+
+    def publish(self, draft: Draft) -> None:
+        """Put the files in place, the ledger's last: whoever sees it sees a finished shard."""
+        if not any(target.parent == self.folder.quarantine for _, target in draft.files):
+            (self.folder.quarantine / f"{draft.name}.jsonl").unlink(missing_ok=True)
+        for source, target in draft.files:
+            put(source, target)
+
+    def look_over(self, name: str, shard: Path) -> str | None:
+        """Look at a finished shard when a run starts; what must be made again is forgotten.
+
+        That is a shard whose files are missing or of another size, or one in quarantine that was
+        repaired meanwhile.
+
+        Returns:
+            Why the run must not go on, or None.
+        """
+        entry = self.ledger.read(name)
+        if entry.status == QUARANTINED:
+            if not entry.input["digest"] or entry.input["digest"] != _digest(shard):
+                self.ledger.forget(name)
+            return None
+        try:
+            same = open_index(shard).fingerprint == entry.input["fingerprint"]
+        except ShardError as error:
+            return f"it was finished, but {error}"
+        if not same:
+            return f"{shard} is not what it was when it was finished"
+        made = {
+            self.folder.shards / f"{name}.tar": entry.output["bytes"],
+            self.folder.table / f"{name}.parquet": entry.table["bytes"],
+        }
+        if not all(path.is_file() and path.stat().st_size == size for path, size in made.items()):
+            self.ledger.forget(name)
+        return None
+
+    def _quarantined(self, name: str, shard: Path, desk: Path, reason: str) -> Draft:
+        size = shard.stat().st_size if shard.exists() else 0
+        facts = {"file": shard.name, "bytes": size, "digest": _digest(shard)}
+        entry = Entry(status=QUARANTINED, run=self.ledger.run, input=facts, reason=reason)
+        row = {"shard": name, "reason": reason}
+        return self._draft(name, entry, desk, self._lines(name, desk, [row]))
+
+    def _quarantine(self, name: str, desk: Path, bad: list[Bad]) -> list[tuple[Path, Path]]:
+        rows = [{"shard": name, "key": b.key, "uid": b.uid, "reason": b.reason} for b in bad]
+        return self._lines(name, desk, rows) if rows else []
+
+    def _lines(self, name: str, desk: Path, rows: list[dict[str, Any]]) -> list[tuple[Path, Path]]:
+        path = desk / f"{name}.jsonl"
+        write_file(path, "".join(f"{json.dumps(row)}\n" for row in rows).encode())
+        return [(path, self.folder.quarantine)]
+
+    def _draft(self, name: str, entry: Entry, desk: Path, files: list[tuple[Path, Path]]) -> Draft:
+        path = desk / f"{name}.json"
+        write_file(path, entry.to_bytes())
+        targets = [(source, folder / source.name) for source, folder in files]
+        return Draft(name, entry, [*targets, (path, self.ledger.path(name))])
+
+
+def _size(shard: Path) -> int:
+    try:
+        return shard.stat().st_size
+    except OSError as error:
+        raise ShardError(f"{shard}: {error.strerror}") from None
+
+
+def _digest(shard: Path) -> str:
+    """Of the file and its index: one of them must change before it is worth another try."""
+    whole = digest_of(shard)
+    return whole and whole + digest_of(index_path(shard))
+
+
+def _counts(pairs: int, written: int, judged: list[Judged], bad: list[Bad]) -> dict[str, Any]:
+    texts = {source: Counter() for source in (WEB, SYNTHETIC)}
+    for picture in judged:
+        for one, reason in zip(picture.scored.candidates, picture.reasons, strict=True):
+            texts[one.source][reason] += 1
+    return {
+        "pairs": pairs,
+        "written": written,
+        "web": dict(sorted(texts[WEB].items())),
+        "synthetic": dict(sorted(texts[SYNTHETIC].items())),
+        "bad": dict(sorted(Counter(one.reason for one in bad).items())),
+    }

@@ -1,0 +1,99 @@
+"""Kills, stops and crowds captioning-and-filtering processes; run as a program of its own.
+
+    python -m tests.capfilt_chaos WORLD OUTPUT random|every|together|stopped COUNT [SEED]
+
+`random` kills one of two processes after random times, `every` kills a process before each of its
+file operations in turn, or every SEED-th of them, `together` lets that many processes share the
+folder, `stopped` suspends one until another has taken its shard over. One interpreter forks all,
+because importing torch costs seconds. Prints JSON; the output must be that of an undisturbed run.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from engine.capfilt.config import CapFiltConfig
+from engine.capfilt.run import CapFilt
+from engine.runtime import Runtime
+from engine.training.signals import StopRequest
+from launch.cli import parse
+from tests.capfilt_runs import words
+from tests.checkpoint_chaos import kill_myself_at
+
+
+def start(config: CapFiltConfig, rank: int, world: int, at: int | None = None) -> int:
+    """Fork a process of the run; it dies right before its n-th file operation."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        if at is not None:
+            kill_myself_at(at)
+        process = CapFilt(config, Runtime(rank, world, torch.device("cpu")), StopRequest())
+        code = process.run()
+    finally:
+        os._exit(code)
+
+
+def ended(pid: int) -> int:
+    """Exit code, or minus the signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def kill_at_random(config: CapFiltConfig, kills: int, seed: int) -> list[int]:
+    """Two processes, one of which is killed and started again, over and over."""
+    chance, codes = random.Random(seed), []
+    for _ in range(kills):
+        pids = [start(config, rank, 2) for rank in range(2)]
+        time.sleep(chance.uniform(0.05, 1.5))
+        os.kill(chance.choice(pids), signal.SIGKILL)
+        if chance.random() < 0.5:
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+        codes += [ended(pid) for pid in pids]
+    return codes
+
+
+def kill_at_every(config: CapFiltConfig, kills: int, step: int) -> list[int]:
+    """One process at a time, killed `step` operations later each time."""
+    return [ended(start(config, 0, 1, step * number)) for number in range(1, kills + 1)]
+
+
+def stop_one(config: CapFiltConfig, folder: Path) -> list[int]:
+    """The first process is suspended with its shard in work; it wakes up when all is done."""
+    slow = start(config, 0, 1)
+    while not list(folder.glob(".work/leases/*@0")):
+        time.sleep(0.01)
+    time.sleep(0.1)
+    os.kill(slow, signal.SIGSTOP)
+    other = ended(start(config, 0, 1))
+    os.kill(slow, signal.SIGCONT)
+    return [other, ended(slow)]
+
+
+def main(world: Path, output: Path, mode: str, count: int, seed: int) -> None:
+    """Run one mode, finish the run undisturbed, and print how every process ended."""
+    more = ("--lease_seconds", "2" if mode == "stopped" else "20")
+    config = parse(CapFiltConfig, words(world, output, *more), description="", examples="")
+    if mode == "random":
+        codes = kill_at_random(config, count, seed)
+    elif mode == "every":
+        codes = kill_at_every(config, count, seed)
+    elif mode == "together":
+        codes = [ended(pid) for pid in [start(config, 0, 1) for _ in range(count)]]
+    else:
+        codes = stop_one(config, output)
+    last = ended(start(config, 0, 1))
+    print(json.dumps({"codes": codes, "last": last}))
+
+
+if __name__ == "__main__":
+    place, out, how, number, *rest = sys.argv[1:]
+    main(Path(place), Path(out), how, int(number), int(rest[0]) if rest else 0)

@@ -1,0 +1,105 @@
+"""One holder at a time; dead and silent ones are replaced; nobody trusts another's clock."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from engine.capfilt import lease as leasing
+from engine.capfilt.lease import Lease, Leases
+
+
+def others(folder: Path, seconds: float) -> Leases:
+    """As another machine would have them."""
+    leases = Leases(folder, seconds)
+    leases._me = leases._me.replace(leasing.MACHINE.encode(), b"elsewhere")
+    return leases
+
+
+def held_by_a_dead_process(folder: Path) -> None:
+    pid = os.fork()
+    if pid == 0:
+        Leases(folder, 60).acquire("shard")
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+
+def test_one_has_it_until_it_is_given_back(tmp_path: Path) -> None:
+    one, other = others(tmp_path, 60), Leases(tmp_path, 60)
+    lease = one.acquire("shard")
+    assert lease is not None
+    with lease:
+        assert not lease.lost
+        assert other.acquire("shard") is None
+        assert other.acquire("shard.2") is not None
+    assert lease.lost
+    assert other.acquire("shard") is not None
+
+
+def test_a_dead_process_of_this_machine_is_replaced_at_once(tmp_path: Path) -> None:
+    held_by_a_dead_process(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["shard@0"]
+    assert Leases(tmp_path, 60).acquire("shard") is not None
+    assert [path.name for path in tmp_path.iterdir()] == ["shard@1"]
+
+
+def test_a_silent_holder_is_replaced_whatever_its_clock_says(tmp_path: Path) -> None:
+    one, other = others(tmp_path, 60), Leases(tmp_path, 0.3)
+    lease = one.acquire("shard")
+    assert isinstance(lease, Lease)
+    for clock in (0, 4_000_000_000):
+        os.utime(lease.path, (clock, clock))
+        assert other.acquire("shard") is None
+    time.sleep(0.2)
+    lease.touch()
+    assert other.acquire("shard") is None
+    time.sleep(0.4)
+    with other.acquire("shard") as taken:
+        assert lease.lost
+        assert not taken.lost
+        # The loser gives back what is not its own any more.
+        lease.__exit__(None, None, None)
+        assert taken.path.exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_living_holder_keeps_it(tmp_path: Path) -> None:
+    one, other = others(tmp_path, 1.0), Leases(tmp_path, 1.5)
+    with one.acquire("shard") as lease:
+        began = time.monotonic()
+        while time.monotonic() - began < 3:
+            assert other.acquire("shard") is None
+            time.sleep(0.1)
+        assert not lease.lost
+    one.close()
+
+
+def test_only_one_of_many_takes_over(tmp_path: Path) -> None:
+    held_by_a_dead_process(tmp_path)
+    (listening, report), (waiting, release) = os.pipe(), os.pipe()
+    children = []
+    for _ in range(6):
+        pid = os.fork()
+        if pid == 0:
+            os.close(release)
+            won = Leases(tmp_path, 60).acquire("shard") is not None
+            os.write(report, b"1" if won else b"0")
+            # Lives until all have tried.
+            os.read(waiting, 1)
+            os._exit(0)
+        children.append(pid)
+    tries = b"".join(os.read(listening, 1) for _ in children)
+    os.close(release)
+    for pid in children:
+        os.waitpid(pid, 0)
+    assert sorted(tries) == sorted(b"000001")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"machine": 3}'])
+def test_a_lease_that_was_never_written_ends_by_silence(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "shard@4").write_bytes(content)
+    leases = Leases(tmp_path, 0.2)
+    assert leases.acquire("shard") is None
+    time.sleep(0.3)
+    assert leases.acquire("shard").path.name == "shard@5"

@@ -1,0 +1,97 @@
+"""Captions and scores are those that `engine.load(...)` gives, one picture at a time."""
+
+import pytest
+import torch
+
+import engine
+from engine.capfilt.captioner import Captioner
+from engine.capfilt.config import CaptionSection
+from engine.capfilt.filter import PairFilter
+from engine.config import ConfigError
+from engine.inference import LoadedBlip
+from tests.capfilt_runs import make_world
+from tests.shards import caption, picture
+
+COUNT = 5
+UIDS = [f"uid-{n}" for n in range(COUNT)]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LoadedBlip]:
+    world = make_world(tmp_path_factory.mktemp("models"))
+    return {name: engine.load(world / name, device="cpu") for name in ("captioner", "filter")}
+
+
+def encoded(blip: LoadedBlip) -> torch.Tensor:
+    with torch.no_grad():
+        return blip.model.encode_image(blip.views([picture(n) for n in range(COUNT)]))
+
+
+def test_greedy_and_beam_captions_are_those_of_caption(models: dict[str, LoadedBlip]) -> None:
+    blip = models["captioner"]
+    images, states = [picture(n) for n in range(COUNT)], encoded(models["captioner"])
+    seen = set()
+    for settings, same in [
+        ({"top_k": 1}, {"top_p": 1e-6}),
+        ({"method": "beam", "num_beams": 2}, {"num_beams": 2}),
+    ]:
+        lengths = {"max_length": 8, "min_length": 6}
+        made = Captioner(blip, CaptionSection(**settings, **lengths), 0).captions(states, UIDS)
+        expected = blip.caption(images, **same, **lengths)
+        assert made == [[text] for text in expected]
+        seen |= set(expected)
+    assert len(seen) > 1
+
+
+def test_a_caption_is_a_function_of_seed_uid_and_number(models: dict[str, LoadedBlip]) -> None:
+    blip, states = models["captioner"], encoded(models["captioner"])
+    settings = CaptionSection(samples=2, max_length=7)
+    captioner = Captioner(blip, settings, 7)
+    made = captioner.captions(states, UIDS)
+    assert [len(set(texts)) for texts in made] == [2] * COUNT
+    order = [3, 0, 4]
+    mixed = captioner.captions(states[order], [UIDS[n] for n in order])
+    assert mixed == [made[n] for n in order]
+    fewer = Captioner(blip, CaptionSection(samples=1, max_length=7), 7)
+    assert fewer.captions(states[:1], UIDS[:1]) == [made[0][:1]]
+    assert Captioner(blip, settings, 8).captions(states, UIDS) != made
+    assert captioner.captions(states, [f"other {uid}" for uid in UIDS]) != made
+
+
+def test_the_numbers_that_are_drawn_by_are_uniform(models: dict[str, LoadedBlip]) -> None:
+    captioner = Captioner(models["captioner"], CaptionSection(samples=10, max_length=20), 0)
+    numbers = captioner._uniforms([str(n) for n in range(100)])
+    assert numbers.shape == (100, 10, 20)
+    assert numbers.min() >= 0 and numbers.max() < 1
+    assert numbers.unique().numel() > 0.999 * numbers.numel()
+    counts = torch.histc(numbers.float(), 20, 0, 1)
+    assert ((counts - 1000).abs() < 5 * 1000**0.5).all()
+
+
+def test_scores_are_those_of_match_and_of_both_features(models: dict[str, LoadedBlip]) -> None:
+    blip = models["filter"]
+    texts = [[caption(n + k) for k in range(1 + n % 3)] for n in range(COUNT)]
+    texts[1] = []
+    found = PairFilter(blip, 35).scores(encoded(blip), texts)
+    probabilities = []
+    for number, (many, scores) in enumerate(zip(texts, found, strict=True)):
+        assert len(scores) == len(many)
+        for text, (itm, itc) in zip(many, scores, strict=True):
+            assert itm == pytest.approx(blip.match(picture(number), text).item(), abs=1e-5)
+            cosine = blip.embed_images(picture(number)) @ blip.embed_texts(text).T
+            assert itc == pytest.approx(cosine.item(), abs=1e-5)
+            probabilities.append(itm)
+    assert min(probabilities) < 0.5 < max(probabilities)
+    assert PairFilter(blip, 35).scores(encoded(blip), [[]] * COUNT) == [[]] * COUNT
+
+
+def test_weights_that_lack_a_part_or_are_broken(models: dict[str, LoadedBlip]) -> None:
+    with pytest.raises(ConfigError, match="cannot caption: they have no text_decoder"):
+        Captioner(models["filter"], CaptionSection(), 0)
+    with pytest.raises(ConfigError, match="cannot retrieve or score: .* no text_encoder"):
+        PairFilter(models["captioner"], 35)
+    with pytest.raises(ConfigError, match="max_length is 4: must be above the prompt's 4"):
+        Captioner(models["captioner"], CaptionSection(max_length=4, min_length=1), 0)
+    states = encoded(models["filter"]) * float("nan")
+    with pytest.raises(ConfigError, match="scores are not finite"):
+        PairFilter(models["filter"], 35).scores(states, [["a"]] * COUNT)

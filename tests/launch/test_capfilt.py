@@ -1,0 +1,132 @@
+"""`launch/capfilt.py` as users start it: ranks, launches, signals."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from engine.capfilt.config import RANGES, CapFiltConfig, to_dict
+from engine.config import ConfigError
+from launch import capfilt
+from launch.cli import parse
+from tests.capfilt_runs import clean, make_world, outcome, words
+from tests.commands import call
+from tests.ranks import ROOT, run_ranks, start_ranks
+
+pytestmark = pytest.mark.xdist_group("capfilt_launch")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    world = make_world(tmp_path_factory.mktemp("world"))
+    assert clean(world, world / "alone").code == 0
+    return world
+
+
+def resolved(*given: object) -> CapFiltConfig:
+    return parse(CapFiltConfig, [str(word) for word in given], description="", examples="")
+
+
+def test_two_ranks_make_what_one_process_makes(world: Path, tmp_path: Path) -> None:
+    done = run_ranks(["launch/capfilt.py", *words(world, tmp_path / "two")], ranks=2)
+    assert done.codes == [0, 0], done.said
+    assert outcome(tmp_path / "two") == outcome(world / "alone")
+    assert "two: complete" in done.said[0]
+    assert "kept " in done.said[0]
+    assert done.said[1] == ""
+
+
+@pytest.mark.slow
+def test_the_deepspeed_launcher_starts_it(world: Path, tmp_path: Path) -> None:
+    deepspeed = Path(sys.executable).with_name("deepspeed")
+    command = [deepspeed, "--num_accelerators", "2", "launch/capfilt.py"]
+    done = subprocess.run(
+        [*map(str, command), *words(world, tmp_path / "two")],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr
+    assert outcome(tmp_path / "two") == outcome(world / "alone")
+
+
+def test_a_signal_leaves_nothing_half_and_the_next_start_goes_on(
+    world: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    # Many captions a picture, so that there is time for the signal.
+    more = ("--caption.samples", "40", "--caption.max_length", "20")
+    (process,) = start_ranks(["launch/capfilt.py", *words(world, output, *more)])
+    deadline = time.monotonic() + 200
+    while not list((output / ".work" / "leases").glob("*@*")):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=200)[0]
+    assert process.returncode == 75, said
+    assert "shards saved; start again to go on" in said
+    assert [path.name for path in (output / ".work").iterdir()] == ["leases"]
+    assert not list((output / ".work" / "leases").iterdir())
+    finished = list((output / "ledger").iterdir())
+    assert len(finished) < 3
+    shards = {path.stem for path in (output / "shards").glob("*.tar")}
+    assert shards == {path.stem for path in finished}
+
+
+def test_the_recipe_is_the_papers() -> None:
+    """Li et al. 2022, sections 3.3 and 4.2; lengths and penalty from the original's sampler."""
+    config = resolved("--config", ROOT / "launch" / "recipes" / "capfilt.yaml")
+    caption, rule = config.caption, config.rule
+    assert (caption.method, caption.top_p, caption.samples) == ("nucleus", 0.9, 1)
+    assert (caption.top_k, caption.temperature, caption.penalty) == (0, 1.0, 1.1)
+    assert (caption.min_length, caption.max_length) == (5, 20)
+    assert caption.prompt == "a picture of "
+    assert config.model.image_size == 384
+    assert rule == resolved().rule
+    assert (rule.itm_threshold, rule.itc_threshold) == (0.5, None)
+    assert (rule.best_synthetic, rule.at_most, rule.drop_duplicates) == (None, None, False)
+
+
+def test_a_run_is_repeated_by_its_settings(world: Path, tmp_path: Path) -> None:
+    saved = yaml.safe_load((world / "alone" / "config.yaml").read_text())
+    again = resolved("--config", world / "alone" / "config.yaml", "--output_dir", tmp_path)
+    assert {**to_dict(again), "output_dir": str(world / "alone")} == saved
+
+
+def test_every_number_has_a_range() -> None:
+    keys = set()
+    for setting in dataclasses.fields(CapFiltConfig):
+        inner = dataclasses.is_dataclass(setting.type)
+        for one in dataclasses.fields(setting.type) if inner else (setting,):
+            if "int" in str(one.type) or "float" in str(one.type):
+                keys.add(f"{setting.name}.{one.name}" if inner else one.name)
+    assert keys - {"seed"} == set(RANGES)
+
+
+@pytest.mark.parametrize("key", RANGES)
+def test_a_number_outside_its_range_is_refused(key: str) -> None:
+    with pytest.raises(ConfigError, match=f"{key} is -2.*: must be "):
+        resolved(f"--{key}", "-2")
+
+
+def test_the_summary_counts_every_text(world: Path) -> None:
+    summary = json.loads((world / "alone" / "summary.json").read_text())
+    assert summary["shards"] == 3
+    assert sum(summary["web"].values()) == sum(summary["synthetic"].values()) == summary["pairs"]
+
+
+def test_no_flags_at_all_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended = call(capfilt.main)
+    assert ended.code == 2
+    assert ended.err == "error: no pairs: set data.train to tar shards\n"
+    assert not list(tmp_path.iterdir())
