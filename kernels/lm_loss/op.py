@@ -8,8 +8,9 @@ from kernels.backend import choose, triton_problem
 from kernels.lm_loss import chunked
 from kernels.lm_loss.reference import IGNORED, lm_loss_reference
 
-# Tokens up to which a CPU keeps all logits: 125 MB of them, and no slower than chunks.
-MOST_MATERIALISED = 1024
+# Tokens up to which a CPU keeps all logits: few rows are faster so, many in chunks, and the two
+# meet between 200 and 400 in float32 and later in bf16 (bench/test_kernels.py times both).
+MOST_MATERIALISED = 512
 
 
 class _Chunked(torch.autograd.Function):
@@ -92,7 +93,6 @@ def lm_loss(
     if dtype == torch.float64:
         triton = "it has no float64"
     problems = {"triton": triton, "torch": None, "reference": None}
-    # Chunks save memory, not time, on a CPU (bench/): a few logits are kept.
     if on_cpu and len(states_TD) <= MOST_MATERIALISED:
         problems = {"reference": None, "torch": None, "triton": triton}
     chosen = choose("lm_loss", backend, problems, states_TD)
