@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measure against the original BLIP and other peers; figures go to bench/results:
-#   bash bench/run.sh [cpu|gpu] [--quick] [--suites work,step,kernels,captioning,data]
+#   bash bench/run.sh [cpu|gpu] [--quick] [--suites work,step,kernels,layers,captioning,data]
 # Golden tests run first; when they fail nothing is measured and the exit code is 2.
 set -euo pipefail
 cd "$(dirname "$0")/.."

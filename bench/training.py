@@ -9,12 +9,12 @@ from bench.original_network import by_products, by_sdpa
 from bench.original_step import OriginalPretrain
 from bench.pairs import Pairs
 from blip_model.config import BlipConfig
-from blip_model.momentum import Momentum, MomentumFeatures
+from blip_model.momentum import Momentum, MomentumFeatures, online_name
 from blip_model.pretrain import BlipPretrain
 from engine.config import TrainSection
 from engine.training.optimizer import build_optimizer
 
-ALPHA, RATE = 0.4, 1e-6
+ALPHA, RATE, MOMENTUM = 0.4, 1e-6, 0.995
 
 
 def cast(precision: str, device: torch.device) -> AbstractContextManager:
@@ -39,6 +39,12 @@ class Ours:
         parameters = list(self.model.parameters())
         self.optimizer = build_optimizer(parameters, TrainSection(), 0, RATE)
         self.device, self.steps = device, 0
+        self.one_pass = device.type == "cuda"
+        if self.one_pass:
+            online = dict(self.model.named_parameters())
+            followers = dict(self.momentum.named_parameters())
+            pairs = {online[online_name(name)]: p for name, p in followers.items()}
+            self.optimizer.follow(pairs, MOMENTUM)
 
     def loss(self, pairs: Pairs, precision: str) -> tuple[torch.Tensor, MomentumFeatures]:
         """Sum of the three losses, and what goes into the queues."""
@@ -55,7 +61,8 @@ class Ours:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.model.clamp_temperature_()
-        self.momentum.update(dict(self.model.named_parameters()), 0.995)
+        if not self.one_pass:
+            self.momentum.update(dict(self.model.named_parameters()), MOMENTUM)
         self.momentum.enqueue(features.image_feature, features.text_feature)
         self.steps += 1
 

@@ -7,7 +7,8 @@ One that names a task is a fine-tuning.
 On the last rank, at the step that the option names, `--poison` puts a NaN into a pixel,
 `--infinite` adds a constant infinity (its gradient is finite) to a loss, and `--stall` waits for
 data forever.
-`--ledger FILE` appends the keys of every micro-batch that a rank takes.
+`--ledger FILE` appends the keys of every micro-batch that a rank takes. `--follow` has the momentum
+weights follow inside the optimizer's step on a CPU too.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from engine import runtime
 from engine.checkpoint import Checkpoint
 from engine.config import RunConfig
 from engine.data.batch import Batch
+from engine.training.deepspeed_engine import DeepSpeedEngine
 from engine.training.objectives import OBJECTIVES, Pretraining
 from engine.training.signals import StopRequest
 from engine.training.trainer import Trainer
@@ -75,8 +77,11 @@ def main() -> int:
     parser.add_argument("--infinite", type=int)
     parser.add_argument("--stall", type=int)
     parser.add_argument("--ledger", type=Path)
+    parser.add_argument("--follow", action="store_true")
     parser.add_argument("configs", nargs="+")
     words = parser.parse_args()
+    if words.follow:
+        DeepSpeedEngine.one_pass_on = ("cpu", "cuda")
     stop, here, code = StopRequest(), runtime.start("cpu"), 0
     for path in words.configs:
         tuned = "task" in yaml.safe_load(Path(path).read_text())

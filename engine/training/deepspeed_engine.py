@@ -34,7 +34,13 @@ class DeepSpeedEngine:
         micro_batch: pairs a forward pass on a rank.
         accumulation: forward passes a step.
         learning_rate: of the first step.
+
+    Attributes:
+        one_pass_on: kinds of device on which momentum weights follow inside the optimizer's step.
+            A CPU keeps PyTorch's own AdamW, bit by bit.
     """
+
+    one_pass_on: tuple[str, ...] = ("cuda",)
 
     def __init__(
         self,
@@ -105,6 +111,26 @@ class DeepSpeedEngine:
                 whole["temp"] = whole["temp"].reshape(())
             yield whole
 
+    def follow_in_step(self, followers: dict[str, torch.Tensor], momentum: float) -> bool:
+        """Have momentum weights follow inside `step`, where that saves passes over memory.
+
+        Only without ZeRO: there the optimizer holds whole weights, and decides whether a step is
+        taken before it changes anything, so followers follow accepted steps alone.
+
+        Args:
+            followers: by the name of the parameter that each follows.
+            momentum: m.
+
+        Returns:
+            Whether they do; otherwise the caller updates them.
+        """
+        if self.stage or self.model.temp.device.type not in self.one_pass_on:
+            return False
+        named = self.named_parameters()
+        pairs = {named[name]: follower for name, follower in followers.items()}
+        self.inner_optimizer.follow(pairs, momentum)
+        return True
+
     def clamp_temperature_(self) -> None:
         """Clamp the temperature where there is one, in ZeRO's own copy of it too."""
         temp = self.model.temp
@@ -142,7 +168,8 @@ class DeepSpeedEngine:
         inner = self.inner_optimizer
         for parameter in self._flat_parameters():
             zeros = {moment: torch.zeros_like(parameter) for moment in MOMENTS}
-            inner.state[parameter] = {"step": torch.zeros(()), **zeros}
+            # Beside the weights: PyTorch's fused AdamW reads it there.
+            inner.state[parameter] = {"step": parameter.new_zeros(()), **zeros}
         if self.stage in (1, 2):
             self.engine.optimizer._lazy_init_hp_params_optimizer_state()
 

@@ -43,6 +43,10 @@ class TwoPhaseStep:
     ) -> None:
         self.config, self.runtime, self.samples = config, runtime, samples
         self.objective, self.engine, self.momentum = objective, engine, momentum
+        named = {} if momentum is None else dict(momentum.named_parameters())
+        followers = {online_name(name): parameter for name, parameter in named.items()}
+        self._followed = list(followers)
+        self._follow_in_step = engine.follow_in_step(followers, config.model.momentum)
 
     def take(self, step: int, batches: list[Batch]) -> tuple[bool, torch.Tensor]:
         """Take a step; collective.
@@ -99,9 +103,9 @@ class TwoPhaseStep:
     ) -> None:
         """The weights are accepted: temperature, momentum encoders and queues follow."""
         self.engine.clamp_temperature_()
-        followed = [online_name(name) for name, _ in momentum.named_parameters()]
-        with self.engine.whole_parameters(followed) as online:
-            momentum.update(online, self.config.model.momentum)
+        if not self._follow_in_step:
+            with self.engine.whole_parameters(self._followed) as online:
+                momentum.update(online, self.config.model.momentum)
         # Gathered part by part, ranks side by side: slot order on any number of ranks.
         images = torch.cat([all_gather(f.image_feature) for f in features])
         texts = torch.cat([all_gather(f.text_feature) for f in features])

@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-BLOCK, WARPS = 2048, 4
+BLOCK, WARPS = 1024, 4
 # Addresses that are multiples of this many bytes are read in the largest pieces.
 ALIGNMENT = 16
 
@@ -35,44 +35,55 @@ def adamw_ema_kernel(
     first = tl.load(programs_ptr + 2 * tl.program_id(0) + 1)
     line = table_ptr + tensor * 7
     length = tl.load(line + 6)
-    places = first + tl.arange(0, BLOCK)
+    rates = (new_first, old_second, new_second, eps, old_follower, new_follower)
     if ALIGNED:
-        places = tl.max_contiguous(tl.multiple_of(places, BLOCK), BLOCK)
-    mask = places < length
+        first = tl.multiple_of(first, 16)
+    places = first + tl.arange(0, BLOCK)
+    # A mask against a length that is not known would break the reads into single numbers.
+    if first + BLOCK <= length:
+        _update(line, places, None, factors_ptr, rates, ALIGNED, COPY)
+    else:
+        _update(line, places, places < length, factors_ptr, rates, ALIGNED, COPY)
+
+
+@triton.jit
+def _update(line, places, mask, factors_ptr, rates, ALIGNED: tl.constexpr, COPY: tl.constexpr):
+    new_first, old_second, new_second, eps, old_follower, new_follower = rates
     scale = tl.load(factors_ptr)
     decay = tl.load(factors_ptr + 1)
     step_size = tl.load(factors_ptr + 2)
     root = tl.load(factors_ptr + 3)
-    weight_ptr = _pointer(tl.load(line), ALIGNED) + places
-    moment_ptr = _pointer(tl.load(line + 2), ALIGNED) + places
-    square_ptr = _pointer(tl.load(line + 3), ALIGNED) + places
-    gradient = tl.load(_pointer(tl.load(line + 1), ALIGNED) + places, mask, 0.0) * scale
-    weight = tl.load(weight_ptr, mask, 0.0)
+    weight_ptr = _pointers(tl.load(line), places, tl.float32, ALIGNED)
+    gradient_ptr = _pointers(tl.load(line + 1), places, tl.float32, ALIGNED)
+    moment_ptr = _pointers(tl.load(line + 2), places, tl.float32, ALIGNED)
+    square_ptr = _pointers(tl.load(line + 3), places, tl.float32, ALIGNED)
+    gradient = tl.load(gradient_ptr, mask) * scale
+    weight = tl.load(weight_ptr, mask)
     weight -= decay * weight
-    moment = tl.load(moment_ptr, mask, 0.0)
+    moment = tl.load(moment_ptr, mask)
     moment += new_first * (gradient - moment)
-    square = old_second * tl.load(square_ptr, mask, 0.0) + new_second * gradient * gradient
+    square = old_second * tl.load(square_ptr, mask) + new_second * gradient * gradient
     weight -= step_size * moment / (tl.sqrt(square) / root + eps)
     tl.store(moment_ptr, moment, mask)
     tl.store(square_ptr, square, mask)
     tl.store(weight_ptr, weight, mask)
     follower = tl.load(line + 4)
     if follower != 0:
-        follower_ptr = _pointer(follower, ALIGNED) + places
-        behind = tl.load(follower_ptr, mask, 0.0)
+        follower_ptr = _pointers(follower, places, tl.float32, ALIGNED)
+        behind = tl.load(follower_ptr, mask)
         tl.store(follower_ptr, old_follower * behind + new_follower * weight, mask)
     copy = tl.load(line + 5)
     if copy != 0:
-        copy = tl.multiple_of(copy, 16) if ALIGNED else copy
-        tl.store(copy.to(tl.pointer_type(COPY)) + places, weight.to(COPY), mask)
+        tl.store(_pointers(copy, places, COPY, ALIGNED), weight.to(COPY), mask)
 
 
 @triton.jit
-def _pointer(address, ALIGNED: tl.constexpr):
-    """To float32."""
+def _pointers(address, places, TYPE: tl.constexpr, ALIGNED: tl.constexpr):
+    """To elements of a tensor; what is known of an address does not survive becoming a pointer."""
+    pointers = address.to(tl.pointer_type(TYPE)) + places
     if ALIGNED:
-        address = tl.multiple_of(address, 16)
-    return address.to(tl.pointer_type(tl.float32))
+        pointers = tl.multiple_of(pointers, 16)
+    return pointers
 
 
 def update_(

@@ -1,0 +1,108 @@
+"""What our kernels do around a layer's products and after a step, at ViT-B sizes; on a GPU alone.
+
+A CPU runs the definitions, so there is nothing to compare there.
+"""
+
+import pytest
+import torch
+
+from bench.conftest import Compare
+from bench.interleaved import ratio
+from bench.plan import LENGTHS, Plan
+from bench.record import Record
+from bench.test_kernels import agree, with_gradient
+from blip_model.config import BlipConfig, preset
+from blip_model.momentum import Momentum, online_name
+from blip_model.pretrain import BlipPretrain
+from engine.config import TrainSection
+from engine.training.optimizer import build_optimizer
+from kernels import add_norm, attention_packed, ema_, linear_gelu
+
+
+@pytest.fixture
+def config(plan: Plan) -> BlipConfig:
+    """Sizes of the network; skips where there is no GPU."""
+    if plan.device.type != "cuda":
+        pytest.skip("a CPU runs the definitions")
+    return preset(plan.preset)
+
+
+def test_linear_gelu(compare: Compare, plan: Plan, record: Record, config: BlipConfig) -> None:
+    """fc1 and GELU of all tokens of a batch, the product included."""
+    width, rows = config.vision_width, plan.kernel_batch * config.image_tokens
+    settings = {"device": plan.device, "dtype": torch.bfloat16}
+    leaves = [
+        (torch.randn(shape, **settings) * scale).requires_grad_()
+        for shape, scale in (((rows, width), 1), ((4 * width, width), 0.02), ((4 * width,), 0.02))
+    ]
+    upstream = torch.randn(rows, 4 * width, **settings)
+    sides = {
+        name: with_gradient(lambda b=backend: linear_gelu(*leaves, backend=b), leaves, upstream)
+        for name, backend in {"definition": "reference", "ours": "triton"}.items()
+    }
+    agree(sides, 0.05)
+    times = compare(f"linear_gelu, {rows} rows", sides)
+    faster = ratio(times["definition"], times["ours"])
+    record.figure(f"kernel_linear_gelu_ratio{plan.suffix}", faster)
+
+
+def test_add_norm(compare: Compare, plan: Plan, record: Record, config: BlipConfig) -> None:
+    """A float32 stream, a bfloat16 branch, and a norm for products, as under autocast."""
+    shape = (plan.kernel_batch * config.image_tokens, config.vision_width)
+    residual = torch.randn(shape, device=plan.device).requires_grad_()
+    branch = torch.randn(shape, device=plan.device, dtype=torch.bfloat16).requires_grad_()
+    weight = torch.ones(shape[1], device=plan.device, requires_grad=True)
+    bias = torch.zeros(shape[1], device=plan.device, requires_grad=True)
+    leaves, low = [residual, branch, weight, bias], torch.bfloat16
+    upstream = torch.randn(shape, device=plan.device), torch.randn_like(branch)
+    sides = {
+        name: with_gradient(
+            lambda b=backend: add_norm(*leaves, 1e-6, norm_dtype=low, backend=b), leaves, upstream
+        )
+        for name, backend in {"definition": "reference", "ours": "triton"}.items()
+    }
+    agree(sides, 0.05)
+    times = compare(f"add_norm, {shape[0]} rows", sides)
+    record.figure(f"kernel_add_norm_ratio{plan.suffix}", ratio(times["definition"], times["ours"]))
+
+
+def test_attention_packed(compare: Compare, plan: Plan, record: Record, config: BlipConfig) -> None:
+    """Self-attention of captions of 13 tokens in the mean."""
+    lengths = torch.tensor(LENGTHS).repeat(plan.kernel_batch // len(LENGTHS))
+    starts = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).int().to(plan.device)
+    shape = (int(lengths.sum()), config.text_heads, config.text_width // config.text_heads)
+    settings = {"device": plan.device, "dtype": torch.bfloat16}
+    leaves = [torch.randn(shape, **settings).requires_grad_() for _ in range(3)]
+    where, upstream = ((starts, starts), (max(LENGTHS),) * 2), torch.randn(shape, **settings)
+    sides = {
+        name: with_gradient(
+            lambda b=name: attention_packed(*leaves, *where, backend=b), leaves, upstream
+        )
+        for name in ("padded", "sdpa_flash")
+    }
+    agree(sides, 0.05)
+    times = compare(f"attention_packed, {shape[0]} tokens", sides)
+    faster = ratio(times["padded"], times["sdpa_flash"])
+    record.figure(f"kernel_attention_packed_ratio{plan.suffix}", faster)
+
+
+def test_adamw_ema(compare: Compare, plan: Plan, record: Record, config: BlipConfig) -> None:
+    """The end of a step: clipping, AdamW and the momentum encoders."""
+    model = BlipPretrain(config).to(plan.device)
+    momentum = Momentum(model, 0).to(plan.device)
+    parameters, named = list(model.parameters()), dict(model.named_parameters())
+    for parameter in parameters:
+        parameter.grad = torch.randn_like(parameter) * 1e-3
+    followers = {named[online_name(name)]: p for name, p in momentum.named_parameters()}
+    apart, together = (build_optimizer(parameters, TrainSection(), 0, 1e-9) for _ in range(2))
+    together.follow(followers, 0.995)
+    online = [parameter.detach() for parameter in followers]
+
+    def one_after_the_other() -> None:
+        apart.step()
+        ema_(list(followers.values()), online, 0.995)
+
+    sides = {"fused AdamW, then ema_": one_after_the_other, "ours": together.step}
+    times = compare(f"adamw_ema_, {len(parameters)} tensors", sides)
+    faster = ratio(times["fused AdamW, then ema_"], times["ours"])
+    record.figure(f"kernel_adamw_ema_ratio{plan.suffix}", faster)
