@@ -60,14 +60,14 @@ class BlipConfig:
 PRESETS: dict[str, BlipConfig] = {
     "base": BlipConfig(),
     "large": BlipConfig(vision_width=1024, vision_layers=24, vision_heads=16, vision_drop_path=0.1),
-    # The text side of `small` has the shape of the 6-layer MiniLM, which can initialise it.
+    # The text side of `small` has the width of the 6-layer MiniLM; every other layer starts it.
     "small": BlipConfig(
         image_size=96,
-        vision_width=384,
+        vision_width=256,
         vision_layers=6,
-        vision_heads=6,
+        vision_heads=4,
         text_width=384,
-        text_layers=6,
+        text_layers=3,
         text_heads=12,
         text_intermediate=1536,
     ),
