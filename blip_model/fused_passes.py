@@ -12,9 +12,10 @@ import torch.nn.functional as F
 
 from blip_model.blip import Blip
 from blip_model.med import MedAttention, TextDecoder
+from blip_model.packed_caption import caption_loss
 from blip_model.packed_text import SharedEmbeddings, heads, self_attend
 from blip_model.packing import Packing
-from kernels import attention, lm_loss
+from kernels import attention
 
 # Places of the two first tokens among those that `embed_texts` adds.
 ENC, DEC = 0, 1
@@ -49,10 +50,10 @@ def matching_and_captioning(
         label_smoothing: of captioning.
         group_size: rows whose tokens are averaged together.
     """
-    rows = (embedded, image_states, image_of_text, text_of_image)
+    own, rows = embedded.packing, (embedded, image_states, image_of_text, text_of_image)
     encoded, captions = _shared_layers(model, *rows, model.text_decoder)
-    loss_lm = _captioning(model, captions, ids, embedded.packing, label_smoothing, group_size)
-    return _matching(model, encoded), loss_lm
+    scoring = {"label_smoothing": label_smoothing, "group_size": group_size}
+    return _matching(model, encoded), caption_loss(model, captions, ids, own, **scoring)
 
 
 def matching_alone(
@@ -151,35 +152,3 @@ def _look(
     contexts = (*seen[:2], elsewhere, *seen[2:])
     packed = [packing.pack(context) for packing, context in zip(kinds, contexts, strict=True)]
     return block.output(torch.cat(packed), states)
-
-
-def _captioning(
-    model: Blip,
-    captions: torch.Tensor,
-    ids: torch.Tensor,
-    packing: Packing,
-    label_smoothing: float,
-    group_size: int,
-) -> torch.Tensor:
-    """Next-token loss of packed decoder states; each row's last token predicts nothing.
-
-    A mask's tokens stand at the beginning of its row, so a row of n predicts n - 1, and all
-    places follow from sizes that are known: the host does not wait for the device.
-    """
-    predictions, count = packing.mask.sum(1) - 1, len(ids)
-    total = len(packing) - count
-    numbers = torch.arange(count, device=ids.device)
-    rows = numbers.repeat_interleave(predictions, output_size=total)
-    places = torch.arange(total, device=ids.device) + rows
-    targets = ids.flatten().index_select(0, packing.flat[places] + 1)
-    of_group = predictions.view(-1, group_size).sum(1)
-    weights = 1.0 / (of_group.clamp(min=1) * len(of_group))
-    head = model.text_decoder.cls.predictions
-    return lm_loss(
-        head.transform(captions.index_select(0, places)),
-        head.decoder.weight,
-        head.decoder.bias,
-        targets,
-        weights[rows // group_size],
-        label_smoothing=label_smoothing,
-    )

@@ -1,14 +1,12 @@
 """Captioning without padding: attention alone sees rows, scored places alone the vocabulary."""
 
 import torch
-import torch.nn.functional as F
 
 from blip_model.blip import Blip, with_first_token
 from blip_model.med import MedAttention
-from blip_model.objectives.lm import IGNORED, next_token_targets
 from blip_model.packed_text import SharedEmbeddings, heads, self_attend
 from blip_model.packing import Packing
-from kernels import attention
+from kernels import attention, lm_loss
 
 
 def packed_captioning(
@@ -39,19 +37,53 @@ def packed_captioning(
         states = self_attend(layer.attention, states, packing, causal=True)
         states = _look(layer.crossattention, states, image_states, packing)
         states = layer.output(layer.intermediate(states), states)
-    # The place of a token is that before its target; the last column is before none.
-    targets = F.pad(next_token_targets(ids, mask, prompt_length), (0, 1), value=IGNORED)
-    targets = packing.pack(targets)
-    scored = (targets != IGNORED).nonzero()[:, 0]
-    logits = decoder.cls.predictions(states.index_select(0, scored)).float()
-    losses = F.cross_entropy(
-        logits, targets[scored], reduction="none", label_smoothing=label_smoothing
+    scoring = {"label_smoothing": label_smoothing, "group_size": group_size}
+    return caption_loss(model, states, ids, packing, prompt_length=prompt_length, **scoring)
+
+
+def caption_loss(
+    model: Blip,
+    states: torch.Tensor,
+    ids: torch.Tensor,
+    packing: Packing,
+    *,
+    label_smoothing: float,
+    group_size: int,
+    prompt_length: int = 0,
+) -> torch.Tensor:
+    """Next-token loss of packed decoder states; each row's last token predicts nothing.
+
+    A mask's tokens stand at the beginning of its row and no row is shorter than the prompt, so a
+    row of n tokens predicts n - max(prompt_length, 1), and all places follow from sizes that are
+    known: the host does not wait for the device.
+
+    Args:
+        model: with decoder.
+        states: [T, D] of the decoder.
+        ids: [B, L].
+        packing: of the texts.
+        label_smoothing: share of the target spread over the vocabulary.
+        group_size: rows whose tokens are averaged together.
+        prompt_length: leading tokens that are not scored.
+    """
+    passed, count = max(prompt_length, 1), len(ids)
+    predictions, total = packing.mask.sum(1) - passed, len(packing) - passed * count
+    numbers = torch.arange(count, device=ids.device)
+    rows = numbers.repeat_interleave(predictions, output_size=total)
+    # Of rows before, `passed` tokens each are not counted by `arange`; of its own, the last is.
+    places = torch.arange(total, device=ids.device) + rows * passed + passed - 1
+    targets = ids.flatten().index_select(0, packing.flat[places] + 1)
+    of_group = predictions.view(-1, group_size).sum(1)
+    weights = 1.0 / (of_group.clamp(min=1) * len(of_group))
+    head = model.text_decoder.cls.predictions
+    return lm_loss(
+        head.transform(states.index_select(0, places)),
+        head.decoder.weight,
+        head.decoder.bias,
+        targets,
+        weights[rows // group_size],
+        label_smoothing=label_smoothing,
     )
-    groups = packing.rows[scored] // group_size
-    zeros = losses.new_zeros(len(ids) // group_size)
-    totals = zeros.index_add(0, groups, losses)
-    counts = zeros.index_add(0, groups, torch.ones_like(losses))
-    return (totals / counts.clamp(min=1)).mean()
 
 
 def _look(
