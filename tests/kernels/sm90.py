@@ -4,6 +4,7 @@
 memory of each. It needs a process without Triton's interpreter, which tests switch on in theirs.
 """
 
+import os
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -123,6 +124,12 @@ def compile_case(case: Case) -> Any:
     )
     target = GPUTarget("cuda", 90, 32)
     return triton.compile(source, target=target, options={"num_warps": case.warps})
+
+
+def cuobjdump() -> Path:
+    """The tool that comes inside Triton."""
+    found = list(Path(triton.__file__).parent.rglob("cuobjdump*"))
+    return next(path for path in found if os.access(path, os.X_OK) and path.is_file())
 
 
 def main(folder: str, *names: str) -> None:

@@ -9,17 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernels.sm90 import CASES
+from tests.kernels.sm90 import CASES, cuobjdump
+from tests.kernels.test_sm90_layers import CASES as LAYERS
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def cuobjdump() -> Path:
-    """The tool that comes inside Triton."""
-    import triton
-
-    found = list(Path(triton.__file__).parent.rglob("cuobjdump*"))
-    return next(path for path in found if os.access(path, os.X_OK) and path.is_file())
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +48,10 @@ def test_compiles_for_sm_90_without_spills(
 
 def test_no_kernel_is_left_out() -> None:
     defined = {
-        node.name.removesuffix("_kernel")
+        node.name
         for path in (ROOT / "kernels").rglob("*.py")
         for node in ast.parse(path.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.FunctionDef) and node.name.endswith("_kernel")
+        if isinstance(node, ast.FunctionDef) and re.fullmatch(r"[a-z]\w*_kernel", node.name)
     }
-    assert {case.kernel.__name__.removesuffix("_kernel") for case in CASES.values()} == defined
+    compiled = {case.kernel.__name__ for case in CASES.values()} | {name for name, _, _ in LAYERS}
+    assert compiled == defined

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernels.test_sm90 import cuobjdump
+from tests.kernels.sm90 import cuobjdump
 
 # Kernel, type of what is low-precision under autocast, and width: ViT-B's, and the widest.
 CASES = [
