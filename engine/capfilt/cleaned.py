@@ -80,7 +80,7 @@ def _members(
 
 def _remember(facts: dict[str, Any], original: bytes) -> None:
     """Put the original caption into the facts, unless an earlier cleaning did."""
-    if ORIGINAL in facts or f"{ORIGINAL}_base64" in facts:
+    if CLEANED in facts:
         return
     if _decoded(original).encode() == original:
         facts[ORIGINAL] = _decoded(original)

@@ -31,7 +31,8 @@ def hash_weights(model: torch.nn.Module) -> str:
 def of_models(config: CapFiltConfig, captioner: LoadedBlip, scorer: LoadedBlip) -> dict[str, Any]:
     """The identity of a run that captions and scores.
 
-    Paths and everything else that changes no byte is left out.
+    Paths and everything else that changes no byte is left out. So are the library versions and the
+    model of the processor, which may round otherwise: machines that share a folder should be alike.
     """
     parts = {"captioner": captioner, "filter": scorer}
     caption = {**asdict(config.caption), "repetition_penalty": config.caption.penalty}

@@ -273,3 +273,12 @@ def test_weights_whose_numbers_are_broken_stop_it(world: Path, tmp_path: Path) -
     assert "the filter's scores are not finite" in ended.err
     assert not list((tmp_path / "out" / "ledger").iterdir())
     assert not list((tmp_path / "out" / ".work" / "leases").iterdir())
+
+
+def test_a_damaged_ledger_is_one_line(world: Path, done: Path, tmp_path: Path) -> None:
+    shutil.copytree(done, tmp_path / "done")
+    path = tmp_path / "done" / "ledger" / "pairs_00001.json"
+    path.write_text(path.read_text()[:40])
+    ended = clean(world, tmp_path / "done", "--caption.samples", 2)
+    assert ended.code == 2
+    assert f"{path}: damaged; delete it to make its shard again" in ended.err
