@@ -7,7 +7,7 @@ import torch
 
 from blip_model.blip import Blip, unit, with_first_token
 from blip_model.med import MedAttention
-from blip_model.packed_text import embed, first_states, heads, self_attend
+from blip_model.packed_text import SharedEmbeddings, first_states, heads, self_attend
 from blip_model.packing import Packing
 from kernels import attention
 
@@ -39,7 +39,7 @@ def matching_logits(
     owner = _owner(texts_of_image)
     tokens = texts_of_image.new_zeros(len(texts_of_image)).index_add(0, owner, mask.long().sum(1))
     asking, asking_last = _blocks(tokens), _blocks(texts_of_image)
-    states = embed(model.text_encoder, ids, packing)
+    states = SharedEmbeddings.of(model.text_encoder, ids, packing).own()
     layers = model.text_encoder.encoder.layer
     for number, layer in enumerate(layers, 1):
         last = number == len(layers)
@@ -58,7 +58,8 @@ def similarities(
     texts_of_image: torch.Tensor,
 ) -> torch.Tensor:
     """Cosine [R] float32 of each text's feature with its picture's; arguments as above."""
-    text = unit(model.text_proj(first_states(model.text_encoder, ids, mask)))
+    embedded = SharedEmbeddings.of(model.text_encoder, ids, Packing.of(mask))
+    text = unit(model.text_proj(first_states(embedded)))
     image = model.image_feature(image_states).index_select(0, _owner(texts_of_image))
     return (text * image).sum(1)
 

@@ -46,7 +46,9 @@ class TwoPhaseStep:
         named = {} if momentum is None else dict(momentum.named_parameters())
         followers = {online_name(name): parameter for name, parameter in named.items()}
         self._followed = list(followers)
-        self._follow_in_step = engine.follow_in_step(followers, config.model.momentum)
+        self._follow_in_step = bool(followers) and engine.follow_in_step(
+            followers, config.model.momentum
+        )
 
     def take(self, step: int, batches: list[Batch]) -> tuple[bool, torch.Tensor]:
         """Take a step; collective.
