@@ -13,14 +13,17 @@ recipe=launch/recipes/quickstart.yaml
 say() { printf '\n[%s] %s\n' "$(date +%H:%M:%S)" "$*"; }
 started=$SECONDS
 
-# A stage runs in the background: bash passes signals on only while it waits for one.
+# A stage runs in the background: bash passes signals on only while it waits for one. And in a
+# process group of its own: Ctrl-C and a closed terminal reach it once, as the signal passed on, and
+# bash's own way of ending with a child that got the same SIGINT does not come in between.
+set -m
 run() {
   local code signalled
-  trap 'signalled=1; kill -TERM "$child" 2>/dev/null || true' INT TERM
+  trap 'signalled=1; kill -TERM "$child" 2>/dev/null || true' INT TERM HUP
   .venv/bin/python "launch/$1.py" "${@:2}" &
   child=$!
   while signalled= code=0; wait "$child" || code=$?; [[ $signalled ]]; do :; done
-  trap - INT TERM
+  trap - INT TERM HUP
   return "$code"
 }
 
