@@ -1,5 +1,6 @@
 """A checkpoint as something that captions, matches and embeds pictures."""
 
+import logging
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -20,6 +21,7 @@ from engine.data.tokenizer import Tokenizer, open_tokenizer
 from engine.runtime import choose_device
 from engine.weights import open_weights, start_from
 
+log = logging.getLogger(__name__)
 Picture = str | Path | bytes | Image.Image | np.ndarray
 MAX_PIXELS = 25_000_000
 
@@ -239,6 +241,13 @@ def load(
     weights = open_weights(str(place))
     config = weights.config
     if section is not None and section.image_size is not None:
+        if section.image_size != config.image_size:
+            log.warning(
+                "%s: trained on pictures of %d pixels, used at %d (model.image_size)",
+                place,
+                config.image_size,
+                section.image_size,
+            )
         try:
             config = replace(config, image_size=section.image_size)
         except ValueError as error:

@@ -4,6 +4,7 @@ import argparse
 import difflib
 import os
 import re
+import signal
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
@@ -191,8 +192,13 @@ def _initials(name: str) -> str:
 
 def run_main(main: Callable[[], int | None]) -> None:
     """Run an entry point: bad input becomes one line on the first rank's stderr and exit code 2."""
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        # So that what a command builds aside is removed; a run installs its own handlers.
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         code = main()
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT
     except ConfigError as error:
         if os.environ.get("RANK", "0") == "0":
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -61,7 +61,10 @@ class Slots(Dataset):
                 continue
             pixels = self.augmentation(image, Draws(self.seed, CROP, slot))
             return Sample(pixels, caption, raw.image_id, key, reason)
-        raise ConfigError(f"{SUBSTITUTES} samples in a row are bad, the first ({key}): {reason}")
+        hint = "; is data.image_root right?" if reason == "missing" else ""
+        raise ConfigError(
+            f"{SUBSTITUTES} samples in a row are bad, the first ({key}): {reason}{hint}"
+        )
 
 
 @dataclass(frozen=True)
@@ -210,6 +213,11 @@ class BadSampleLedger:
         """Bad samples so far."""
         return sum(self.reasons.values())
 
+    @property
+    def kinds(self) -> str:
+        """Counts by reason in words, the commonest first."""
+        return ", ".join(f"{count} {reason}" for reason, count in self.reasons.most_common())
+
     def add(self, batch: Batch) -> list[tuple[str, str]]:
         """Count a batch; see `count`."""
         return self.count(batch.key, batch.reason)
@@ -229,10 +237,9 @@ class BadSampleLedger:
                 bad.append((key, reason))
         too_many = self.seen >= self.JUDGED_FROM and self.total > self.max_fraction * self.seen
         if too_many or self._in_a_row >= self.ROW_LIMIT:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in self.reasons.most_common())
             last = f"; last: {bad[-1][0]}" if bad else ""
             raise ConfigError(
-                f"{self.total} of {self.seen} samples are bad ({reasons}){last}; mend the data or "
-                f"raise data.max_bad_fraction ({self.max_fraction})"
+                f"{self.total} of {self.seen} samples are bad ({self.kinds}){last}; "
+                f"mend the data or raise data.max_bad_fraction ({self.max_fraction})"
             )
         return bad

@@ -108,6 +108,7 @@ class Trainer:
             model.to(runtime.device), config, self.micro, self.accumulation, self._rate(self.step)
         )
         self.ledger = BadSampleLedger(config.data.max_bad_fraction)
+        self._named: set[str] = set()
         if resumed is not None:
             state.load_moments(resumed, self.engine)
             self.ledger.reasons.update(resumed.state["bad_samples"])
@@ -186,6 +187,8 @@ class Trainer:
                 saved = self.step
         if saved != self.step:
             self._save()
+        if self.ledger.total:
+            self._say(f"{self.ledger.total} bad samples were replaced: {self.ledger.kinds}")
         return 0
 
     def _fetch(self, batches: Iterator[Batch]) -> list[Batch] | None:
@@ -223,7 +226,9 @@ class Trainer:
         for part in zip(*ranks, strict=True):
             for keys, reasons in part:
                 for key, reason in self.ledger.count(keys, reasons):
-                    log.debug("bad sample %s: %s", key, reason)
+                    if reason not in self._named:
+                        self._named.add(reason)
+                        log.warning("bad sample %s: %s; more like it are only counted", key, reason)
 
     def _rate(self, step: int) -> float:
         return schedule.learning_rate(self.config.train, step, len(self.source))

@@ -210,3 +210,13 @@ def test_more_than_can_be_held_out(tmp_path: Path, held_out: int) -> None:
     with pytest.raises(ConfigError, match=f"held_out is {held_out}: only"):
         collect(settings_of(tmp_path / "set", held_out=held_out), silent)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_signal_leaves_nothing_half_built(tmp_path: Path) -> None:
+    command = [sys.executable, "launch/collect.py", "--output_dir", str(tmp_path / "set")]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert "drawn" in process.stdout.readline()
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert not list(tmp_path.iterdir())

@@ -1,6 +1,7 @@
 """What a run continues from, what it refuses, and what its folder says of it."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -155,3 +156,7 @@ def test_bad_samples_of_all_ranks_are_counted_once(tmp_path: Path) -> None:
     assert metrics(tmp_path / "run")[-1]["bad_samples"] == 6
     last = tmp_path / "run" / "checkpoints" / "step_00000006" / "state.json"
     assert sum(json.loads(last.read_text())["bad_samples"].values()) == 6
+    # Said once for all ranks: the first of its kind by name, and the counts at the end.
+    said = "\n".join(ended.said)
+    assert len(re.findall(r"bad sample \S*missing\.png: missing", said)) == 1
+    assert said.count("6 bad samples were replaced: 6 missing") == 1
