@@ -86,9 +86,11 @@ class Shards:
         if self._owner != os.getpid():
             # A forked worker must not share file positions with its parent.
             self._files, self._owner = {}, os.getpid()
-        if shard not in self._files:
-            self._files[shard] = self.indexes[shard].path.open("rb")
-        return os.pread(self._files[shard].fileno(), size, offset)
+        # Threads may open the file at once: each holds what it reads from, and one stays.
+        file = self._files.get(shard)
+        if file is None:
+            file = self._files.setdefault(shard, self.indexes[shard].path.open("rb"))
+        return os.pread(file.fileno(), size, offset)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_files": {}}

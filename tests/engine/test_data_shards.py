@@ -4,7 +4,10 @@ import io
 import json
 import random
 import tarfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -233,3 +236,20 @@ def test_a_bad_list_names_file_and_row(tmp_path: Path, name: str, text: str, mes
     with pytest.raises(ConfigError, match=message) as caught:
         open_source(annotated(tmp_path, name, text))
     assert name in str(caught.value)
+
+
+def test_threads_may_open_a_shard_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = write_shards(tmp_path / "data", 8, 8)
+    plainly = Path.open
+
+    def slowly(path: Path, *words: str) -> BinaryIO:
+        file = plainly(path, *words)
+        time.sleep(random.random() / 100)
+        return file
+
+    wanted = [open_source(str(data)).read(n).image for n in range(8)]
+    monkeypatch.setattr(Path, "open", slowly)
+    for _ in range(20):
+        shards = Shards(sorted(data.glob("*.tar")))
+        with ThreadPoolExecutor(8) as pool:
+            assert [raw.image for raw in pool.map(shards.read, range(8))] == wanted
