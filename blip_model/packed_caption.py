@@ -3,10 +3,9 @@
 import torch
 
 from blip_model.blip import Blip, with_first_token
-from blip_model.med import MedAttention
-from blip_model.packed_text import SharedEmbeddings, heads, self_attend
+from blip_model.packed_text import SharedEmbeddings, cross_attend, self_attend
 from blip_model.packing import Packing
-from kernels import attention, lm_loss
+from kernels import lm_loss
 
 
 def packed_captioning(
@@ -35,7 +34,7 @@ def packed_captioning(
     states = SharedEmbeddings.of(decoder.bert, ids, packing).own()
     for layer in decoder.bert.encoder.layer:
         states = self_attend(layer.attention, states, packing, causal=True)
-        states = _look(layer.crossattention, states, image_states, packing)
+        states = cross_attend(layer.crossattention, states, image_states, packing)
         states = layer.output(layer.intermediate(states), states)
     scoring = {"label_smoothing": label_smoothing, "group_size": group_size}
     return caption_loss(model, states, ids, packing, prompt_length=prompt_length, **scoring)
@@ -84,14 +83,3 @@ def caption_loss(
         weights[rows // group_size],
         label_smoothing=label_smoothing,
     )
-
-
-def _look(
-    block: MedAttention, states: torch.Tensor, image_states: torch.Tensor, packing: Packing
-) -> torch.Tensor:
-    """Cross-attention of packed states [T, D] to the picture of their row."""
-    keys, values = block.self.keys_values(image_states)
-    queries = heads(block, packing.pad(block.self.query(states)))
-    dropout = block.dropout if block.training else 0.0
-    context = attention(queries, keys, values, dropout=dropout)
-    return block.output(packing.pack(context.transpose(1, 2).flatten(2)), states)

@@ -95,6 +95,27 @@ def self_attend(
     return block.output(answer.pack(context.transpose(1, 2).flatten(2)), asking)
 
 
+def cross_attend(
+    block: MedAttention, states: torch.Tensor, image_states: torch.Tensor, asking: Packing
+) -> torch.Tensor:
+    """Cross-attention of packed states.
+
+    Args:
+        block: the layer's cross-attention.
+        states: [T, D].
+        image_states: [B, P, vision width].
+        asking: of the T tokens into B rows, each of which looks at the picture of its number.
+
+    Returns:
+        [T, D].
+    """
+    keys, values = block.self.keys_values(image_states)
+    queries = heads(block, asking.pad(block.self.query(states)))
+    dropout = block.dropout if block.training else 0.0
+    context = attention(queries, keys, values, dropout=dropout)
+    return block.output(asking.pack(context.transpose(1, 2).flatten(2)), states)
+
+
 def heads(block: MedAttention, padded: torch.Tensor) -> torch.Tensor:
     """[rows, length, D] -> [rows, H, length, K]."""
     return padded.unflatten(2, (block.self.heads, -1)).transpose(1, 2)

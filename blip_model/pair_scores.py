@@ -6,10 +6,8 @@ The filter's way to the numbers that `Blip.match` and the two features define.
 import torch
 
 from blip_model.blip import Blip, unit, with_first_token
-from blip_model.med import MedAttention
-from blip_model.packed_text import SharedEmbeddings, first_states, heads, self_attend
+from blip_model.packed_text import SharedEmbeddings, cross_attend, first_states, self_attend
 from blip_model.packing import Packing
-from kernels import attention
 
 
 def matching_logits(
@@ -45,7 +43,7 @@ def matching_logits(
         last = number == len(layers)
         states = self_attend(layer.attention, states, packing, first_only=last)
         seen = asking_last if last else asking
-        states = _look(layer.crossattention, states, image_states, seen)
+        states = cross_attend(layer.crossattention, states, image_states, seen)
         states = layer.output(layer.intermediate(states), states)
     return model.itm_head(states).float()
 
@@ -74,13 +72,3 @@ def _blocks(counts: torch.Tensor) -> Packing:
     """The first counts[0] packed tokens as a row, the next counts[1] as another, and so on."""
     places = torch.arange(int(counts.max()), device=counts.device)
     return Packing.of(places < counts[:, None])
-
-
-def _look(
-    block: MedAttention, states: torch.Tensor, image_states: torch.Tensor, asking: Packing
-) -> torch.Tensor:
-    """Cross-attention of packed states, a row of `asking` for every picture."""
-    keys, values = block.self.keys_values(image_states)
-    query = heads(block, asking.pad(block.self.query(states)))
-    context = attention(query, keys, values).transpose(1, 2).flatten(2)
-    return block.output(asking.pack(context), states)
