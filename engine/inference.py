@@ -13,6 +13,7 @@ from PIL import Image
 
 from blip_model import Blip
 from blip_model.generate import beam_search, nucleus
+from blip_model.stored_products import store_products
 from engine.config import ConfigError, ModelSection
 from engine.data.augment import evaluation_view
 from engine.data.captions import clean_caption
@@ -256,5 +257,7 @@ def load(
     has_encoder = any(name.startswith("text_encoder.") for name in weights.tensors)
     model = Blip(config, text_encoder=has_encoder, text_decoder=has_decoder)
     start_from(model, weights)
+    if precision == "bf16":
+        store_products(model, torch.bfloat16)
     vocabulary = section.vocabulary if section else None
     return LoadedBlip(model.to(device), open_tokenizer(vocabulary, config), precision)

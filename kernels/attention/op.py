@@ -7,6 +7,7 @@ from kernels.attention.reference import attention_reference
 from kernels.backend import choose
 
 LONGEST_MATERIALISED = 1024
+LARGEST_BLOCK = 16 * 2**20
 FORCED = (*sdpa.KINDS, *flash_attn.PACKAGES, "xformers", "flex")
 
 
@@ -44,10 +45,7 @@ def attention(
         RuntimeError: a forced backend that cannot run here.
     """
     _check(query, key, value, causal, key_mask)
-    # On a CPU two products and a softmax beat the fused kernel, whose backward is slow: by 2 to 10
-    # times in bf16 at up to 200 tokens (bench/). It stays for lengths whose scores would not fit.
-    on_cpu = query.device.type == "cpu" and key.shape[2] <= LONGEST_MATERIALISED
-    order = ("math", "sdpa") if on_cpu else ("sdpa", "math")
+    order = ("math", "sdpa") if _materialise(query, key) else ("sdpa", "math")
     problems = dict.fromkeys((*order, *FORCED))
     if backend in FORCED:
         problems[backend] = _problem(backend, (query, key, value), key_mask is not None, dropout)
@@ -66,7 +64,37 @@ def attention(
         triangle = sdpa.triangle(query, key)
         mask = triangle if mask is None else mask & triangle
     with torch.autocast(query.device.type, enabled=False):
+        if mask is None and query.device.type == "cpu" and not torch.is_grad_enabled():
+            return _by_rows(query, key, value, dropout)
         return attention_reference(query, key, value, mask, dropout)
+
+
+def _materialise(query: torch.Tensor, key: torch.Tensor) -> bool:
+    """Whether two products and a softmax are the faster way: on a CPU, but not always (bench/).
+
+    The fused kernel has a slow backward pass and no bf16 products there: at up to 600 tokens it
+    takes 1.1 to 8 times as long. In fp32 without a backward pass it takes half as long, and it
+    stays for lengths whose scores would not fit.
+    """
+    if query.device.type != "cpu" or key.shape[2] > LONGEST_MATERIALISED:
+        return False
+    return torch.is_grad_enabled() or query.dtype != torch.float32
+
+
+def _by_rows(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, dropout: float
+) -> torch.Tensor:
+    """The definition for so many rows at a time that their scores are a block of modest size.
+
+    The allocator maps every larger block anew, and the first touch of its pages costs as much as
+    the products (577 tokens, 4 rows, bf16: 72 ms at once, 43 ms row by row).
+    """
+    one = query.shape[1] * query.shape[2] * key.shape[2] * query.element_size()
+    rows = max(1, LARGEST_BLOCK // max(one, 1))
+    if rows >= len(query):
+        return attention_reference(query, key, value, None, dropout)
+    parts = zip(query.split(rows), key.split(rows), value.split(rows), strict=True)
+    return torch.cat([attention_reference(*part, None, dropout) for part in parts])
 
 
 def _problem(

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from kernels import attention, backend
+from kernels.attention import op
 
 BACKENDS = ["math", "sdpa"]
 NAMED = ["sdpa_flash", "sdpa_math"]
@@ -153,3 +154,19 @@ def test_on_a_gpu_as_wrong_as_the_definition_in_bf16(name: str, causal: bool) ->
     for want, torchs, got in zip(truth, plain, ours, strict=True):
         allowed = 2 * (torchs.double() - want).abs().max() + 4e-3
         assert (got.double() - want).abs().max() <= allowed
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_apart_are_the_rows_together(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without gradients, scores are made for some rows at a time: 3 rows in blocks of 2 here."""
+    tensors = [tensor.detach() for tensor in inputs(7, 5, dtype)]
+    whole = attention(*tensors, backend="math")
+    monkeypatch.setattr(op, "LARGEST_BLOCK", 2 * 2 * 7 * 5 * tensors[0].element_size())
+    with torch.no_grad():
+        apart = attention(*tensors, backend="math")
+    torch.testing.assert_close(apart, whole, rtol=0, atol=0)
+    torch.testing.assert_close(
+        apart.double(), definition(tensors, False, None), rtol=4e-2, atol=4e-2
+    )
