@@ -1,0 +1,104 @@
+"""The README's table of figures, made from files of `bench/results` alone.
+
+    python -m bench.readme           # writes it anew
+    python -m bench.readme --check   # exit code 1 when it is not what the files say
+
+The README names the file: `<!-- figures: NAME.json -->`, the table, `<!-- end of figures -->`.
+"""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from bench.figures import figure_of, verdict
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "bench" / "results"
+BLOCK = re.compile(r"<!-- figures: (\S+\.json) -->\n(.*?)<!-- end of figures -->", re.DOTALL)
+# What a reader who decides wants to know, in this order; what a file lacks is left out.
+ROWS = {
+    "flops_per_pair_ratio": "work a pair: original / ours",
+    "saved_bytes_ratio": "bytes kept for the backward pass: original / ours",
+    "step_time_ratio_fp32": "time of a training step, both fp32: original / ours",
+    "step_time_ratio_bf16": "both bf16: original / ours",
+    "step_time_ratio_shipped": "the original as shipped (fp32) / ours at its best",
+    "step_time_ratio_fp32_base_batch16": "both fp32, 16 pairs a batch",
+    "step_time_ratio_bf16_base_batch16": "both bf16, 16 pairs a batch",
+    "step_time_ratio_shipped_base_batch16": "as shipped / ours at its best, 16 pairs a batch",
+    "step_time_ratio_shipped_small_batch16": "the same, preset `small`",
+    "step_time_ratio_strong": "the original in bf16, SDPA, compiled / ours",
+    "images_per_second": "pairs a second",
+    "mfu": "share of the measured matrix-product ceiling",
+    "caption_throughput_ratio_hf_nucleus": "captions a second, nucleus: ours / Hugging Face",
+    "caption_throughput_ratio_hf_beam": "captions a second, 3 beams: ours / Hugging Face",
+    "flops_per_caption_ratio": "work of caption and score: original's way / ours",
+    "two_process_speedup": "captioning and filtering, two processes / one",
+    "loader_ratio_original": "loading: the original's seconds / ours",
+}
+
+
+def render(name: str, results: dict[str, Any]) -> str:
+    """The table of one file, as Markdown.
+
+    Args:
+        name: of the file.
+        results: its content.
+    """
+    lines = ["| figure | median | quartiles | target |", "|---|---|---|---|"]
+    for figure, words in ROWS.items():
+        if figure not in results["figures"]:
+            continue
+        value, spread = results["figures"][figure], results["spread"][figure]
+        shown = figure_of(figure).shown
+        quartiles = "counted" if spread["repeats"] == 1 else f"{shown(spread['q1'])} to "
+        quartiles += "" if spread["repeats"] == 1 else shown(spread["q3"])
+        target = verdict(figure, value, results["hardware"])
+        lines.append(f"| {words} | {shown(value)} | {quartiles} | {target} |")
+    machine = results["machine"]
+    where = machine.get("gpu") or f"{machine['cores']} cores of an {machine['cpu']}"
+    lines.append("")
+    lines.append(
+        f"`{results['command']}` on {where}, "
+        f"{results['date']}, commit {results['commit']}: "
+        f"[{name}](bench/results/{name})."
+    )
+    return "\n".join(lines) + "\n"
+
+
+def rewritten(text: str, results: Path = RESULTS) -> str:
+    """The README with every table made anew.
+
+    Raises:
+        ValueError: it names no file, or one that is not there.
+    """
+
+    def replace(found: re.Match[str]) -> str:
+        name = found[1]
+        if not (results / name).is_file():
+            raise ValueError(f"README names {name}, which is not in bench/results")
+        table = render(name, json.loads((results / name).read_text(encoding="utf-8")))
+        return f"<!-- figures: {name} -->\n{table}<!-- end of figures -->"
+
+    if not BLOCK.search(text):
+        raise ValueError("README has no table of figures")
+    return BLOCK.sub(replace, text)
+
+
+def main() -> int:
+    """Write or check; 0 when the README says what the files say."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="change nothing")
+    check, path = parser.parse_args().check, ROOT / "README.md"
+    text = path.read_text(encoding="utf-8")
+    new = rewritten(text)
+    if check:
+        return int(new != text)
+    path.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
