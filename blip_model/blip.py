@@ -1,5 +1,7 @@
 """BLIP: the image encoder, the MED and the heads, under the original's state-dict names."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -25,6 +27,7 @@ class Blip(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
+        fresh = partial(initialise_text, std=config.initial_std)
         self.visual_encoder = VisionTransformer(config)
         self.text_encoder = TextTransformer(config) if text_encoder else None
         self.temp = None
@@ -33,10 +36,10 @@ class Blip(nn.Module):
             self.text_proj = nn.Linear(config.text_width, config.embed_dim)
             self.temp = nn.Parameter(torch.tensor(0.07))
             self.itm_head = nn.Linear(config.text_width, 2)
-            self.text_encoder.apply(initialise_text)
+            self.text_encoder.apply(fresh)
         if text_decoder:
             self.text_decoder = TextDecoder(config, self.text_encoder)
-            self.text_decoder.apply(initialise_text)
+            self.text_decoder.apply(fresh)
 
     @property
     def temperature(self) -> torch.Tensor:

@@ -247,9 +247,9 @@ class TextDecoder(nn.Module):
         return self.cls.predictions(self.bert(ids_BL, mask_BL, image_states_BPD, causal=True))
 
 
-def initialise_text(module: nn.Module) -> None:
-    """BERT's fresh weights: normal of deviation 0.02, biases 0."""
+def initialise_text(module: nn.Module, std: float) -> None:
+    """BERT's fresh weights: normal of deviation `std`, biases 0."""
     if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
+        nn.init.normal_(module.weight, std=std)
     if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)

@@ -1,5 +1,7 @@
 """The image encoder: a plain vision transformer (Dosovitskiy et al. 2020, arXiv:2010.11929)."""
 
+from functools import partial
+
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -114,7 +116,7 @@ class VisionTransformer(nn.Module):
     """Picture to token states, CLS first; the final norm is applied to all tokens.
 
     Drop path grows linearly over depth to the config's value. Weights start as in the original:
-    truncated normal of deviation 0.02, biases 0.
+    truncated normal, of deviation 0.02 for embeddings and the config's for the rest, biases 0.
     """
 
     def __init__(self, config: BlipConfig) -> None:
@@ -130,7 +132,7 @@ class VisionTransformer(nn.Module):
         self.checkpoint_activations = False
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
-        self.apply(_initialise)
+        self.apply(partial(_initialise, std=config.initial_std))
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """[B, 3, image_size, image_size] -> [B, P, D].
@@ -162,7 +164,7 @@ class VisionTransformer(nn.Module):
         return self.norm(*self.blocks[-1].first(x_BPD, branch_BPD))[1][:, 0]
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialise(module: nn.Module, std: float) -> None:
     if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.trunc_normal_(module.weight, std=std)
         nn.init.zeros_(module.bias)
