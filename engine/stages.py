@@ -99,9 +99,7 @@ class Stages:
             Stopped: a signal asked to stop before there were results.
             ConfigError: what an evaluation of its own would refuse.
         """
-        results = self.on_main(lambda: earlier_results(config, task) or self._make(config, task))
-        _let_go()
-        return results
+        return self.on_main(lambda: earlier_results(config, task) or self._make(config, task))
 
     def _make(self, config: RunConfig, task: str) -> dict[str, Any]:
         settings = Path(config.output_dir) / "config.yaml"
@@ -131,6 +129,7 @@ class Stages:
             except ConfigError as error:
                 problem = str(error)
         outcome, problem, stopped = self._waiting.gather((outcome, problem, stopped))[0]
+        _let_go()
         if stopped:
             raise Stopped
         if problem is not None:
