@@ -3,10 +3,8 @@
 import torch
 import torch.nn.functional as F
 
-from blip_model.blip import Blip, unit
+from blip_model.blip import Blip
 from blip_model.config import BlipConfig
-from blip_model.packed_text import SharedEmbeddings, first_states
-from blip_model.packing import Packing
 
 
 class BlipContrast(Blip):
@@ -38,9 +36,8 @@ class BlipContrast(Blip):
             attention_mask: [B, L].
             group_size: pairs that see each other; None takes the batch as one group.
         """
-        image_feature = unit(self.vision_proj(self.visual_encoder.first_state(image)))
-        texts = SharedEmbeddings.of(self.text_encoder, input_ids, Packing.of(attention_mask))
-        text_feature = unit(self.text_proj(first_states(texts)))
+        image_feature = self.image_feature(self.encode_image(image))
+        text_feature = self.text_feature(self.encode_text(input_ids, attention_mask))
         size = group_size or len(image)
         pictures, words = (f.unflatten(0, (-1, size)) for f in (image_feature, text_feature))
         logits = pictures @ words.transpose(1, 2) / self.temperature

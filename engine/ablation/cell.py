@@ -39,7 +39,7 @@ def make_cell(
     """
     arm = ARMS[name]
     prepared = Preparation(config, stages, seed, name, arm)
-    start = prepared.base() if arm.continued else None
+    start = prepared.base if arm.continued else None
     run = prepared.run(config.pretrain, folder, prepared.pairs(), start)
     objective = Contrast if arm.contrastive else Pretraining
     stages.train(run, objective)

@@ -2,9 +2,11 @@
 
 import difflib
 from dataclasses import asdict, dataclass, field
+from operator import attrgetter
 from typing import Any, Literal
 
 from engine.ablation.arms import ARMS
+from engine.bootstrap.config import SET_BY_THE_LOOP, TAKEN_OVER, CaptionerConfig, FilterConfig
 from engine.capfilt.config import CapFiltConfig
 from engine.config import ConfigError, RunConfig, to_dict
 from engine.ranges import PART, SHARE
@@ -30,8 +32,8 @@ class WorldSection:
 class AblationConfig:
     """The experiment: arms times seeds. Sections hold how each stage is run.
 
-    The seed, the precision, the device, data and folders of all stages come from here, and
-    captioner and filter have the network of `pretrain.model` (preset, image_size, vocabulary).
+    The seed, the precision, the device, data and folders of all stages come from here; captioner
+    and filter take the network of `pretrain.model` (preset, vocabulary, image_size if unset).
 
     Args:
         output_dir: folder of all cells and results; any number of processes may share it.
@@ -57,8 +59,8 @@ class AblationConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     data: WorldSection = field(default_factory=WorldSection)
     pretrain: RunConfig = field(default_factory=RunConfig)
-    captioner: RunConfig = field(default_factory=RunConfig)
-    filter: RunConfig = field(default_factory=RunConfig)
+    captioner: CaptionerConfig = field(default_factory=CaptionerConfig)
+    filter: FilterConfig = field(default_factory=FilterConfig)
     capfilt: CapFiltConfig = field(default_factory=CapFiltConfig)
 
     def __post_init__(self) -> None:
@@ -82,6 +84,30 @@ class AblationConfig:
         for key in ("train", "eval"):
             if not getattr(self.data, key):
                 raise ConfigError(f"no pairs: set data.{key} to shards or an annotation file")
+        self._refuse_stages()
+
+    def _refuse_stages(self) -> None:
+        """What the experiment gives every stage is not for a section to say."""
+        for stage, keys in SET_BY_THE_LOOP.items():
+            section = getattr(self, stage)
+            for key in keys:
+                if attrgetter(key)(section) != attrgetter(key)(type(section)()):
+                    raise ConfigError(f"{stage}.{key} is set by the experiment: take it out")
+        for stage, keys in TAKEN_OVER.items():
+            section = getattr(self, stage)
+            for key in keys:
+                given, ours = attrgetter(key)(section), attrgetter(key)(self.pretrain)
+                if given not in (attrgetter(key)(type(section)()), ours):
+                    raise ConfigError(
+                        f"{stage}.{key} {given!r} is not the pretraining's {ours!r}, which the "
+                        "stage goes on from: leave it out"
+                    )
+        prompts = self.capfilt.caption.prompt, self.captioner.evaluate.prompt
+        if prompts[0] != prompts[1]:
+            raise ConfigError(
+                f"capfilt.caption.prompt {prompts[0]!r} is not the prompt that the captioner "
+                f"learns behind (captioner.evaluate.prompt {prompts[1]!r})"
+            )
 
 
 # Which arms and seeds are made, and where: a folder holds one experiment whatever these are.

@@ -127,11 +127,13 @@ class Experiment:
             )
 
     def _write(self) -> dict[str, Any]:
-        """All results from all cells that are there, of any process."""
-        results = summarise(collect_cells(self.folder), self.config, self.command)
-        write_results(self.folder / "results.json", results)
-        (self.folder / "results.md").write_text(table(results), encoding="utf-8")
-        draw(results, self.folder / "results.png")
+        """All results from all cells that are there, of any process; one writes at a time."""
+        with (self.folder / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            results = summarise(collect_cells(self.folder), self.config, self.command)
+            write_results(self.folder / "results.json", results)
+            (self.folder / "results.md").write_text(table(results), encoding="utf-8")
+            draw(results, self.folder / "results.png")
         return results
 
     def _conclude(self) -> None:

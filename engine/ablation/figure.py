@@ -1,7 +1,5 @@
 """The arms as bars with their spread and every seed's value, as PNG, drawn with Pillow."""
 
-import os
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +44,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
 
     Args:
         results: as `results.json` holds them.
-        path: of the PNG, written whole or not at all.
+        path: of the PNG.
     """
     arms = results["arms"]
     if not arms:
@@ -80,9 +78,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
             canvas.dot(place(value), y, DOT)
         spread = "" if found["std"] is None else f" ± {100 * std:.1f}"
         canvas.text(max(high, place(max(found["values"]))) + 8, y, f"{100 * mean:.1f}{spread}")
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    canvas.image.save(temporary, "PNG", optimize=True)
-    os.replace(temporary, path)
+    canvas.image.save(path, "PNG", optimize=True)
 
 
 def _top(found: dict[str, Any]) -> float:

@@ -1,13 +1,15 @@
 """What arms of one seed and one clean set have in common: world, base, captioner, filter, sets."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
+from functools import cached_property
 from pathlib import Path
 
 from engine.ablation.arms import Arm, base_of
 from engine.ablation.config import AblationConfig
-from engine.ablation.scoring import judge_filter, score_shards, web_scores
-from engine.ablation.world import World, make_world, make_trial, read_noise
+from engine.ablation.scoring import judge_by_record, score_shards, web_scores
+from engine.ablation.world import World, make_world, read_noise
+from engine.bootstrap.labelled import judge_filter
 from engine.capfilt.config import CapFiltConfig, RuleSection
 from engine.config import RunConfig
 from engine.data.tokenizer import Tokenizer
@@ -37,6 +39,7 @@ class Preparation:
         self.folder = self.root / f"clean_{100 * self.share:g}"
         self._base = self.root / base_of(name)
 
+    @cached_property
     def world(self) -> World:
         """The clean pairs and the noisy web."""
         config = self.config
@@ -59,7 +62,7 @@ class Preparation:
         model = replace(
             section.model,
             preset=network.preset,
-            image_size=network.image_size,
+            image_size=section.model.image_size or network.image_size,
             vocabulary=network.vocabulary,
             checkpoint=str(start) if start else section.model.checkpoint,
         )
@@ -74,25 +77,24 @@ class Preparation:
             data=replace(section.data, train=pairs, eval=config.data.eval),
         )
 
+    @cached_property
     def base(self) -> Path:
         """The model of the arm without cleaning, from which captioner and filter start."""
-        world = self.world()
-        train = [world.web, world.clean]
+        train = [self.world.web, self.world.clean]
         return self.stages.train(self.run(self.config.pretrain, self._base, train), Pretraining)
 
     def pairs(self) -> list[Path]:
         """Shards that the arm's model is pretrained on."""
-        world, what = self.world(), self.arm.pairs
+        what, clean = self.arm.pairs, self.world.clean
         if what == "found":
-            return [world.web, world.clean]
-        table = self.captions()
-        if what != "both":
-            table = self._by_rule(table, what)
-        return [table / "shards", world.clean]
+            return [self.world.web, clean]
+        cleaned = self.captions if what == "both" else self._by_rule(self.captions, what)
+        return [cleaned / "shards", clean]
 
+    @cached_property
     def captions(self) -> Path:
         """Captions and scores of the web, and the cleaned shards by the rule of `both`."""
-        captioner, judge = self._models()
+        captioner, judge = self._models
         caption, prompted = self.config.capfilt.caption, not self.arm.shared
         if self.arm.method == "beam":
             caption = replace(caption, method="beam", samples=1)
@@ -110,44 +112,56 @@ class Preparation:
         return self.stages.caption_and_filter(config)
 
     def judgement(self) -> dict[str, float]:
-        """What the arm's filter is worth against the record of the noise.
+        """What the arm's filter is worth: against the recorded noise, or on held-out pairs.
 
         Returns:
-            filter_auc and the rest of `judge_filter`, and filter_auc_base of the model that the
-            filter was made from.
+            filter_auc and the rest of `judge_by_record` or of `judge_filter`, and filter_auc_base
+            of the model that the filter was made from.
         """
-        world, threshold = self.world(), self.config.capfilt.rule.itm_threshold
-        table, judge, base = self.captions(), self._models()[1], self.base()
-        look = self.run(self.config.pretrain, judge, [])
+        table, judge, base = self.captions, self._models[1], self.base
+        return self.stages.on_main(
+            lambda: (
+                self._by_record(table, base)
+                if self.config.noise
+                else self._on_held_out(judge, base)
+            )
+        )
 
-        def work() -> dict[str, float]:
-            folder, record = world.web, world.noise
-            if not self.config.noise:
-                pairs = self.config.data.eval
-                folder, record = make_trial(self.folder / "trial", pairs, self.seed)
-            swapped = read_noise(record)
-            own = web_scores(table) if self.config.noise else score_shards(look, judge, folder)
-            before = judge_filter(score_shards(look, base, folder), swapped, threshold)
-            facts = judge_filter(own, swapped, threshold) | {"auc_base": before["auc"]}
-            return {f"filter_{name}": value for name, value in facts.items()}
+    def _by_record(self, table: Path, base: Path) -> dict[str, float]:
+        world, threshold = self.world, self.config.capfilt.rule.itm_threshold
+        swapped = read_noise(world.noise)
+        look = self.run(self.config.pretrain, base, [])
+        before = judge_by_record(score_shards(look, base, world.web), swapped, threshold)
+        found = judge_by_record(web_scores(table), swapped, threshold)
+        return found | {"filter_auc_base": before["filter_auc"]}
 
-        return self.stages.on_main(work)
+    def _on_held_out(self, judge: Path, base: Path) -> dict[str, float]:
+        data = replace(self.config.pretrain.data, eval=self.config.data.eval)
+
+        def judged(model: Path) -> dict[str, float]:
+            config = replace(self._capfilt(self.folder), filter=str(model))
+            return judge_filter(config, data, self.config.device, self.seed)
+
+        return judged(judge) | {"filter_auc_base": judged(base)["filter_auc"]}
 
     @property
     def _kind(self) -> str:
         """What is particular about the arm's captions, for a folder's name."""
         return f"_{self.arm.method}{'_shared' if self.arm.shared else ''}"
 
+    @cached_property
     def _models(self) -> tuple[Path, Path]:
         """Captioner and filter, which may be one."""
-        base, clean, config = self.base(), [self.world().clean], self.config
+        base, clean, config = self.base, [self.world.clean], self.config
 
         def tune(name: str, section: RunConfig, objective: Kind) -> Path:
             run = self.run(section, self.folder / name, clean, base)
             return self.stages.train(run, objective)
 
         if self.arm.shared:
-            both = tune("shared", config.filter, Pretraining)
+            # Without the filter's task: it learns all three losses.
+            plain = {one.name: getattr(config.filter, one.name) for one in fields(RunConfig)}
+            both = tune("shared", RunConfig(**plain), Pretraining)
             return both, both
         captioner = tune("captioner", config.captioner, Captioning)
         return captioner, tune("filter", config.filter, Retrieval)
@@ -171,7 +185,7 @@ class Preparation:
             seed=self.seed,
             precision=config.precision,
             device=config.device,
-            data=replace(section.data, train=str(self.world().web)),
+            data=replace(section.data, train=str(self.world.web)),
         )
 
 

@@ -19,10 +19,9 @@ FIGURES = (
     "filter_auc",
     "filter_auc_itc",
     "filter_auc_base",
-    "filter_kept_true",
-    "filter_kept_swapped",
     "filter_precision",
     "filter_recall",
+    "filter_kept_swapped",
 )
 COSTS = ("pictures", "texts", "steps", "samples", "flop", "seconds")
 Cell = dict[str, Any]

@@ -1,11 +1,12 @@
 """How well a filter tells swapped captions from true ones."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from engine.bootstrap.labelled import Labelled
 from engine.capfilt.filter import PairFilter
 from engine.capfilt.pictures import batches
 from engine.capfilt.rule import WEB
@@ -20,29 +21,7 @@ from engine.inference import load
 Scores = tuple[float, float]
 
 
-def area_under_curve(scores: Sequence[float], right: Sequence[bool]) -> float:
-    """ROC AUC: how often a right pair scores above a wrong one, ties counting half.
-
-    From rank sums (Mann and Whitney 1947), equal scores sharing their mean rank.
-
-    Args:
-        scores: one a pair.
-        right: whether each pair is.
-
-    Raises:
-        ValueError: all pairs are right, or none is.
-    """
-    values, truth = np.asarray(scores, np.float64), np.asarray(right, bool)
-    positive, negative = int(truth.sum()), int((~truth).sum())
-    if not positive or not negative:
-        raise ValueError("an area under the curve needs right and wrong pairs")
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
-    above = ranks[truth].sum() - positive * (positive + 1) / 2
-    return float(above / (positive * negative))
-
-
-def judge_filter(
+def judge_by_record(
     scores: Mapping[str, Scores], swapped: Mapping[str, bool], threshold: float
 ) -> dict[str, float]:
     """What a filter is worth against the record of the noise.
@@ -53,21 +32,17 @@ def judge_filter(
         threshold: matching probability from which a pair is kept.
 
     Returns:
-        auc of the matching probability, auc_itc of the cosine, kept_true and kept_swapped as
-        shares of theirs, precision (of the kept, how many are true) and recall (= kept_true).
+        filter_auc, filter_precision and filter_recall as `Labelled.quality` defines them,
+        filter_auc_itc of the cosine, and filter_kept_swapped, the kept share of the swapped.
     """
     uids = [uid for uid in swapped if uid in scores]
-    right = np.asarray([not swapped[uid] for uid in uids])
-    itm, itc = np.asarray([scores[uid] for uid in uids], np.float64).reshape(-1, 2).T
+    right = np.array([not swapped[uid] for uid in uids])
+    itm, itc = np.array([scores[uid] for uid in uids]).T
     kept = itm >= threshold
-    good = int((kept & right).sum())
     return {
-        "auc": area_under_curve(itm, right),
-        "auc_itc": area_under_curve(itc, right),
-        "kept_true": good / int(right.sum()),
-        "kept_swapped": int((kept & ~right).sum()) / int((~right).sum()),
-        "precision": good / max(int(kept.sum()), 1),
-        "recall": good / int(right.sum()),
+        **Labelled(itm, kept, right).quality(),
+        "filter_auc_itc": Labelled(itc, kept, right).quality()["filter_auc"],
+        "filter_kept_swapped": float(kept[~right].mean()),
     }
 
 

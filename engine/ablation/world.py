@@ -216,24 +216,6 @@ def make_world(
     return World.at(folder)
 
 
-def make_trial(folder: Path, spec: str | list[str], seed: int) -> tuple[Path, Path]:
-    """Pairs that a filter is tried on: half of their captions swapped.
-
-    Args:
-        folder: of the trial, made where it is not there yet.
-        spec: pairs whose captions are true.
-        seed: of the choice.
-
-    Returns:
-        The folder of the shards, and the record of the noise.
-    """
-    if not folder.exists():
-        with _aside(folder) as building:
-            pairs = write_noisy(building / "pairs", read_pairs(spec), 0.5, seed)
-            _write_record(building / NOISE, {"pairs": pairs})
-    return folder / "pairs", folder / NOISE
-
-
 @contextlib.contextmanager
 def _aside(folder: Path) -> Iterator[Path]:
     """A folder to build in, which takes its name when the context ends well."""
