@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from engine.bootstrap import guard
-from engine.bootstrap.config import BootstrapConfig, to_dict
+from engine.bootstrap.config import BootstrapConfig, named, to_dict
 from engine.bootstrap.diversity import compare, first_texts
 from engine.bootstrap.guard import percent
 from engine.bootstrap.labelled import judge_filter
@@ -196,10 +196,8 @@ def refuse_unfit(plan: Plan, here: Runtime, stop: StopRequest) -> dict[str, str]
     runs["captioner"] = (plan.captioner(1, 0), Captioning)
     runs["filter"] = (plan.filter(1, 0), Retrieval)
     for stage, (run, objective) in runs.items():
-        try:
+        with named(stage, ": "):
             Trainer(run, objective, here, stop)
-        except ConfigError as error:
-            raise ConfigError(f"{stage}: {error}") from None
     cleaning = config.capfilt
     network = config.pretrain.model.network()
     if cleaning.caption.max_length > network.max_positions:
