@@ -1,6 +1,7 @@
 """Tiny loops for tests: pairs, command lines, and what comes out."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,16 @@ def words(world: Path, output: Path, *more: object) -> list[str]:
 def loop(world: Path, output: Path, *more: object) -> Ended:
     """Run it in this process."""
     return call(bootstrap.main, *words(world, output, *more))
+
+
+def after_first(whole: Path, output: Path, **changes: object) -> Path:
+    """A loop as it was right after its first pretraining, with other settings since its start."""
+    shutil.copytree(whole / "round_0", output / "round_0")
+    known = state(whole)
+    known["rounds"] = known["rounds"][:1]
+    known["settings"] |= {key.replace("__", "."): value for key, value in changes.items()}
+    (output / "bootstrap.json").write_text(json.dumps(known))
+    return output
 
 
 def state(output: Path) -> dict[str, Any]:

@@ -109,13 +109,13 @@ class Bootstrap:
             self._stage(one, "filter", lambda: self.stages.train(scorer, Retrieval))
             device, seed = self.here.device.type, self.config.seed
             data = scorer.data
-            self._judge(one, lambda: judge_filter(cleaning, data, device, seed))
+            self._judge(one, "filter_precision", lambda: judge_filter(cleaning, data, device, seed))
             reasons = guard.filter_reasons(one.guard, limits)
             if reasons:
                 return reasons
             self._stage(one, "capfilt", lambda: self.stages.caption_and_filter(cleaning))
             folder = Path(cleaning.output_dir)
-            self._judge(one, lambda: compare(first_texts(folder)) | guard.kept_shares(folder))
+            self._judge(one, "kept_share", lambda: of_cleaned(folder))
             reasons = guard.caption_reasons(one.guard, limits, self.state.rounds[start])
             if reasons:
                 return reasons
@@ -139,8 +139,10 @@ class Bootstrap:
         one.stages[name] = DONE
         self._save()
 
-    def _judge(self, one: Round, work: Callable[[], dict[str, float]]) -> None:
-        """Measure on the main process what the state does not know yet."""
+    def _judge(self, one: Round, known: str, work: Callable[[], dict[str, float]]) -> None:
+        """Measure on the main process, unless the state holds one of the figures already."""
+        if known in one.guard:
+            return
         found = self.stages.on_main(work)
         one.guard |= found
         self._save()
@@ -162,6 +164,11 @@ class Bootstrap:
     def _say(self, line: str) -> None:
         if self.here.is_main:
             print(f"[bootstrap] {line}", file=sys.stderr, flush=True)
+
+
+def of_cleaned(folder: Path) -> dict[str, float]:
+    """What the guard takes from an output of captioning and filtering."""
+    return compare(first_texts(folder)) | guard.kept_shares(folder)
 
 
 def retrieval(results: dict[str, Any]) -> dict[str, float]:
