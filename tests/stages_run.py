@@ -50,9 +50,9 @@ def plan(folder: Path, zero: int, stages: Stages) -> dict[str, Callable[[], Any]
     first = settings(folder, "pretrain", zero)
     model = {"checkpoint": first.output_dir}
     tuned = settings(folder, "captioner", zero, model=model)
-    held = {"train": str(folder / "data"), "eval": str(folder / "data")}
-    judged = settings(folder, "pretrain", zero, model=model, data=held)
-    judged = replace(judged, output_dir=str(folder / "pretrain" / "evaluation"))
+    judged = settings(folder, "pretrain", zero, model=model)
+    held = replace(judged.data, eval=str(folder / "data"))
+    judged = replace(judged, output_dir=str(folder / "pretrain" / "evaluation"), data=held)
     words = {"captioner": tuned.output_dir, "filter": first.output_dir, "precision": "fp32"}
     words |= {"data.train": folder / "data", "output_dir": folder / "capfilt"}
     words |= {"caption.max_length": 7, "caption.top_k": 40, "batch_size": 8, "device": "cpu"}

@@ -1,5 +1,7 @@
 """The whole loop in one typed, frozen object: a section for each stage, and the guard's limits."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from operator import attrgetter
 from typing import Any, Literal
@@ -69,6 +71,24 @@ class GuardSection:
     on_reject: Literal["stop", "continue"] = "stop"
 
 
+@contextmanager
+def named(stage: str, between: str = ".") -> Iterator[None]:
+    """Errors of the context begin with the stage that they are about."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{stage}{between}{error}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(RunConfig):
+    """A pretraining of the loop."""
+
+    def __post_init__(self) -> None:
+        with named("pretrain"):
+            super().__post_init__()
+
+
 @dataclass(frozen=True, kw_only=True)
 class CaptionerConfig(RunConfig):
     """The fine-tuning of a captioner.
@@ -78,6 +98,10 @@ class CaptionerConfig(RunConfig):
     """
 
     task: Literal["caption"] = "caption"
+
+    def __post_init__(self) -> None:
+        with named("captioner"):
+            super().__post_init__()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +113,19 @@ class FilterConfig(RunConfig):
     """
 
     task: Literal["retrieval"] = "retrieval"
+
+    def __post_init__(self) -> None:
+        with named("filter"):
+            super().__post_init__()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleaningConfig(CapFiltConfig):
+    """Captioning and filtering in the loop."""
+
+    def __post_init__(self) -> None:
+        with named("capfilt"):
+            super().__post_init__()
 
 
 RANGES = {
@@ -132,10 +169,10 @@ class BootstrapConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     data: SetsSection = field(default_factory=SetsSection)
     guard: GuardSection = field(default_factory=GuardSection)
-    pretrain: RunConfig = field(default_factory=RunConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     captioner: CaptionerConfig = field(default_factory=CaptionerConfig)
     filter: FilterConfig = field(default_factory=FilterConfig)
-    capfilt: CapFiltConfig = field(default_factory=CapFiltConfig)
+    capfilt: CleaningConfig = field(default_factory=CleaningConfig)
 
     def __post_init__(self) -> None:
         problem = out_of_range(self, RANGES)

@@ -1,4 +1,4 @@
-"""How well a filter tells right texts from wrong ones: held-out pairs, and their texts dealt out."""
+"""How well a filter tells right texts from wrong ones: held-out ones, and the same dealt out."""
 
 from dataclasses import dataclass, replace
 

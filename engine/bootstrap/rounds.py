@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from engine.bootstrap import guard
-from engine.bootstrap.config import BootstrapConfig, to_dict
+from engine.bootstrap.config import BootstrapConfig, named, to_dict
 from engine.bootstrap.diversity import compare, first_texts
 from engine.bootstrap.guard import percent
 from engine.bootstrap.labelled import judge_filter
@@ -109,13 +109,13 @@ class Bootstrap:
             self._stage(one, "filter", lambda: self.stages.train(scorer, Retrieval))
             device, seed = self.here.device.type, self.config.seed
             data = scorer.data
-            self._judge(one, lambda: judge_filter(cleaning, data, device, seed))
+            self._judge(one, "filter_precision", lambda: judge_filter(cleaning, data, device, seed))
             reasons = guard.filter_reasons(one.guard, limits)
             if reasons:
                 return reasons
             self._stage(one, "capfilt", lambda: self.stages.caption_and_filter(cleaning))
             folder = Path(cleaning.output_dir)
-            self._judge(one, lambda: compare(first_texts(folder)) | guard.kept_shares(folder))
+            self._judge(one, "kept_share", lambda: of_cleaned(folder))
             reasons = guard.caption_reasons(one.guard, limits, self.state.rounds[start])
             if reasons:
                 return reasons
@@ -139,8 +139,10 @@ class Bootstrap:
         one.stages[name] = DONE
         self._save()
 
-    def _judge(self, one: Round, work: Callable[[], dict[str, float]]) -> None:
-        """Measure on the main process what the state does not know yet."""
+    def _judge(self, one: Round, known: str, work: Callable[[], dict[str, float]]) -> None:
+        """Measure on the main process, unless the state holds one of the figures already."""
+        if known in one.guard:
+            return
         found = self.stages.on_main(work)
         one.guard |= found
         self._save()
@@ -162,6 +164,11 @@ class Bootstrap:
     def _say(self, line: str) -> None:
         if self.here.is_main:
             print(f"[bootstrap] {line}", file=sys.stderr, flush=True)
+
+
+def of_cleaned(folder: Path) -> dict[str, float]:
+    """What the guard takes from an output of captioning and filtering."""
+    return compare(first_texts(folder)) | guard.kept_shares(folder)
 
 
 def retrieval(results: dict[str, Any]) -> dict[str, float]:
@@ -196,10 +203,8 @@ def refuse_unfit(plan: Plan, here: Runtime, stop: StopRequest) -> dict[str, str]
     runs["captioner"] = (plan.captioner(1, 0), Captioning)
     runs["filter"] = (plan.filter(1, 0), Retrieval)
     for stage, (run, objective) in runs.items():
-        try:
+        with named(stage, ": "):
             Trainer(run, objective, here, stop)
-        except ConfigError as error:
-            raise ConfigError(f"{stage}: {error}") from None
     cleaning = config.capfilt
     network = config.pretrain.model.network()
     if cleaning.caption.max_length > network.max_positions:
