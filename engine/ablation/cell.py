@@ -89,7 +89,7 @@ def _mean(metrics: dict[str, float], ending: str) -> float:
 
 
 def cost_of(run: RunConfig, objective: Kind) -> dict[str, float]:
-    """What the arm's own pretraining cost: pictures, texts, steps, samples, FLOP, seconds.
+    """What the arm's own pretraining cost: pairs that it drew from, steps, samples, FLOP, seconds.
 
     FLOP are the useful ones of `blip_model.flops` at the mean length of all texts; seconds are
     those of the steps, whatever else the process did.
@@ -106,8 +106,7 @@ def cost_of(run: RunConfig, objective: Kind) -> dict[str, float]:
         steps = row["step"]
     samples = steps * run.train.global_batch_size
     return {
-        "pictures": len(source),
-        "texts": len(texts),
+        "pairs": len(source),
         "steps": steps,
         "samples": samples,
         "flop": objective(run, tokenizer).flops(tokens) * samples,

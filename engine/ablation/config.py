@@ -6,9 +6,15 @@ from operator import attrgetter
 from typing import Any, Literal
 
 from engine.ablation.arms import ARMS
-from engine.bootstrap.config import SET_BY_THE_LOOP, TAKEN_OVER, CaptionerConfig, FilterConfig
-from engine.capfilt.config import CapFiltConfig
-from engine.config import ConfigError, RunConfig, to_dict
+from engine.bootstrap.config import (
+    SET_BY_THE_LOOP,
+    TAKEN_OVER,
+    CaptionerConfig,
+    CleaningConfig,
+    FilterConfig,
+    PretrainConfig,
+)
+from engine.config import ConfigError, to_dict
 from engine.ranges import PART, SHARE
 
 
@@ -58,10 +64,10 @@ class AblationConfig:
     precision: Literal["fp32", "bf16"] = "bf16"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     data: WorldSection = field(default_factory=WorldSection)
-    pretrain: RunConfig = field(default_factory=RunConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     captioner: CaptionerConfig = field(default_factory=CaptionerConfig)
     filter: FilterConfig = field(default_factory=FilterConfig)
-    capfilt: CapFiltConfig = field(default_factory=CapFiltConfig)
+    capfilt: CleaningConfig = field(default_factory=CleaningConfig)
 
     def __post_init__(self) -> None:
         if not self.output_dir.strip():

@@ -55,7 +55,7 @@ class Preparation:
         Args:
             section: how it trains.
             folder: of the run.
-            train: shards.
+            train: shards, or cleaned sets.
             start: run whose weights it starts from.
         """
         config, network = self.config, self.config.pretrain.model
@@ -84,12 +84,12 @@ class Preparation:
         return self.stages.train(self.run(self.config.pretrain, self._base, train), Pretraining)
 
     def pairs(self) -> list[Path]:
-        """Shards that the arm's model is pretrained on."""
+        """What the arm's model is pretrained on; of a cleaned set every kept text is a pair."""
         what, clean = self.arm.pairs, self.world.clean
         if what == "found":
             return [self.world.web, clean]
         cleaned = self.captions if what == "both" else self._by_rule(self.captions, what)
-        return [cleaned / "shards", clean]
+        return [cleaned, clean]
 
     @cached_property
     def captions(self) -> Path:

@@ -23,7 +23,7 @@ FIGURES = (
     "filter_recall",
     "filter_kept_swapped",
 )
-COSTS = ("pictures", "texts", "steps", "samples", "flop", "seconds")
+COSTS = ("pairs", "steps", "samples", "flop", "seconds")
 Cell = dict[str, Any]
 
 
@@ -94,7 +94,7 @@ def _arm(name: str, by_arm: dict[str, dict[int, Cell]]) -> dict[str, Any]:
 def table(results: dict[str, Any]) -> str:
     """Everything that matters as Markdown, one arm a line; spread is over seeds."""
     heads = ("arm", "pretrained on", "seeds", "R@1 %", "gain over none", "R@1 % by contrast")
-    heads += ("R@5 %", "CIDEr", "filter AUC", "pictures", "TFLOP", "minutes")
+    heads += ("R@5 %", "CIDEr", "filter AUC", "pairs", "TFLOP", "minutes")
     rows = [heads, ("---",) * len(heads)]
     for name, arm in results["arms"].items():
         cost = {key: value["mean"] for key, value in arm["cost"].items()}
@@ -110,7 +110,7 @@ def table(results: dict[str, Any]) -> str:
                 _shown(arm["retrieval_r5"], 100, 1),
                 _shown(arm.get("cider"), 1, 2),
                 _shown(arm.get("filter_auc"), 1, 3),
-                f"{cost['pictures']:.0f}",
+                f"{cost['pairs']:.0f}",
                 f"{cost['flop'] / 1e12:.3g}",
                 f"{cost['seconds'] / 60:.1f}",
             )

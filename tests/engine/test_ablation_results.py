@@ -59,7 +59,7 @@ def cell(arm: str, seed: int, r1: float, **more: Any) -> dict[str, Any]:
     facts = {"arm": arm, "seed": seed, "clean_fraction": ARMS[arm].clean or 0.1}
     facts |= {f"retrieval_r{k}{way}": r1 for k in (1, 5) for way in ("", "_contrast")}
     facts |= {"chance_r1": 0.01, "chance_r5": 0.05, "cider": None if "align" in arm else 2 * r1}
-    cost = {"pictures": 10, "texts": 12, "steps": 5, "samples": 40, "flop": 3e12, "seconds": 90.0}
+    cost = {"pairs": 10, "steps": 5, "samples": 40, "flop": 3e12, "seconds": 90.0}
     return facts | cost | more
 
 
