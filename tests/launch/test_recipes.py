@@ -15,9 +15,10 @@ from tests.ranks import ROOT, run_ranks
 from tests.runs import metrics, weights
 from tests.shards import write_shards
 
-# The recipes of captioning and filtering, and of the loop, have tests of their own.
+# The recipes of captioning and filtering, of the loop and of its ablation have their own tests.
 EVERY = sorted((ROOT / "launch" / "recipes").glob("*.yaml"))
-RECIPES = [path for path in EVERY if path.stem != "capfilt" and "bootstrap" not in path.stem]
+OTHERS = ("capfilt", "bootstrap", "ablation")
+RECIPES = [path for path in EVERY if not any(word in path.stem for word in OTHERS)]
 PRETRAINING = ("pretrain_base_14m", "pretrain_base_129m", "pretrain_large_129m")
 
 LOSSES = {
