@@ -67,7 +67,8 @@ def draw(path: Path, size: int) -> bytes:
     import resvg_py
 
     text, _ = read_svg(path)
-    settings = {"width": size, "height": size, "background": "#ffffff"}
+    # Without a resolution a drawing in millimetres has no size.
+    settings = {"width": size, "height": size, "background": "#ffffff", "dpi": 96.0}
     try:
         content = resvg_py.svg_to_bytes(svg_string=text, skip_system_fonts=True, **settings)
     except ValueError:
