@@ -80,3 +80,9 @@ def retrieval_flops(config: BlipConfig, tokens: float) -> float:
     f = forward_flops(config, tokens)
     trained = f.vision + f.unimodal + 3 * f.fused + f.keys_values
     return 3 * trained + f.vision_first + f.unimodal
+
+
+def contrast_flops(config: BlipConfig, tokens: float) -> float:
+    """FLOP a pair of contrast alone, without momentum encoders."""
+    f = forward_flops(config, tokens)
+    return 3 * (f.vision_first + f.unimodal)

@@ -4,13 +4,17 @@ import ctypes
 import logging
 import os
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from engine.config import ConfigError
+
+# Longer than anything that one process may do while the others wait for it.
+PATIENCE = timedelta(days=30)
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,15 @@ class Runtime:
             dist.all_reduce(tensor)
             tensor /= self.world_size
         return tensor
+
+    def patient(self) -> "Runtime":
+        """The same for agreeing after hours in which not every process had work. Collective.
+
+        A process that dies meanwhile is noticed by its closed connection, not by the time.
+        """
+        if self.world_size == 1:
+            return self
+        return replace(self, control=dist.new_group(backend="gloo", timeout=PATIENCE))
 
     def barrier(self) -> None:
         """Wait for all processes."""

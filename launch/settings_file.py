@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -42,8 +43,19 @@ def _look_at(path: Path, sections: set[str]) -> None:
     for key, value in tree.items():
         if not isinstance(key, str) or key == "config":
             raise ConfigError(f"--config {path}: unknown key {key!r}")
-        if key in sections and not isinstance(value, dict):
-            raise ConfigError(f"--config {path}: {key} is a section of settings, got {value!r}")
+        for name, found in _no_mappings(key, value, sections):
+            raise ConfigError(f"--config {path}: {name} is a section of settings, got {found!r}")
+
+
+def _no_mappings(name: str, value: Any, sections: set[str]) -> Iterator[tuple[str, Any]]:
+    """Sections, and sections of sections, that hold something else."""
+    if name not in sections:
+        return
+    if not isinstance(value, dict):
+        yield name, value
+        return
+    for key, inner in value.items():
+        yield from _no_mappings(f"{name}.{key}", inner, sections)
 
 
 def _said_twice(node: yaml.Node | None) -> Iterator[str]:

@@ -31,6 +31,8 @@ YAML = {
     "numbers.yaml": "data: {train: [1]}\n",
     "bool.yaml": "seed: true\n",
     "size.yaml": "size: [1]\n",
+    "deep_typo.yaml": "filter: {train: {learnin_rate: 3}}\n",
+    "deep_section.yaml": "pretrain: {model: 3}\n",
 }
 
 
@@ -57,12 +59,13 @@ def make_world(folder: Path) -> Path:
     (folder / "pairs.json").write_text('[{"image": "a.png", "caption": "a"}]')
     (folder / "list.json").write_text("[]")
     (folder / "batch.json").write_text('{"train_batch_size": 3}')
-    for name in ("empty", "filled", "set", "torn_set", "results", "notes"):
+    for name in ("empty", "filled", "set", "torn_set", "results", "notes", "torn_loop"):
         (folder / name).mkdir()
     (folder / "file").write_text("mine")
     (folder / "filled" / "letter.txt").write_text("mine")
     (folder / "set" / "collection.json").write_text('{"settings": {"size": 7}}')
     (folder / "torn_set" / "collection.json").write_text("{")
+    (folder / "torn_loop" / "bootstrap.json").write_text("{")
     results = {"task": "retrieval", "checkpoint": "elsewhere", "metrics": {}}
     (folder / "results" / "results.json").write_text(json.dumps(results))
     (folder / "notes" / "results.json").write_text("mine")

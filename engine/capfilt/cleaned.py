@@ -12,6 +12,7 @@ from typing import Any
 
 from engine.capfilt.rule import WEB
 from engine.capfilt.table import Judged
+from engine.data.images import extension_of
 from engine.data.index import ShardError, build_index, index_path, store_index
 from engine.data.shards import CLEANED, Shards, add_members, read_facts
 
@@ -75,7 +76,7 @@ def _members(
     text = kept[0].text.encode()
     if kept[0].source == WEB and original is not None and _decoded(original) == kept[0].text:
         text = original
-    return [(_extension(image), image), ("txt", text), ("json", json.dumps(facts).encode())]
+    return [(extension_of(image), image), ("txt", text), ("json", json.dumps(facts).encode())]
 
 
 def _remember(facts: dict[str, Any], original: bytes) -> None:
@@ -90,9 +91,3 @@ def _remember(facts: dict[str, Any], original: bytes) -> None:
 
 def _decoded(content: bytes) -> str:
     return content.decode("utf-8", "replace")
-
-
-def _extension(image: bytes) -> str:
-    """By content: what could be decoded is one of three."""
-    known = {b"\xff\xd8": "jpg", b"\x89P": "png"}
-    return known.get(image[:2], "webp")

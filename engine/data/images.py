@@ -66,6 +66,12 @@ def _unreadable(content: bytes) -> str:
     return "undecodable" if known else "wrong_format"
 
 
+def extension_of(content: bytes) -> str:
+    """`jpg`, `png` or `webp` by content: what can be decoded is one of three."""
+    known = {b"\xff\xd8": "jpg", b"\x89P": "png"}
+    return known.get(content[:2], "webp")
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """A picture of any mode as RGB: transparency on white, 16-bit values by their upper byte."""
     if image.mode == "RGB":

@@ -4,8 +4,10 @@ import importlib.metadata
 import os
 import platform
 import re
+import subprocess
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "deepspeed", "transformers", "triton", "numpy", "pillow")
 
 
@@ -44,3 +46,19 @@ def _memory() -> str | None:
     except (AttributeError, OSError, ValueError):
         return None
     return f"{size / 2**30:.0f} GiB memory"
+
+
+def commit() -> str | None:
+    """Short name of the checked-out commit, `-dirty` where a tracked file differs; None outside."""
+    try:
+        name = _git("rev-parse", "--short=7", "HEAD")
+        return f"{name}-dirty" if _git("status", "--porcelain", "--untracked-files=no") else name
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(
+        ("git", *words), cwd=ROOT, capture_output=True, text=True, check=True, timeout=30
+    )
+    return done.stdout.strip()

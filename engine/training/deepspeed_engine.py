@@ -94,6 +94,10 @@ class DeepSpeedEngine:
         self.engine.step()
         return last and self.engine.was_step_applied()
 
+    def close(self) -> None:
+        """Let go of the network: DeepSpeed's hooks on it would keep all of it in memory."""
+        self.engine.destroy()
+
     def named_parameters(self) -> dict[str, nn.Parameter]:
         """Parameters by name; under stage 3 they are shards until gathered."""
         return dict(self.model.named_parameters())

@@ -5,7 +5,8 @@ from typing import Any, Protocol
 
 from blip_model.blip import Blip
 from blip_model.caption import BlipCaption
-from blip_model.flops import caption_flops, pretraining_flops, retrieval_flops
+from blip_model.contrastive import BlipContrast
+from blip_model.flops import caption_flops, contrast_flops, pretraining_flops, retrieval_flops
 from blip_model.momentum import Momentum
 from blip_model.pretrain import BlipPretrain
 from blip_model.retrieval import BlipRetrieval
@@ -83,6 +84,29 @@ class Pretraining:
     def flops(self, tokens: float) -> float:
         """Useful FLOP a pair."""
         return pretraining_flops(self.config, tokens)
+
+
+class Contrast:
+    """Contrast alone, what CLIP and ALIGN train: the baseline of an ablation."""
+
+    losses = ("loss_itc",)
+    prompt = ""
+
+    def __init__(self, config: RunConfig, tokenizer: Tokenizer) -> None:
+        self.section, self.config = config.model, config.model.network()
+
+    def build(self, fresh: bool) -> Built:
+        """Both encoders from what the run names, or drawn."""
+        model = BlipContrast(self.config)
+        return Built(model, None, initialise(model, self.section) if fresh else Loaded())
+
+    def settings(self, batch: Batch, contrast: dict[str, Any]) -> dict[str, Any]:
+        """Keywords of the forward."""
+        return {"group_size": contrast["group_size"]}
+
+    def flops(self, tokens: float) -> float:
+        """Useful FLOP a pair."""
+        return contrast_flops(self.config, tokens)
 
 
 class Captioning:

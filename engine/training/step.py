@@ -69,8 +69,10 @@ class TwoPhaseStep:
             features.append(computed[0])
             losses.append(computed[1])
             accepted = self.engine.step(rate, last=part == len(batches) - 1)
-        if accepted and self.momentum is not None:
-            self._commit(self.momentum, features, batches)
+        if accepted:
+            self.engine.clamp_temperature_()
+            if self.momentum is not None:
+                self._commit(self.momentum, features, batches)
         return accepted, torch.stack(losses).mean(0)
 
     def _forward_backward(
@@ -103,8 +105,7 @@ class TwoPhaseStep:
     def _commit(
         self, momentum: Momentum, features: list[MomentumFeatures], batches: list[Batch]
     ) -> None:
-        """The weights are accepted: temperature, momentum encoders and queues follow."""
-        self.engine.clamp_temperature_()
+        """The weights are accepted: momentum encoders and queues follow."""
         if not self._follow_in_step:
             with self.engine.whole_parameters(self._followed) as online:
                 momentum.update(online, self.config.model.momentum)

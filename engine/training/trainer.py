@@ -78,7 +78,7 @@ class Trainer:
                 return 0
             self._prepare(resumed)
             try:
-                return self._loop()
+                code = self._loop()
             except OSError as error:
                 if error.errno not in checkpoint.FULL:
                     raise
@@ -87,6 +87,8 @@ class Trainer:
                 ) from None
             finally:
                 self.telemetry.close()
+            self.engine.close()
+            return code
 
     def _prepare(self, resumed: Checkpoint | None) -> None:
         config, runtime = self.config, self.runtime

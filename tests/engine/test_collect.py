@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from engine.collect import openmoji
-from engine.collect.openmoji import CollectConfig, Drawing, collect, drawings, split
+from engine.collect import openmoji, pair_set
+from engine.collect.drawing import Drawing, draw
+from engine.collect.openmoji import drawings
+from engine.collect.pair_set import CollectConfig, collect, split
 from engine.config import ConfigError
 from engine.data.images import decode_image
 from engine.data.open_source import open_source
@@ -130,7 +132,7 @@ def test_pairs_are_the_drawings_with_their_names(few: list[Drawing], tmp_path: P
 
 def test_no_drawing_of_the_whole_set_is_blank(everything: list[Drawing]) -> None:
     for drawing in everything[::25]:
-        picture = Image.open(io.BytesIO(openmoji._draw(drawing.path, 24))).convert("L")
+        picture = Image.open(io.BytesIO(draw(drawing.path, 24))).convert("L")
         low, high = picture.getextrema()
         assert high - low > 50, drawing.name
 
@@ -159,24 +161,24 @@ def test_a_complete_set_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("few")
-@pytest.mark.parametrize("broken", ["_draw", "split", "_write"])
+@pytest.mark.parametrize("broken", ["draw", "split", "_write"])
 def test_a_build_that_fails_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
-    calls, whole = [], getattr(openmoji, broken)
+    calls, whole = [], getattr(pair_set, broken)
 
     def fails_at_last(*arguments: object) -> object:
         calls.append(arguments)
-        if len(calls) == {"_draw": 30, "split": 1, "_write": 2}[broken]:
+        if len(calls) == {"draw": 30, "split": 1, "_write": 2}[broken]:
             raise KeyboardInterrupt
         return whole(*arguments)
 
-    monkeypatch.setattr(openmoji, broken, fails_at_last)
+    monkeypatch.setattr(pair_set, broken, fails_at_last)
     (tmp_path / "set").mkdir()
     with pytest.raises(KeyboardInterrupt):
         collect(settings_of(tmp_path / "set"), silent)
     assert contents(tmp_path) == {"set": ""}
-    monkeypatch.setattr(openmoji, broken, whole)
+    monkeypatch.setattr(pair_set, broken, whole)
     collect(settings_of(tmp_path / "set"), silent)
     assert list(tmp_path.iterdir()) == [tmp_path / "set"]
 
@@ -185,16 +187,16 @@ def test_a_build_that_is_killed_leaves_no_set(tmp_path: Path) -> None:
     """SIGKILL between the last shard and the end: nothing stands under the set's name."""
     program = f"""
 import os, signal
-from engine.collect import openmoji
+from engine.collect import openmoji, pair_set
 everything = openmoji.drawings()
 openmoji.drawings = lambda: [d for d in everything if "cook" in d.name or "pilot" in d.name]
-write_text = openmoji.Path.write_text
+write_text = pair_set.Path.write_text
 def dies(path, text):
     if path.name == "ATTRIBUTION.txt":
         os.kill(os.getpid(), signal.SIGKILL)
     return write_text(path, text)
-openmoji.Path.write_text = dies
-openmoji.collect(openmoji.CollectConfig(output_dir={str(tmp_path / "set")!r}, size=16, held_out=3))
+pair_set.Path.write_text = dies
+pair_set.collect(pair_set.CollectConfig(output_dir={str(tmp_path / "set")!r}, size=16, held_out=3))
 """
     killed = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True)
     assert killed.returncode == -9, killed.stderr

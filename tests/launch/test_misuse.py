@@ -10,10 +10,11 @@ import pytest
 
 from engine.config import ConfigError, RunConfig
 from engine.ranges import RANGES
-from launch import capfilt, collect, convert, evaluate, finetune, pack, pretrain, report
+from launch import bootstrap, capfilt, collect, convert, evaluate, finetune, pack, pretrain, report
 from launch.cli import parse
 from tests.commands import call, contents
 from tests.mistakes import (
+    BOOTSTRAP,
     CAPFILT,
     COLLECT,
     CONVERT,
@@ -40,6 +41,9 @@ GIVEN: dict[Main, str] = {
     convert.main: "--from ours --input tiny --to ours --output OUT",
     pack.main: "verify",
     capfilt.main: "--data.train data --captioner tiny --filter tiny --output_dir OUT",
+    bootstrap.main: "--data.web data --data.clean more --data.eval more --output_dir OUT "
+    "--pretrain.model.preset tiny --pretrain.train.global_batch_size 8 "
+    "--captioner.train.global_batch_size 8 --filter.train.global_batch_size 8",
 }
 
 MISTAKES = [
@@ -53,6 +57,7 @@ MISTAKES = [
     *((convert.main, *case) for case in CONVERT),
     *((pack.main, *case) for case in PACK),
     *((capfilt.main, *case) for case in CAPFILT),
+    *((bootstrap.main, *case) for case in BOOTSTRAP),
 ]
 
 

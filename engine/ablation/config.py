@@ -1,0 +1,126 @@
+"""An ablation of the denoising loop in one typed, frozen object."""
+
+import difflib
+from dataclasses import asdict, dataclass, field
+from operator import attrgetter
+from typing import Any, Literal
+
+from engine.ablation.arms import ARMS
+from engine.bootstrap.config import (
+    SET_BY_THE_LOOP,
+    TAKEN_OVER,
+    CaptionerConfig,
+    CleaningConfig,
+    FilterConfig,
+    PretrainConfig,
+)
+from engine.config import ConfigError, to_dict
+from engine.ranges import PART, SHARE
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldSection:
+    """Where the pairs of the experiment come from.
+
+    Args:
+        train: pairs: shards (glob, folder or list) or an annotation file.
+        clean: pairs that are clean; with them all of `train` is the noisy web. Null takes
+            `clean_fraction` of `train`.
+        eval: held-out pairs that every arm is evaluated on.
+    """
+
+    train: str | list[str] = ""
+    clean: str | list[str] | None = None
+    eval: str | list[str] = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblationConfig:
+    """The experiment: arms times seeds. Sections hold how each stage is run.
+
+    The seed, the precision, the device, data and folders of all stages come from here; captioner
+    and filter take the network of `pretrain.model` (preset, vocabulary, image_size if unset).
+
+    Args:
+        output_dir: folder of all cells and results; any number of processes may share it.
+        seeds: of the world, the weights and the order; each gives one value an arm.
+        arms: by name.
+        noise: share of the web's captions that are swapped; 0 takes the web as it is found, and
+            measures the filter on the held-out pairs.
+        clean_fraction: share of the pairs that is clean; of data.clean's where that is set.
+        precision: fp32, or bf16 matrix products over fp32 weights.
+        device: `auto`, `cpu` or `cuda`.
+        pretrain: every arm's pretraining, and the evaluation.
+        captioner: fine-tuning of the captioner on the clean pairs.
+        filter: fine-tuning of the filter, and of the model that is both.
+        capfilt: captions, and the rule of the arm `both`.
+    """
+
+    output_dir: str = "runs/ablation"
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    arms: list[str] = field(default_factory=lambda: list(ARMS))
+    noise: float = 0.5
+    clean_fraction: float = 0.10
+    precision: Literal["fp32", "bf16"] = "bf16"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    data: WorldSection = field(default_factory=WorldSection)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    captioner: CaptionerConfig = field(default_factory=CaptionerConfig)
+    filter: FilterConfig = field(default_factory=FilterConfig)
+    capfilt: CleaningConfig = field(default_factory=CleaningConfig)
+
+    def __post_init__(self) -> None:
+        if not self.output_dir.strip():
+            raise ConfigError("output_dir is empty: name the folder of the experiment")
+        for name in self.arms:
+            if name not in ARMS:
+                close = difflib.get_close_matches(name, ARMS, 1, 0.5)
+                hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(ARMS)}"
+                raise ConfigError(f"unknown arm {name!r}: {hint}")
+        for what, values in (("arms", self.arms), ("seeds", self.seeds)):
+            if not values:
+                raise ConfigError(f"{what} is empty: name at least one")
+            if len(set(values)) < len(values):
+                raise ConfigError(f"{what}: one is named twice")
+        if self.noise not in SHARE:
+            raise ConfigError(f"noise is {self.noise}: must be {SHARE}")
+        if self.clean_fraction not in PART or (not self.data.clean and self.clean_fraction == 1):
+            more = "" if self.data.clean else ", and below 1 without data.clean"
+            raise ConfigError(f"clean_fraction is {self.clean_fraction}: must be {PART}{more}")
+        for key in ("train", "eval"):
+            if not getattr(self.data, key):
+                raise ConfigError(f"no pairs: set data.{key} to shards or an annotation file")
+        self._refuse_stages()
+
+    def _refuse_stages(self) -> None:
+        """What the experiment gives every stage is not for a section to say."""
+        for stage, keys in SET_BY_THE_LOOP.items():
+            section = getattr(self, stage)
+            for key in keys:
+                if attrgetter(key)(section) != attrgetter(key)(type(section)()):
+                    raise ConfigError(f"{stage}.{key} is set by the experiment: take it out")
+        for stage, keys in TAKEN_OVER.items():
+            section = getattr(self, stage)
+            for key in keys:
+                given, ours = attrgetter(key)(section), attrgetter(key)(self.pretrain)
+                if given not in (attrgetter(key)(type(section)()), ours):
+                    raise ConfigError(
+                        f"{stage}.{key} {given!r} is not the pretraining's {ours!r}, which the "
+                        "stage goes on from: leave it out"
+                    )
+        prompts = self.capfilt.caption.prompt, self.captioner.evaluate.prompt
+        if prompts[0] != prompts[1]:
+            raise ConfigError(
+                f"capfilt.caption.prompt {prompts[0]!r} is not the prompt that the captioner "
+                f"learns behind (captioner.evaluate.prompt {prompts[1]!r})"
+            )
+
+
+# Which arms and seeds are made, and where: a folder holds one experiment whatever these are.
+FREE = ("output_dir", "seeds", "arms", "device")
+
+
+def settings_of(config: AblationConfig) -> dict[str, Any]:
+    """Plain nested dictionaries, as `config.yaml` holds them."""
+    stages = {name: to_dict(getattr(config, name)) for name in ("pretrain", "captioner", "filter")}
+    return {**asdict(config), **stages}

@@ -1,0 +1,218 @@
+"""The whole loop in one typed, frozen object: a section for each stage, and the guard's limits."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from operator import attrgetter
+from typing import Any, Literal
+
+from engine.capfilt.config import CapFiltConfig
+from engine.config import ConfigError, RunConfig
+from engine.ranges import COUNT, NOT_NEGATIVE, SHARE, out_of_range
+
+STAGES = ("pretrain", "captioner", "filter", "capfilt")
+# What each stage is given by the loop, so that the parts always fit together.
+OF_A_RUN = ("output_dir", "resume", "seed", "precision", "device", "model.checkpoint")
+OF_A_RUN += ("data.train", "data.eval", "data.image_root")
+OF_CAPFILT = ("output_dir", "resume", "seed", "precision", "device", "captioner", "filter")
+OF_CAPFILT += ("from_table", "data.train")
+SET_BY_THE_LOOP = {**dict.fromkeys(STAGES[:3], OF_A_RUN), "capfilt": OF_CAPFILT}
+# What a stage takes over from the pretraining that it goes on from.
+TAKEN_OVER = {
+    "captioner": ("model.preset", "model.vocabulary"),
+    "filter": ("model.preset", "model.vocabulary"),
+    "capfilt": ("model.vocabulary",),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetsSection:
+    """The three sets of pairs.
+
+    Args:
+        web: noisy pairs, tar shards (glob, folder, range or list); each round cleans these anew.
+        clean: human-written pairs (shards, annotation JSON, CSV, TSV or Parquet): captioner and
+            filter are fine-tuned on them, and every pretraining sees them too.
+        eval: held-out pairs that the guard judges by.
+        image_root: folder that relative picture paths of annotation files start from.
+    """
+
+    web: str | list[str] = ""
+    clean: str | list[str] = ""
+    eval: str | list[str] = ""
+    image_root: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardSection:
+    """When a round is rejected. Shares lie in [0, 1].
+
+    Args:
+        filter_precision: of the held-out texts that the filter keeps, right and wrong ones in equal
+            number before, at least this share is right; 0.5 is chance.
+        filter_recall: of the right texts it keeps at least this share.
+        diversity: distinct bigrams of the synthetic captions, at least this share of those of as
+            many web captions of the same pictures.
+        commonest_share: no caption makes up more than this share of the synthetic ones.
+        kept_share: at least this share of all candidate texts is kept.
+        kept_drift: the kept share differs at most so much from the last good round's.
+        retrieval_drop: R@1 of the new model on the held-out pairs, mean of both ways, is at most so
+            much below the best round's.
+        on_reject: `stop`, or `continue` with the next round from the last good one, other seeds.
+    """
+
+    filter_precision: float = 0.6
+    filter_recall: float = 0.5
+    diversity: float = 0.3
+    commonest_share: float = 0.1
+    kept_share: float = 0.05
+    kept_drift: float = 0.25
+    retrieval_drop: float = 0.01
+    on_reject: Literal["stop", "continue"] = "stop"
+
+
+@contextmanager
+def named(stage: str, between: str = ".") -> Iterator[None]:
+    """Errors of the context begin with the stage that they are about."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{stage}{between}{error}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(RunConfig):
+    """A pretraining of the loop."""
+
+    def __post_init__(self) -> None:
+        with named("pretrain"):
+            super().__post_init__()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionerConfig(RunConfig):
+    """The fine-tuning of a captioner.
+
+    Args:
+        task: what it trains; always `caption`.
+    """
+
+    task: Literal["caption"] = "caption"
+
+    def __post_init__(self) -> None:
+        with named("captioner"):
+            super().__post_init__()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilterConfig(RunConfig):
+    """The fine-tuning of a filter.
+
+    Args:
+        task: what it trains; always `retrieval`, contrast and matching.
+    """
+
+    task: Literal["retrieval"] = "retrieval"
+
+    def __post_init__(self) -> None:
+        with named("filter"):
+            super().__post_init__()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleaningConfig(CapFiltConfig):
+    """Captioning and filtering in the loop."""
+
+    def __post_init__(self) -> None:
+        with named("capfilt"):
+            super().__post_init__()
+
+
+RANGES = {
+    "rounds": COUNT,
+    "seed": NOT_NEGATIVE,
+    "guard.filter_precision": SHARE,
+    "guard.filter_recall": SHARE,
+    "guard.diversity": NOT_NEGATIVE,
+    "guard.commonest_share": SHARE,
+    "guard.kept_share": SHARE,
+    "guard.kept_drift": SHARE,
+    "guard.retrieval_drop": SHARE,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BootstrapConfig:
+    """Rounds of bootstrapping.
+
+    Args:
+        output_dir: folder of all rounds, and of `bootstrap.json`, which says how they went.
+        rounds: after the first pretraining; more than before adds to what is there.
+        resume: `auto` continues what is in output_dir, `none` refuses a folder that holds a loop.
+        seed: of everything random. Every pretraining takes it; the other stages of round r take
+            seed + r.
+        precision: of all stages: fp32, or bf16 matrix products over fp32 weights.
+        device: `auto`, `cpu` or `cuda`.
+        data: the sets of pairs.
+        guard: when a round is rejected.
+        pretrain: every round's pretraining, from fresh weights.
+        captioner: its fine-tuning from the last good pretraining.
+        filter: its fine-tuning from the last good pretraining.
+        capfilt: captioning and filtering of the web pairs.
+    """
+
+    output_dir: str = "runs/bootstrap"
+    rounds: int = 1
+    resume: Literal["auto", "none"] = "auto"
+    seed: int = 0
+    precision: Literal["fp32", "bf16"] = "bf16"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    data: SetsSection = field(default_factory=SetsSection)
+    guard: GuardSection = field(default_factory=GuardSection)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    captioner: CaptionerConfig = field(default_factory=CaptionerConfig)
+    filter: FilterConfig = field(default_factory=FilterConfig)
+    capfilt: CleaningConfig = field(default_factory=CleaningConfig)
+
+    def __post_init__(self) -> None:
+        problem = out_of_range(self, RANGES)
+        if problem:
+            raise ConfigError(problem)
+        if not self.output_dir.strip():
+            raise ConfigError("output_dir is empty: name the folder of the loop")
+        for stage, keys in SET_BY_THE_LOOP.items():
+            section = getattr(self, stage)
+            for key in keys:
+                if attrgetter(key)(section) != attrgetter(key)(type(section)()):
+                    raise ConfigError(f"{stage}.{key} is set by the loop: take it out{_hint(key)}")
+        for stage, keys in TAKEN_OVER.items():
+            section = getattr(self, stage)
+            for key in keys:
+                given, ours = attrgetter(key)(section), attrgetter(key)(self.pretrain)
+                if given not in (attrgetter(key)(type(section)()), ours):
+                    raise ConfigError(
+                        f"{stage}.{key} {given!r} is not the pretraining's {ours!r}, which the "
+                        "stage goes on from: leave it out"
+                    )
+        if self.capfilt.caption.prompt != self.captioner.evaluate.prompt:
+            raise ConfigError(
+                f"capfilt.caption.prompt {self.capfilt.caption.prompt!r} is not the prompt that "
+                f"the captioner learns behind (captioner.evaluate.prompt "
+                f"{self.captioner.evaluate.prompt!r})"
+            )
+
+
+def _hint(key: str) -> str:
+    """Where the loop has it from."""
+    places = {"data.train": "data.web and data.clean", "data.eval": "data.eval"}
+    same = ("seed", "precision", "device", "output_dir", "resume")
+    place = places.get(key) or (key if key in same or key == "data.image_root" else "")
+    return f" and set {place}" if place else ""
+
+
+def to_dict(config: BootstrapConfig) -> dict[str, Any]:
+    """Plain nested dictionaries and lists, as `config.yaml` holds them."""
+    tree = asdict(config)
+    for stage in STAGES[:3]:
+        tree[stage]["train"]["betas"] = list(tree[stage]["train"]["betas"])
+    return tree

