@@ -15,7 +15,7 @@ from engine.bootstrap.config import (
     PretrainConfig,
 )
 from engine.config import ConfigError, to_dict
-from engine.ranges import PART, SHARE
+from engine.ranges import COUNT, PART, SHARE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +27,15 @@ class WorldSection:
         clean: pairs that are clean; with them all of `train` is the noisy web. Null takes
             `clean_fraction` of `train`.
         eval: held-out pairs that every arm is evaluated on.
+        min_word_count: pairs of `train` are left out until every word of a caption stands in so
+            many captions. What a word means is learnt from other pictures: of a word that stands
+            in one caption alone, nobody could say whether it was swapped.
     """
 
     train: str | list[str] = ""
     clean: str | list[str] | None = None
     eval: str | list[str] = ""
+    min_word_count: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +91,8 @@ class AblationConfig:
         if self.clean_fraction not in PART or (not self.data.clean and self.clean_fraction == 1):
             more = "" if self.data.clean else ", and below 1 without data.clean"
             raise ConfigError(f"clean_fraction is {self.clean_fraction}: must be {PART}{more}")
+        if self.data.min_word_count not in COUNT:
+            raise ConfigError(f"data.min_word_count is {self.data.min_word_count}: must be {COUNT}")
         for key in ("train", "eval"):
             if not getattr(self.data, key):
                 raise ConfigError(f"no pairs: set data.{key} to shards or an annotation file")

@@ -45,6 +45,7 @@ class Preparation:
         config = self.config
         where = {"train": config.data.train, "clean": config.data.clean}
         how = {"noise": config.noise, "clean_fraction": self.share, "seed": self.seed}
+        how["min_word_count"] = config.data.min_word_count
         return self.stages.on_main(lambda: make_world(self.folder / "world", **where, **how))
 
     def run(

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +92,24 @@ def _pair(raw: RawSample) -> Pair | None:
     except BadSample:
         return None
     return Pair(raw.uid, raw.url, raw.image, raw.captions[0], cleaned)
+
+
+def redundant(pairs: list[Pair], least: int) -> list[Pair]:
+    """The pairs of whose words each stands in at least so many of the captions that are left.
+
+    Raises:
+        ConfigError: fewer than two are left.
+    """
+    left, before = pairs, -1
+    while len(left) != before:
+        before = len(left)
+        counts = Counter(word for pair in left for word in set(pair.cleaned.split()))
+        left = [pair for pair in left if all(counts[w] >= least for w in pair.cleaned.split())]
+    if len(left) < 2:
+        raise ConfigError(
+            f"data.min_word_count {least}: of {len(pairs)} captions {len(left)} are left"
+        )
+    return left
 
 
 def divide(pairs: Sequence[Pair], share: float, seed: int) -> tuple[list[Pair], list[Pair]]:
@@ -182,6 +201,7 @@ def make_world(
     noise: float,
     clean_fraction: float,
     seed: int,
+    min_word_count: int = 1,
 ) -> World:
     """The world of a seed, made where it is not there yet, the same bytes for the same input.
 
@@ -193,6 +213,7 @@ def make_world(
         noise: share of the web's captions that are swapped.
         clean_fraction: see above.
         seed: of all choices.
+        min_word_count: captions of `train` that every word of a pair stands in, see `redundant`.
 
     Raises:
         ConfigError: too few pairs, or captions that cannot be swapped.
@@ -200,9 +221,9 @@ def make_world(
     if folder.exists():
         return World.at(folder)
     if clean is None:
-        trusted, web = divide(read_pairs(train), clean_fraction, seed)
+        trusted, web = divide(redundant(read_pairs(train), min_word_count), clean_fraction, seed)
     else:
-        trusted, web = read_pairs(clean), read_pairs(train)
+        trusted, web = read_pairs(clean), redundant(read_pairs(train), min_word_count)
         count = max(2, round(clean_fraction * len(trusted)))
         trusted = random.Random(f"clean {seed}").sample(trusted, count)
     with _aside(folder) as building:
@@ -210,6 +231,7 @@ def make_world(
         pairs = write_noisy(world.web, web, noise, seed)
         write_pairs(world.clean, trusted, [pair.caption for pair in trusted])
         settings = {"seed": seed, "noise": noise, "clean_fraction": clean_fraction}
+        settings["min_word_count"] = min_word_count
         swapped = sum(facts["swapped"] for facts in pairs.values())
         counts = {"clean": len(trusted), "web": len(web), "swapped": swapped}
         _write_record(world.noise, {**settings, **counts, "pairs": pairs})

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.ablation.world import Pair, World, deranged, divide, make_world, read_noise, read_pairs
+from engine.ablation.world import (
+    Pair,
+    World,
+    deranged,
+    divide,
+    make_world,
+    read_noise,
+    read_pairs,
+    redundant,
+)
 from engine.config import ConfigError
 from engine.data.open_source import open_source
 from tests.commands import contents
@@ -122,3 +131,13 @@ def test_too_few_pairs(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="3 pairs: clean and web pairs need two each"):
         make(tmp_path / "world", write_shards(tmp_path / "three", 3))
     assert not list(tmp_path.glob("*world*"))
+
+
+def test_words_that_few_captions_hold_are_left_out_with_what_they_leave_alone() -> None:
+    texts = ["red cat", "red dog", "blue cat", "blue dog", "red fox", "green fox"]
+    pairs = [pair(number, text) for number, text in enumerate(texts)]
+    assert [one.caption for one in redundant(pairs, 1)] == texts
+    # Without the green fox the red one stands alone.
+    assert [one.caption for one in redundant(pairs, 2)] == texts[:4]
+    with pytest.raises(ConfigError, match="min_word_count 9: of 6 captions 0 are left"):
+        redundant(pairs, 9)
