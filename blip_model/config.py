@@ -87,7 +87,7 @@ PRESETS: dict[str, BlipConfig] = {
         text_intermediate=512,
         max_positions=64,
         embed_dim=64,
-        initial_std=0.06,
+        initial_std=0.09,
     ),
     "tiny": BlipConfig(
         image_size=32,
