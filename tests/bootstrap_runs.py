@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from launch import bootstrap
-from tests.commands import Ended, call, contents
+from tests.commands import contents
+from tests.forked import run
 from tests.shards import write_shards
 
 STEPS = 2
@@ -61,9 +61,12 @@ def words(world: Path, output: Path, *more: object) -> list[str]:
     return [*flags, *map(str, more)]
 
 
-def loop(world: Path, output: Path, *more: object) -> Ended:
-    """Run it in this process."""
-    return call(bootstrap.main, *words(world, output, *more))
+def loop(world: Path, output: Path, *more: object) -> tuple[int, str]:
+    """Run it; the exit code and what it said."""
+    ((code, said),) = run(
+        "launch.bootstrap", words(world, output, *more), output.with_suffix(".log")
+    )
+    return code, said
 
 
 def after_first(whole: Path, output: Path, **changes: object) -> Path:

@@ -231,7 +231,7 @@ CAPFILT = [
 BOOTSTRAP = [
     ("--rouns 1", "did you mean 'rounds'?"),
     ("--rounds 0", "rounds is 0: must be at least 1"),
-    ("--train.max_steps 3", "did you mean 'pretrain.train.max_steps'?"),
+    ("--train.max_steps 3", "did you mean 'filter.train.max_steps'?"),
     ("--pretrain.train.max_stepz 3", "did you mean 'pretrain.train.max_steps'?"),
     ("--config deep_typo.yaml", "unknown key 'filter.train.learnin_rate': did you mean 'filter."),
     ("--config deep_section.yaml", "pretrain.model is a section of settings, got 3"),

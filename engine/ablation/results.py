@@ -120,8 +120,8 @@ def table(results: dict[str, Any]) -> str:
         f"{100 * results['noise']:g} % of the web's captions swapped, "
         f"{100 * results['clean_fraction']:g} % of the pairs clean; mean ± sample deviation over "
         f"seeds {results['seeds']}; chance R@1 {100 * (results['chance_r1'] or 0):.2f} %. "
-        f"Gains are differences to `{BASE}` of the same seed and clean set. TFLOP and minutes are of "
-        f"the arm's own pretraining; base, captioner, filter and captions come on top."
+        f"Gains are differences to `{BASE}` of the same seed and clean set. TFLOP and minutes are "
+        "the arm's own pretraining; base, captioner, filter and captions come on top."
     )
     return "\n".join([*lines, "", about]) + "\n"
 

@@ -47,10 +47,9 @@ def test_a_drawing_is_whole_and_square(tmp_path: Path) -> None:
         assert image.size == (40, 40)
         assert image.getpixel((20, 20)) == (255, 0, 0) and image.getpixel((1, 20)) == (255, 0, 0)
         assert image.getpixel((20, 5)) == image.getpixel((20, 35)) == (255, 255, 255)
-    metric = (
-        (tmp_path / "a.svg").read_text().replace('width="200" height="100"', "width='210mm'", 1)
-    )
-    (tmp_path / "metric.svg").write_text(metric)
+    pixels, metric = 'width="200" height="100"', 'width="210mm" height="105mm"'
+    text = (tmp_path / "a.svg").read_text().replace(pixels, metric, 1)
+    (tmp_path / "metric.svg").write_text(text)
     assert Image.open(io.BytesIO(draw(tmp_path / "metric.svg", 40))).size == (40, 40)
     (tmp_path / "b.png").write_bytes(picture(0))
     with Image.open(io.BytesIO(draw(tmp_path / "b.png", 20))) as image:
