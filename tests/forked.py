@@ -17,7 +17,9 @@ from launch.cli import run_main
 from tests.ranks import environment, free_port
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["tests.forked", "engine.bootstrap.rounds", "engine.stages"])
+# The last one DeepSpeed loads with its first optimizer, and PyTorch's compiler with it.
+MUON = "deepspeed.runtime.zero.muon.muon_optimizer"
+SERVER.set_forkserver_preload(["tests.forked", "engine.bootstrap.rounds", "engine.stages", MUON])
 # As the runtime sets it before DeepSpeed is loaded.
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 

@@ -254,7 +254,7 @@ BOOTSTRAP = [
     ("--captioner.task retrieval", "captioner.task: expected caption, got 'retrieval'"),
     ("--pretrain.model.preset huge", "pretrain.model: unknown preset 'huge'"),
     ("--capfilt.rule.itm_threshold 3", "capfilt.rule.itm_threshold is 3.0: must be at least 0"),
-    ("--filter.train.global_batch_size 6", "filter.train.global_batch_size 6 is not a multiple"),
+    ("--filter.train.negative_group_size 5", "filter.train.global_batch_size 8 is not a mult"),
     ("--captioner.data.max_tokens 5", "captioner: data.max_tokens 5: evaluate.prompt takes 4"),
     ("--pretrain.data.max_tokens 99", "pretrain: data.max_tokens 99: preset tiny has 64 positions"),
     ("--capfilt.caption.max_length 65", "capfilt.caption.max_length 65: the network has 64"),

@@ -177,7 +177,7 @@ def test_a_filter_that_keeps_nothing_cleans_nothing(world: Path, tmp_path: Path)
 
 def test_a_stopped_loop_goes_on_to_the_same_end(world: Path, tmp_path: Path) -> None:
     output = after_first(world / "whole", tmp_path / "loop")
-    for stage in ("filter", "capfilt", "pretrain"):
+    for stage in ("filter", "capfilt"):
         code, said = stop_in(world, output, 1, stage, signal.SIGTERM)
         assert (code, "stopped by a signal, everything is saved" in said) == (75, True), said
         assert state(output)["rounds"][1]["accepted"] is None
