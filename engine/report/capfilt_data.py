@@ -25,11 +25,11 @@ class SampleData:
     Args:
         folder: the run.
         tally: its counts and sample.
-        command: what applies another rule to the run, up to the thresholds.
+        command: parts of what applies another rule to the run, up to the thresholds.
         room: bytes of the page that all data may take.
     """
 
-    def __init__(self, folder: CapFiltFolder, tally: Tally, command: str, room: int) -> None:
+    def __init__(self, folder: CapFiltFolder, tally: Tally, command: list[str], room: int) -> None:
         self.tally = tally
         self._reasons = sorted({t.reason for p in tally.sample for t in p.texts})
         self._shards = sorted({picture.shard for picture in tally.sample})

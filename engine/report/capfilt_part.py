@@ -34,9 +34,7 @@ class CapFiltPart:
             "headline": headline(folder, self.tally),
             "charts": [
                 {"axis": "itm", "title": "Matching score", "own": folder.rule.itm_threshold}
-                | {
-                    "explanation": "ITM: how probable it is that text and picture match"
-                }
+                | {"explanation": "ITM: how probable it is that text and picture match"}
                 | histogram(bins, "itm", folder.rule.itm_threshold),
                 {"axis": "itc", "title": "Similarity", "own": folder.rule.itc_threshold}
                 | {"explanation": "ITC: cosine of the text's and the picture's embeddings"}

@@ -90,18 +90,18 @@ def throughput(folder: CapFiltFolder) -> dict[str, Any] | None:
     }
 
 
-def command(folder: CapFiltFolder) -> str:
-    """What applies another rule to this run's scores, up to the thresholds."""
+def command(folder: CapFiltFolder) -> list[str]:
+    """What applies another rule to this run's scores, up to the thresholds; a part a line."""
     data, rule = folder.train, folder.rule
     train = data[0] if len(data) == 1 else json.dumps(data)
-    words = ["python", "launch/capfilt.py", "--from_table", str(folder.root)]
-    words += ["--data.train", train, "--output_dir", f"{folder.root}_again"]
+    parts = [["python", "launch/capfilt.py"], ["--from_table", str(folder.root)]]
+    parts += [["--data.train", train], ["--output_dir", f"{folder.root}_again"]]
     for name in ("best_synthetic", "at_most"):
         if (value := getattr(rule, name)) is not None:
-            words += [f"--rule.{name}", str(value)]
-    words += ["--rule.rank_by", "itc"] * (rule.rank_by == "itc")
-    words += ["--rule.drop_duplicates", "true"] * rule.drop_duplicates
-    return clip(shlex.join(words), 4000)
+            parts.append([f"--rule.{name}", str(value)])
+    parts += [["--rule.rank_by", "itc"]] * (rule.rank_by == "itc")
+    parts += [["--rule.drop_duplicates", "true"]] * rule.drop_duplicates
+    return [clip(shlex.join(words), 4000) for words in parts]
 
 
 def limits(folder: CapFiltFolder) -> str:

@@ -25,6 +25,7 @@ from engine.report.thumbnails import held_out_thumbnails, is_picture
 
 # Bytes of a page, at most; pictures are made to fit.
 LARGEST_PAGE = 5_000_000
+MOST_NOTES, ROOM_FOR_NOTES = 12, 8000
 STYLES, SCRIPTS = ("style.css", "capfilt.css"), ("threshold.js", "samples.js")
 
 
@@ -120,7 +121,6 @@ def read_parts(root: Path) -> Parts:
     run = None
     if not (rounds and not (root / "pretrain").is_dir()):
         run = read_run(root)
-        notes += run.notes
     if run is None and not rounds:
         raise ConfigError(f"--run {root}: {FILE} holds no rounds: nothing to report")
     return Parts(root=root, run=run, capfilt=capfilt, rounds=rounds, notes=notes)
@@ -176,17 +176,19 @@ def build_page(parts: Parts, thumbnails: Mapping[str, str]) -> str:
         "machine": machine(),
     }
     template = environment.get_template("page.html")
+    notes = _notes(parts)
     if parts.capfilt is None:
-        return template.render(values, notes=_clipped(parts.notes), data="")
+        return template.render(values, notes=notes, blob="")
     # What the rest of the page leaves is room for the sampled pictures.
-    taken = len(template.render(values, notes=_clipped(parts.notes), data="").encode())
-    data = parts.capfilt.data(LARGEST_PAGE - taken - 4000)
-    notes = _clipped([*parts.notes, *parts.capfilt.folder.notes])
-    return template.render(values, notes=notes, data=data)
+    taken = len(template.render(values, notes=notes, blob="").encode("utf-8", "replace"))
+    blob = parts.capfilt.data(LARGEST_PAGE - taken - ROOM_FOR_NOTES)
+    return template.render(values, notes=_notes(parts), blob=blob)
 
 
-def _clipped(notes: list[str]) -> list[str]:
-    return [clip(note) for note in notes][:12]
+def _notes(parts: Parts) -> list[str]:
+    notes = [*parts.notes, *(parts.run.notes if parts.run else [])]
+    notes += parts.capfilt.folder.notes if parts.capfilt else []
+    return [clip(note) for note in notes][:MOST_NOTES]
 
 
 def _sections(parts: Parts, thumbnails: Mapping[str, str]) -> tuple[list[str], dict[str, Any]]:

@@ -80,8 +80,7 @@ def read_run(root: Path) -> RunFolder:
         cleaned_retrieval=read_object(root / "pretrain_clean" / RETRIEVAL, notes),
         state=_newest_state(stage / "checkpoints", notes),
         collection=read_object(root / "data" / "collection.json", notes),
-        attribution=(read_text(root / "data" / "ATTRIBUTION.txt", notes) or "").strip()[:2000]
-        or None,
+        attribution=attribution[:2000] or None,
         notes=notes,
     )
     if not (run.metrics or run.config_text or run.retrieval or run.caption):

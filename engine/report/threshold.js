@@ -41,9 +41,9 @@ function showReadout() {
 }
 
 function showCommand() {
-  let words = `${data.command} --rule.itm_threshold ${data.edges.itm[at.itm]}`;
-  if (limited()) words += ` --rule.itc_threshold ${data.edges.itc[at.itc]}`;
-  byId("command").textContent = words;
+  const parts = [...data.command, `--rule.itm_threshold ${data.edges.itm[at.itm]}`];
+  if (limited()) parts.push(`--rule.itc_threshold ${data.edges.itc[at.itc]}`);
+  byId("command").textContent = parts.join(" \\\n  ");
   byId("reset").hidden = !moved();
 }
 
