@@ -88,11 +88,12 @@ def tally(tables: Iterable[Texts], rule: Rule, most: int = MOST_PICTURES) -> Tal
             counter.update(dict(zip(texts.reason_names, counts.tolist(), strict=True)))
         kept_pictures += int(np.logical_or.reduceat(texts.kept, texts.starts).sum())
         _draw(texts, drawn, sizes, most)
+    bins.trim()
     wanted = shares_of(sizes, most)
     chosen = [one for kind, some in drawn.items() for one in some[: wanted[kind]]]
     chosen.sort(key=lambda one: (one[0], one[1].shard, one[1].key))
     return Tally(
-        bins=bins.trimmed(),
+        bins=bins,
         pictures=sum(sizes.values()),
         kept_pictures=kept_pictures,
         web=+web,

@@ -4,6 +4,8 @@ Bins begin at hundredths, and at the run's own thresholds. A score belongs to th
 begins at or below it: it passes the threshold at which bin `n` begins when its bin is `n` or later.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 
 PARTS = ("web", "synthetic", "pictures")
@@ -19,9 +21,9 @@ class ScoreBins:
     """
 
     def __init__(self, itm: float, itc: float | None) -> None:
-        self.own_itc = itc
         self.itm = _edges(range(101), itm)
         self.itc = _edges(range(-100, 101), itc)
+        self._own_itc = itc
         shape = (len(self.itm), len(self.itc))
         self.counts = {part: np.zeros(shape, np.int64) for part in PARTS}
 
@@ -57,28 +59,18 @@ class ScoreBins:
         flat = np.bincount(rows * counts.shape[1] + columns, minlength=counts.size)
         counts += sign * flat.reshape(counts.shape)
 
-    def trimmed(self) -> "ScoreBins":
-        """The same counts over fewer columns: those in use, at most about sixty."""
+    def trim(self) -> None:
+        """Leave the columns out that are not in use, and join neighbours until there are few."""
         used = np.flatnonzero((self.counts["web"] + self.counts["synthetic"]).any(0))
         low, high = (self.itc[used[0]], self.itc[used[-1]]) if len(used) else (0.0, 0.0)
         first, last = int(np.floor(low * 100)), int(np.floor(high * 100)) + 1
         step = next(s for s in (1, 2, 5, 10) if s == 10 or last - first <= s * MOST_COLUMNS)
-        numbers = range(first // step * step, -(-last // step) * step + 1, step)
-        kept = _edges([n for n in numbers if -100 <= n <= 100], self.own_itc)
+        hundredths = range(first // step * step, -(-last // step) * step + 1, step)
+        kept = _edges([n for n in hundredths if -100 <= n <= 100], self._own_itc)
         places = np.searchsorted(self.itc, kept)
-        # What lies below an own threshold that is the first edge: nothing does, all are in use.
-        fewer = ScoreBins.__new__(ScoreBins)
-        fewer.own_itc, fewer.itm, fewer.itc = self.own_itc, self.itm, kept
-        fewer.counts = {
-            part: np.add.reduceat(counts, places, axis=1) for part, counts in self.counts.items()
-        }
-        return fewer
-
-    def passing(self, part: str, itm: float, itc: float | None = None) -> int:
-        """How many pass thresholds that bins begin at."""
-        row = int(np.searchsorted(self.itm, itm))
-        column = 0 if itc is None else int(np.searchsorted(self.itc, itc))
-        return int(self.counts[part][row:, column:].sum())
+        self.itc = kept
+        for part, counts in self.counts.items():
+            self.counts[part] = np.add.reduceat(counts, places, axis=1)
 
 
 def bins(edges: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -86,6 +78,6 @@ def bins(edges: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return np.maximum(np.searchsorted(edges, scores, "right") - 1, 0)
 
 
-def _edges(hundredths: "range | list[int]", own: float | None) -> np.ndarray:
+def _edges(hundredths: Iterable[int], own: float | None) -> np.ndarray:
     """Sorted edges. A hundredth is the number that a user's `0.07` is read as."""
     return np.array(sorted({n / 100 for n in hundredths} | ({own} if own is not None else set())))
