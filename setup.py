@@ -14,7 +14,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["engine*", "kernels*", "blip_model*", "launch*"]),
-    package_data={"launch": ["recipes/*.yaml", "*.sh"], "engine": ["report/*.html"]},
+    package_data={
+        "launch": ["recipes/*.yaml", "*.sh"],
+        "engine": ["report/*.html", "report/*.css", "report/*.js"],
+    },
     install_requires=[
         "torch>=2.11,<2.14",
         "deepspeed>=0.19.8,<0.20",

@@ -11,7 +11,8 @@ from launch.cli import parse, run_main
 
 EXAMPLES = """
   python launch/report.py --run runs/quickstart
-  python launch/report.py --run runs/mine --output mine.html
+  python launch/report.py --run runs/clean --output clean.html     # captioning and filtering
+  python launch/report.py --run runs/bootstrap                     # its rounds side by side
 """
 
 
@@ -19,7 +20,8 @@ def main() -> None:
     """Read the flags and write the page."""
     config = parse(
         ReportConfig,
-        description="Make one offline HTML page about a run: scores, pictures, curves, settings.",
+        description="Make one offline HTML page about a run: scores, pictures, curves, settings; "
+        "of captioning and filtering: both texts of each picture, thresholds to drag, reasons.",
         examples=EXAMPLES,
     )
     write_report(config, lambda line: print(line, flush=True))

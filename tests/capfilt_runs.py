@@ -13,6 +13,7 @@ from tests.shards import caption, picture, write_shards
 from tests.tiny import spread, tiny_config
 
 SHARDS, EACH = 3, 8
+NO_OUTPUT = (".work", "config.yaml", "throughput.jsonl", "report.html", ".report.html")
 
 
 def make_world(folder: Path) -> Path:
@@ -63,6 +64,6 @@ def from_table(world: Path, earlier: Path, output: Path, *more: object) -> Ended
 
 
 def outcome(folder: Path) -> dict[str, str]:
-    """Everything that a run made, but its settings, which hold paths."""
+    """Everything that a run made, but what holds paths or times: settings and report."""
     kept = contents(folder).items()
-    return {name: digest for name, digest in kept if not name.startswith((".work", "config.yaml"))}
+    return {name: digest for name, digest in kept if not name.startswith(NO_OUTPUT)}

@@ -140,6 +140,7 @@ class CapFiltConfig:
         device: `auto`, `cpu` or `cuda`.
         batch_size: pictures a forward pass. Belongs to the run: other batches round otherwise.
         lease_seconds: a process that shows no life for so long loses its shard to another one.
+        report: write report.html into output_dir at the end.
     """
 
     output_dir: str = "runs/capfilt"
@@ -152,6 +153,7 @@ class CapFiltConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     batch_size: int = 64
     lease_seconds: float = 60.0
+    report: bool = True
     data: PairsSection = field(default_factory=PairsSection)
     model: NetworkSection = field(default_factory=NetworkSection)
     caption: CaptionSection = field(default_factory=CaptionSection)

@@ -20,10 +20,12 @@ from engine.capfilt.lease import Lease, LeaseLostError, Leases
 from engine.capfilt.ledger import QUARANTINED, Ledger, totals
 from engine.capfilt.progress import Progress, shares
 from engine.capfilt.shard_job import ShardJob
+from engine.capfilt.times import Times
 from engine.checkpoint import FULL
 from engine.config import ConfigError, ModelSection
 from engine.data.pack import shards_of
 from engine.inference import LoadedBlip, load
+from engine.report.capfilt_report import REPORT, write_capfilt_report
 from engine.runtime import Runtime
 from engine.training.signals import STOPPED, Interrupted, StopRequest
 
@@ -53,6 +55,7 @@ class CapFilt:
         self.ledger = Ledger(self.folder, identity.hash_identity(what))
         self.job = ShardJob(self.folder, self.ledger, candidates, config.rule)
         self.leases = Leases(self.folder.leases, config.lease_seconds)
+        self.times = Times(self.folder.root)
 
     def run(self) -> int:
         """Make all shards that are not made; 0 when all are, 75 when a signal stopped it.
@@ -93,7 +96,7 @@ class CapFilt:
                 log.error("rank %d: %s", self.here.rank, error)
             raise
         self._conclude(progress, "complete, nothing to do" if begun_complete else "complete")
-        return 0
+        return self._report(progress, begun_complete)
 
     def _candidates(self) -> tuple[Candidates, dict[str, Any]]:
         """What gives scored texts, and the identity of the run."""
@@ -157,12 +160,14 @@ class CapFilt:
                 raise LeaseLostError
             progress.line(done)
 
+        begun = time.time()
         try:
             with self.folder.desk(name) as desk:
                 with self.stop.interrupting():
                     draft = self.job.draft(name, self.shards[name], desk, tick)
                 if not lease.lost:
                     self.job.publish(draft)
+                    self.times.note(name, draft.entry.counts.get("pairs", 0), begun)
         except LeaseLostError:
             return
         except FileNotFoundError:
@@ -186,6 +191,24 @@ class CapFilt:
         if bad or made["quarantined_shards"]:
             words += f"; in quarantine/: {bad} samples, {made['quarantined_shards']} shards"
         progress.say(words)
+
+    def _report(self, progress: Progress, begun_complete: bool) -> int:
+        """Write a page to look at; 0, or 75 when a signal came before it was there.
+
+        It is no part of the output: what hinders it is one line.
+        """
+        there = begun_complete and (self.folder.root / REPORT).is_file()
+        if there or not self.config.report or not self.here.is_main:
+            return 0
+        try:
+            with self.stop.interrupting():
+                problem = write_capfilt_report(self.folder.root, self.shards)
+        except Interrupted:
+            progress.say("stopped: all shards saved; start again to make the report")
+            return STOPPED
+        if problem:
+            log.warning("no report: %s", problem)
+        return 0
 
 
 def name_shards(spec: str | list[str]) -> dict[str, Path]:

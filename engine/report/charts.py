@@ -92,8 +92,9 @@ def line_chart(
     reference: tuple[float, str] | None = None,
     from_zero: bool = False,
     exact: bool = False,
+    along: str = "step",
 ) -> Markup:
-    """Draw one series over optimizer steps.
+    """Draw one series over optimizer steps, or over what `along` names.
 
     Args:
         points: (step, value) in order of steps; a value that is not finite leaves a gap.
@@ -102,6 +103,7 @@ def line_chart(
         reference: a dashed level and its name, drawn when it lies in sight.
         from_zero: the axis starts at 0.
         exact: the values have no noise: one line, not smoothed.
+        along: what the points' first numbers count, in the singular.
 
     Returns:
         An `<svg>` element; an empty one says that there is nothing to draw.
@@ -125,7 +127,7 @@ def line_chart(
     even = values if exact else smooth(values)
     smoothed = list(zip(steps, even, strict=True))
     title = (
-        f"{label}: {show(drawn[0])} at step {first:g}, {show(drawn[-1])} at step {last:g}; "
+        f"{label}: {show(drawn[0])} at {along} {first:g}, {show(drawn[-1])} at {along} {last:g}; "
         f"between {show(min(drawn))} and {show(max(drawn))}"
     )
     parts = [
@@ -134,7 +136,7 @@ def line_chart(
         *_reference_line(up, reference, (low, high)),
         "" if exact else f'<path class="raw" d="{_path(_extremes(points), across, up)}"/>',
         f'<path class="smooth" d="{_path(_thin(smoothed, MOST_COLUMNS), across, up)}"/>',
-        *_tooltips(list(zip(points, even, strict=True)), across, up, label, show),
+        *_tooltips(list(zip(points, even, strict=True)), across, up, label, show, along),
         "</svg>",
     ]
     return Markup("".join(parts))
@@ -231,6 +233,7 @@ def _tooltips(
     up: Callable[[float], float],
     label: str,
     show: Callable[[float], str],
+    along: str,
 ) -> list[str]:
     """Invisible columns that show a dot and a title under the pointer."""
     shown = rows[:: math.ceil(len(rows) / MOST_TOOLTIPS)]
@@ -238,7 +241,7 @@ def _tooltips(
     edges = [LEFT, *((a + b) / 2 for a, b in pairwise(places)), WIDTH - RIGHT]
     parts = []
     for ((step, value), even), x, (left, right) in zip(shown, places, pairwise(edges), strict=True):
-        text = f"step {step:g}\n{label} {show(value)}"
+        text = f"{along} {step:g}\n{label} {show(value)}"
         dot = ""
         if math.isfinite(even):
             text += f"\nsmoothed {show(even)}" if show(even) != show(value) else ""

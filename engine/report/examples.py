@@ -11,6 +11,7 @@ from engine.report.thumbnails import is_picture
 
 MOST_CAPTIONS = 36
 MOST_QUERIES = 12
+METRICS = {"cider": "CIDEr", "bleu4": "BLEU-4", "word_f1": "word F1"}
 
 
 def picture_keys(run: RunFolder) -> set[str]:
@@ -106,7 +107,9 @@ def _metrics(results: dict[str, Any] | None) -> list[tuple[str, str, str | None]
         value, by_chance = number(raw), number(chance.get(name))
         if value is not None:
             beside = None if by_chance is None else f"{by_chance:.2f}"
-            rows.append((clip(name, 40).replace("_", " "), f"{value:.2f}", beside))
+            rows.append(
+                (METRICS.get(name) or clip(name, 40).replace("_", " "), f"{value:.2f}", beside)
+            )
     return rows[:12]
 
 

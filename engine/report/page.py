@@ -1,23 +1,32 @@
-"""One HTML file about a run: it loads nothing, runs no script and trusts no caption."""
+"""One HTML file about a run: it loads nothing, runs its own script only and trusts no caption."""
 
 import os
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from engine.config import ConfigError
+from engine.report.capfilt_folder import is_capfilt, read_capfilt
+from engine.report.capfilt_part import CapFiltPart
 from engine.report.curves import curves
+from engine.report.embedding import TEMPLATES, own_text, policy
 from engine.report.examples import captions, picture_keys, queries
 from engine.report.machine import machine
+from engine.report.rounds import FILE, Round, read_rounds, rounds_view
 from engine.report.run_folder import RunFolder, clip, read_run
-from engine.report.scores import directions, percent, summary
+from engine.report.scores import before_and_after, directions, percent, summary
 from engine.report.sections import data_facts, headline
 from engine.report.thumbnails import held_out_thumbnails, is_picture
 
-TEMPLATES = Path(__file__).parent
+# Bytes of a page, at most; pictures are made to fit.
+LARGEST_PAGE = 5_000_000
+MOST_NOTES, ROOM_FOR_NOTES = 12, 8000
+STYLES, SCRIPTS = ("style.css", "capfilt.css"), ("threshold.js", "samples.js")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +34,32 @@ class ReportConfig:
     """A report to make.
 
     Args:
-        run: folder of the run: one that holds `pretrain/`, or a pretraining folder itself.
+        run: folder of the run: one that holds `pretrain/`, a pretraining folder itself, the output
+            of captioning and filtering, or the rounds of a bootstrap.
         output: HTML file to write; null takes report.html in the run's folder.
     """
 
     run: str = "runs/quickstart"
     output: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a folder holds that a page can show; at least one of them is there.
+
+    Args:
+        root: the folder.
+        run: a pretraining run with its evaluations.
+        capfilt: what captioning and filtering left.
+        rounds: of a bootstrap.
+        notes: lines about parts that could not be read.
+    """
+
+    root: Path
+    run: RunFolder | None = None
+    capfilt: CapFiltPart | None = None
+    rounds: list[Round]
+    notes: list[str]
 
 
 def write_report(config: ReportConfig, progress: Callable[[str], None] = print) -> Path:
@@ -43,28 +72,71 @@ def write_report(config: ReportConfig, progress: Callable[[str], None] = print) 
     Raises:
         ConfigError: nothing to report, or the file cannot be written.
     """
-    run = read_run(Path(config.run))
-    page = build_page(run, held_out_thumbnails(run, picture_keys(run)))
-    output = Path(config.output) if config.output else run.root / "report.html"
+    root = Path(config.run)
+    parts = read_parts(root)
+    run = parts.run
+    pictures = held_out_thumbnails(run, picture_keys(run)) if run else {}
+    output = Path(config.output) if config.output else root / "report.html"
     if output.is_dir():
         raise ConfigError(f"--output {output}: is a folder; name an .html file")
     if output.exists() and not _is_report(output):
         raise ConfigError(f"--output {output}: exists and is no report; nothing is written over")
-    building = output.with_name(f".{output.name}.{os.getpid()}")
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            building.write_text(page, encoding="utf-8", errors="replace")
-            os.replace(building, output)
-        except OSError:
-            building.unlink(missing_ok=True)
-            raise
+        write_page(build_page(parts, pictures), output)
     except OSError as error:
         raise ConfigError(f"--output {output}: cannot be written: {error.strerror}") from None
-    for line in summary(directions(run.retrieval)):
+    for line in summary(directions(run.retrieval)) if run else ():
         progress(line)
     progress(f"report: {output}")
     return output
+
+
+def write_page(page: str, output: Path) -> None:
+    """Put a page in its place; whoever looks there sees the old one or the new one, whole.
+
+    Raises:
+        OSError: it cannot be written; nothing is left behind.
+    """
+    building = output.with_name(f".{output.name}.{uuid.uuid4().hex}")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        building.write_text(page, encoding="utf-8", errors="replace")
+        os.replace(building, output)
+    except BaseException:
+        building.unlink(missing_ok=True)
+        raise
+
+
+def read_parts(root: Path) -> Parts:
+    """Find out what a folder is and read what it holds.
+
+    Raises:
+        ConfigError: the folder does not exist, or holds nothing to report.
+    """
+    notes: list[str] = []
+    if is_capfilt(root):
+        return Parts(root=root, capfilt=CapFiltPart(read_capfilt(root)), rounds=[], notes=notes)
+    rounds = read_rounds(root, notes)
+    capfilt = _capfilt_of(root, rounds, notes)
+    run = None
+    if not (rounds and not (root / "pretrain").is_dir()):
+        run = read_run(root)
+    if run is None and not rounds:
+        raise ConfigError(f"--run {root}: {FILE} holds no rounds: nothing to report")
+    return Parts(root=root, run=run, capfilt=capfilt, rounds=rounds, notes=notes)
+
+
+def _capfilt_of(root: Path, rounds: list[Round], notes: list[str]) -> CapFiltPart | None:
+    """The captioning and filtering of a quickstart, or of the newest round that has one."""
+    named = [one.folders["capfilt"] for one in reversed(rounds) if "capfilt" in one.folders]
+    for folder in (root / "capfilt", *named):
+        if not is_capfilt(folder):
+            continue
+        try:
+            return CapFiltPart(read_capfilt(folder))
+        except ConfigError as error:
+            notes.append(str(error))
+    return None
 
 
 def _is_report(path: Path) -> bool:
@@ -73,14 +145,14 @@ def _is_report(path: Path) -> bool:
     return start.startswith(b"<!doctype html>") and b"Content-Security-Policy" in start
 
 
-def build_page(run: RunFolder, thumbnails: Mapping[str, str]) -> str:
+def build_page(parts: Parts, thumbnails: Mapping[str, str]) -> str:
     """The page as text.
 
     Args:
-        run: what the run left.
-        thumbnails: sample key to data URI (WebP, JPEG or PNG); anything else is not shown.
+        parts: what there is to show.
+        thumbnails: of held-out samples: key to data URI (WebP, JPEG or PNG); anything else is not
+            shown.
     """
-    pictures = {key: uri for key, uri in thumbnails.items() if is_picture(uri)}
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -89,18 +161,74 @@ def build_page(run: RunFolder, thumbnails: Mapping[str, str]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = percent
-    name = clip(run.root.resolve().name, 80)
-    top = headline(run)
-    return environment.get_template("page.html").render(
-        name=name,
-        title=f"{name}: {top['sentence']}",
-        made=datetime.now().astimezone().strftime("%d %B %Y, %H:%M"),
-        notes=[clip(note) for note in run.notes],
-        headline=top,
-        captions=captions(run, pictures),
-        queries=queries(run, pictures),
-        curves=curves(run),
-        data=data_facts(run),
-        configuration=run.config_text,
-        machine=machine(),
-    )
+    name = clip(parts.root.resolve().name, 80)
+    style = own_text(*STYLES)
+    script = own_text(*SCRIPTS) if parts.capfilt else ""
+    sections, values = _sections(parts, thumbnails)
+    values |= {
+        "name": name,
+        "title": f"{name}: {values['headline']['sentence']}",
+        "made": datetime.now().astimezone().strftime("%d %B %Y, %H:%M"),
+        "sections": sections,
+        "style": style,
+        "script": script,
+        "policy": policy(style, [script] if script else []),
+        "machine": machine(),
+    }
+    template = environment.get_template("page.html")
+    notes = _notes(parts)
+    if parts.capfilt is None:
+        return template.render(values, notes=notes, blob="")
+    # What the rest of the page leaves is room for the sampled pictures.
+    taken = len(template.render(values, notes=notes, blob="").encode("utf-8", "replace"))
+    blob = parts.capfilt.data(LARGEST_PAGE - taken - ROOM_FOR_NOTES)
+    return template.render(values, notes=_notes(parts), blob=blob)
+
+
+def _notes(parts: Parts) -> list[str]:
+    notes = [*parts.notes, *(parts.run.notes if parts.run else [])]
+    notes += parts.capfilt.folder.notes if parts.capfilt else []
+    return [clip(note) for note in notes][:MOST_NOTES]
+
+
+def _sections(parts: Parts, thumbnails: Mapping[str, str]) -> tuple[list[str], dict[str, Any]]:
+    """Templates in the order of the page, and their values."""
+    sections: list[str] = []
+    values: dict[str, Any] = {"attribution": None, "configuration": "", "capfilt": None}
+    run, capfilt = parts.run, parts.capfilt
+    if capfilt:
+        values["capfilt"] = capfilt.view()
+        values["configuration"] = capfilt.folder.config_text
+    if parts.rounds:
+        values["rounds"] = rounds_view(parts.rounds)
+    if run:
+        pictures = {key: uri for key, uri in thumbnails.items() if is_picture(uri)}
+        sections = ["headline.html", "captions.html", "queries.html"]
+        facts = data_facts(run)
+        values |= {
+            "headline": headline(run),
+            "captions": captions(run, pictures),
+            "queries": queries(run, pictures),
+            "curves": curves(run),
+            "data": facts,
+            "attribution": facts["attribution"],
+            "configuration": run.config_text,
+            "cleaned": before_and_after(run.retrieval, run.cleaned_retrieval),
+        }
+        if values["cleaned"]:
+            sections.append("cleaned.html")
+    elif parts.rounds:
+        sections = ["plain_headline.html"]
+        sentence = values["rounds"]["sentence"]
+        values["headline"] = {"sentence": sentence, "comparison": "", "facts": []}
+    else:
+        sections = ["plain_headline.html"]
+        values["headline"] = values["capfilt"]["headline"]
+    if parts.rounds:
+        sections.append("rounds.html")
+    if capfilt:
+        sections += ["threshold.html", "samples.html", "reasons.html"]
+    if run:
+        sections += ["curves.html", "data.html"]
+    values["capfilt_leads"] = capfilt is not None and not run and not parts.rounds
+    return [*sections, "configuration.html"], values

@@ -14,6 +14,7 @@ from engine.config import ConfigError
 LARGEST_FILE = 256 * 2**20
 LONGEST_CONFIG = 100_000
 LONGEST_TEXT = 300
+RETRIEVAL = "evaluation/retrieval/results.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,7 @@ class RunFolder:
         config_text: the same as it stands in config.yaml.
         retrieval: results of image-text retrieval.
         caption: results of captioning.
+        cleaned_retrieval: results of retrieval after pretraining on the cleaned pairs.
         state: counters of the newest checkpoint.
         collection: facts about the collected pair set.
         attribution: what the data asks to be printed beside it.
@@ -41,6 +43,7 @@ class RunFolder:
     config_text: str = ""
     retrieval: dict[str, Any] | None = None
     caption: dict[str, Any] | None = None
+    cleaned_retrieval: dict[str, Any] | None = None
     state: dict[str, Any] | None = None
     collection: dict[str, Any] | None = None
     attribution: str | None = None
@@ -64,18 +67,20 @@ def read_run(root: Path) -> RunFolder:
         raise ConfigError(f"--run {root}: no such folder")
     stage = root / "pretrain" if (root / "pretrain").is_dir() else root
     notes: list[str] = []
-    config_text = _text(stage / "config.yaml", notes) or ""
+    config_text = read_text(stage / "config.yaml", notes) or ""
+    attribution = (read_text(root / "data" / "ATTRIBUTION.txt", notes) or "").strip()
     run = RunFolder(
         root=root,
         stage=stage,
         metrics=_metrics(stage / "metrics.jsonl", notes),
-        config=_config(config_text, notes),
-        config_text=_clip(config_text),
-        retrieval=_object(stage / "evaluation" / "retrieval" / "results.json", notes),
-        caption=_object(stage / "evaluation" / "caption" / "results.json", notes),
+        config=read_config(config_text, notes),
+        config_text=clip_config(config_text),
+        retrieval=read_object(stage / RETRIEVAL, notes),
+        caption=read_object(stage / "evaluation" / "caption" / "results.json", notes),
+        cleaned_retrieval=read_object(root / "pretrain_clean" / RETRIEVAL, notes),
         state=_newest_state(stage / "checkpoints", notes),
-        collection=_object(root / "data" / "collection.json", notes),
-        attribution=(_text(root / "data" / "ATTRIBUTION.txt", notes) or "").strip()[:2000] or None,
+        collection=read_object(root / "data" / "collection.json", notes),
+        attribution=attribution[:2000] or None,
         notes=notes,
     )
     if not (run.metrics or run.config_text or run.retrieval or run.caption):
@@ -121,7 +126,8 @@ def last_value(run: RunFolder, key: str) -> float | None:
     return next((v for v in reversed(values) if v is not None and math.isfinite(v)), None)
 
 
-def _text(path: Path, notes: list[str]) -> str | None:
+def read_text(path: Path, notes: list[str]) -> str | None:
+    """A file's text; None where there is none, or with a note where it cannot be read."""
     try:
         if not path.is_file():
             return None
@@ -134,8 +140,9 @@ def _text(path: Path, notes: list[str]) -> str | None:
         return None
 
 
-def _object(path: Path, notes: list[str]) -> dict[str, Any] | None:
-    text = _text(path, notes)
+def read_object(path: Path, notes: list[str]) -> dict[str, Any] | None:
+    """A file's JSON object; None where there is none, with a note where it is something else."""
+    text = read_text(path, notes)
     if text is None:
         return None
     try:
@@ -151,14 +158,14 @@ def _object(path: Path, notes: list[str]) -> dict[str, Any] | None:
 def _newest_state(folder: Path, notes: list[str]) -> dict[str, Any] | None:
     """Names of checkpoints are numbered with leading zeros, longer ones are later."""
     found = sorted(folder.glob("step_*/state.json"), key=lambda p: (len(p.parent.name), p))
-    return _object(found[-1], notes) if found else None
+    return read_object(found[-1], notes) if found else None
 
 
 def _metrics(path: Path, notes: list[str]) -> list[dict[str, Any]]:
     """Rows by step. A resumed run logs some steps again: the later line holds."""
     rows: dict[float, dict[str, Any]] = {}
     torn = 0
-    for line in (_text(path, notes) or "").split("\n"):
+    for line in (read_text(path, notes) or "").split("\n"):
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
@@ -173,7 +180,8 @@ def _metrics(path: Path, notes: list[str]) -> list[dict[str, Any]]:
     return [rows[step] for step in sorted(rows)]
 
 
-def _config(text: str, notes: list[str]) -> dict[str, Any] | None:
+def read_config(text: str, notes: list[str]) -> dict[str, Any] | None:
+    """The settings of a config.yaml's text; None with a note where it holds none."""
     if not text:
         return None
     try:
@@ -186,5 +194,6 @@ def _config(text: str, notes: list[str]) -> dict[str, Any] | None:
     return tree
 
 
-def _clip(text: str) -> str:
+def clip_config(text: str) -> str:
+    """A config.yaml's text, cut where it is longer than anyone writes one."""
     return text if len(text) <= LONGEST_CONFIG else f"{text[:LONGEST_CONFIG]}\n… (cut)"

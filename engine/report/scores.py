@@ -65,6 +65,36 @@ def directions(results: dict[str, Any] | None) -> list[Direction]:
     return found
 
 
+def before_and_after(
+    before: dict[str, Any] | None, after: dict[str, Any] | None
+) -> list[dict[str, Any]]:
+    """Recalls of two evaluations side by side, a group a direction; none without both."""
+    later = {direction.title: direction for direction in directions(after)}
+    groups = []
+    for direction in directions(before):
+        rows = []
+        recalls = later[direction.title].recalls if direction.title in later else []
+        after_by_cutoff = {recall.cutoff: recall for recall in recalls}
+        for recall in direction.recalls:
+            if recall.cutoff not in after_by_cutoff:
+                continue
+            value = after_by_cutoff[recall.cutoff].value
+            points = 100 * (value - recall.value)
+            rows.append(
+                {
+                    "cutoff": recall.cutoff,
+                    "before": percent(recall.value),
+                    "after": percent(value),
+                    "change": f"{points:+.1f} points".replace("-", "\u2212"),
+                    "kind": "up" if points >= 0.05 else "down" if points <= -0.05 else "quiet",
+                    "chance": "" if recall.chance is None else percent(recall.chance),
+                }
+            )
+        if rows:
+            groups.append({"title": direction.title, "rows": rows})
+    return groups
+
+
 def _figures(
     results: dict[str, Any] | None, part: str, ending: str = ""
 ) -> dict[tuple[str, int], float]:

@@ -23,13 +23,24 @@ PICTURE = re.compile(r"data:image/(?:webp|jpeg|png);base64,[A-Za-z0-9+/]+={0,2}"
 
 def thumbnail(content: bytes | None) -> str | None:
     """A picture as a WebP data URI of at most 160 pixels a side; None where it is bad."""
+    image = shrunk(content, SIDE)
+    return None if image is None else encoded(image, QUALITY)
+
+
+def shrunk(content: bytes | None, side: int) -> Image.Image | None:
+    """A picture of at most `side` pixels a side; None where it is bad."""
     try:
         image = decode_image(content, MAX_PIXELS)
     except BadSample:
         return None
-    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return image
+
+
+def encoded(image: Image.Image, quality: int) -> str:
+    """A picture as a WebP data URI."""
     buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=QUALITY, method=6)
+    image.save(buffer, "WEBP", quality=quality, method=4)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.report.page import build_page
-from engine.report.run_folder import read_run
+from engine.report.page import build_page, read_parts
 from tests.report_run import PARTS, Elements, make_run, page_of, write_results
 
 LIMIT = 5 * 2**20
@@ -46,7 +45,7 @@ def test_hostile_texts_stay_texts(tmp_path: Path, payload: str) -> None:
 
 
 def test_thumbnails_that_are_not_pictures_are_not_shown(tmp_path: Path) -> None:
-    run = read_run(make_run(tmp_path / "run", pictures=2))
+    parts = read_parts(make_run(tmp_path / "run", pictures=2))
     for hostile in (
         "data:text/html;base64,PHNjcmlwdD4=",
         "data:image/svg+xml;base64,PHN2Zz4=",
@@ -54,7 +53,7 @@ def test_thumbnails_that_are_not_pictures_are_not_shown(tmp_path: Path) -> None:
         "data:image/png;base64," + "A" * 10**6,
         "http" + "://example.org/x.png",
     ):
-        page = build_page(run, {"000000": hostile})
+        page = build_page(parts, {"000000": hostile})
         assert not Elements(page).of("img")
 
 

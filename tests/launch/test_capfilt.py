@@ -16,7 +16,8 @@ from engine.capfilt.config import RANGES, CapFiltConfig, to_dict
 from engine.config import ConfigError
 from launch import capfilt
 from launch.cli import parse
-from tests.capfilt_runs import clean, make_world, outcome, words
+from tests.capfilt_folder import data_of, words_of
+from tests.capfilt_runs import clean, from_table, make_world, outcome, words
 from tests.commands import call
 from tests.ranks import ROOT, run_ranks, start_ranks
 
@@ -122,6 +123,33 @@ def test_the_summary_counts_every_text(world: Path) -> None:
     summary = json.loads((world / "alone" / "summary.json").read_text())
     assert summary["shards"] == 3
     assert sum(summary["web"].values()) == sum(summary["synthetic"].values()) == summary["pairs"]
+
+
+def test_a_run_ends_with_its_report(world: Path) -> None:
+    page = (world / "alone" / "report.html").read_text()
+    shown = data_of(page)["pictures"]
+    assert len(shown) == 24
+    assert all(one[-1] for one in shown)
+    assert "of 24 web captions and" in words_of(page)
+    times = (world / "alone" / "throughput.jsonl").read_text().splitlines()
+    assert [json.loads(line)["pictures"] for line in times] == [8, 8, 8]
+
+
+def test_a_run_does_without_its_report(world: Path, tmp_path: Path) -> None:
+    """When it is told to, and when the report cannot be written: then in one line."""
+    assert from_table(world, world / "alone", tmp_path / "out", "--report", "false").code == 0
+    assert not (tmp_path / "out" / "report.html").exists()
+    (tmp_path / "out" / "report.html").mkdir()
+    again = from_table(world, world / "alone", tmp_path / "out")
+    assert again.code == 0
+    warning = [line for line in again.err.splitlines() if "no report" in line]
+    assert len(warning) == 1
+    assert "irectory" in warning[0]
+    assert not list((tmp_path / "out").glob(".report*"))
+    (tmp_path / "out" / "report.html").rmdir()
+    assert from_table(world, world / "alone", tmp_path / "out").code == 0
+    assert (tmp_path / "out" / "report.html").is_file()
+    assert outcome(tmp_path / "out") == outcome(world / "alone")
 
 
 def test_no_flags_at_all_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
