@@ -63,6 +63,6 @@ def from_table(world: Path, earlier: Path, output: Path, *more: object) -> Ended
 
 
 def outcome(folder: Path) -> dict[str, str]:
-    """Everything that a run made, but its settings, which hold paths."""
-    kept = contents(folder).items()
-    return {name: digest for name, digest in kept if not name.startswith((".work", "config.yaml"))}
+    """Everything that a run made, but its settings, which hold paths, and how long it took."""
+    kept, others = contents(folder).items(), (".work", "config.yaml", "times.jsonl")
+    return {name: digest for name, digest in kept if not name.startswith(others)}
