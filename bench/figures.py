@@ -41,6 +41,8 @@ class Figure:
 BOTH_200 = (("cpu", 200e9), ("gpu", 200e9))
 # The bound of 0.62 of the original's bytes, as original / ours.
 BOTH_SAVED = (("cpu", 1 / 0.62), ("gpu", 1 / 0.62))
+# At most 0.45 of the original's work, as original / ours.
+BOTH_CAPTION = (("cpu", 1 / 0.45), ("gpu", 1 / 0.45))
 # Networks that the targets are for.
 TARGETED = ("_base_", "_small_")
 FIGURES = {
@@ -86,6 +88,13 @@ FIGURES = {
     "caption_throughput_ratio_hf_nucleus_bf16": Figure(),
     "captions_per_second_beam": Figure("/s"),
     "captions_per_second_nucleus": Figure("/s"),
+    "flops_per_caption": Figure("FLOP"),
+    "flops_per_caption_original": Figure("FLOP"),
+    "flops_per_caption_ratio": Figure(at_least=BOTH_CAPTION),
+    "flops_per_cleaned_picture": Figure("FLOP"),
+    "flops_per_cleaned_picture_original": Figure("FLOP"),
+    "flops_per_cleaned_picture_ratio": Figure(),
+    "two_process_speedup": Figure(at_least=(("cpu", 1.7),)),
     "loader_pairs_per_second": Figure("/s"),
     "loader_ratio_original": Figure(),
     "loader_ratio_webdataset": Figure(),

@@ -1,90 +1,118 @@
-"""Incremental decoding over static caches, with picture keys and values projected once."""
+"""Incremental decoding over static caches: slots that pictures take and leave."""
 
 import torch
 
 from blip_model.blip import Blip
+from blip_model.med import MedLayer
 from kernels import attention
+
+Pair = tuple[torch.Tensor, torch.Tensor]
 
 
 class DecodingCache:
-    """Self-attention caches of N rows a picture, and every layer's cross-attention over a picture.
+    """What S pictures with R rows each need to go on by a token: every layer's keys and values.
 
-    Rows of one picture share its keys and values: they attend as one longer block of queries.
+    A picture's own are projected once; its rows (samples or beams) attend to them as one longer
+    block of queries. Slots differ in length, and what lies beyond a slot's length is not seen, so
+    another picture takes it as it is. Slots that nobody holds are computed like the others.
 
     Args:
         model: with a decoder, in eval mode.
-        image_states: [B, P, vision width].
-        max_length: positions to make room for.
+        slots: S.
+        rows: R.
+        max_length: positions of a row.
+
+    Attributes:
+        lengths: [S] int64, positions in use; `max_length` or more in a slot that nobody holds.
     """
 
-    def __init__(self, model: Blip, image_states: torch.Tensor, max_length: int) -> None:
+    def __init__(self, model: Blip, slots: int, rows: int, max_length: int) -> None:
         self.decoder = model.text_decoder
-        self.pictures = len(image_states)
-        self.rows = self.pictures
-        self.length, self.max_length = 0, max_length
-        layers = self.decoder.bert.encoder.layer
-        self.image = [layer.crossattention.self.keys_values(image_states) for layer in layers]
-        self.keys: list[torch.Tensor] = []
-        self.values: list[torch.Tensor] = []
+        self.slots, self.rows, self.max_length = slots, rows, max_length
+        device = self.decoder.bert.embeddings.word_embeddings.weight.device
+        self.lengths = torch.zeros(slots, dtype=torch.int64, device=device)
+        # Of each layer, made when the first pictures tell shapes and dtypes.
+        self._image: list[Pair] = []
+        self._text: list[Pair] = []
 
-    def extend(self, ids: torch.Tensor) -> torch.Tensor:
-        """Append tokens [rows, L] and return float32 logits [rows, V] after the last of them.
+    def admit(
+        self, slots: torch.Tensor, image_states: torch.Tensor, ids: torch.Tensor
+    ) -> torch.Tensor:
+        """Let pictures take slots.
 
-        Raises:
-            ValueError: more tokens than there is room for, or a second call with several tokens.
+        Args:
+            slots: [N] int64, different ones.
+            image_states: [N, P, vision width].
+            ids: [N, L], L at most `max_length`.
+
+        Returns:
+            float32 logits [N, V] after the last id; all rows of a picture start from the same.
         """
-        count = ids.shape[1]
-        if self.length + count > self.max_length or (self.length and count > 1):
-            raise ValueError(f"{count} tokens after {self.length} of {self.max_length}")
-        states = self.decoder.bert.embeddings(ids, self.length)
+        states = self.decoder.bert.embeddings(ids)
         for number, layer in enumerate(self.decoder.bert.encoder.layer):
-            states = self._self_attend(number, layer.attention, states)
-            together = states.unflatten(0, (self.pictures, -1)).flatten(1, 2)
-            together = layer.crossattention.attend(together, *self.image[number])
-            states = together.reshape(states.shape)
+            image = layer.crossattention.self.keys_values(image_states)
+            text = layer.attention.self.keys_values(states)
+            if number == len(self._image):
+                self._make_room(image, text)
+            for cache, new in zip(self._image[number], image, strict=True):
+                cache[slots] = new
+            for cache, new in zip(self._text[number], text, strict=True):
+                cache.unflatten(0, (self.slots, -1))[slots, :, :, : ids.shape[1]] = new[:, None]
+            states = layer.attention.attend(states, *text, causal=True)
+            states = layer.crossattention.attend(states, *image)
             states = layer.output(layer.intermediate(states), states)
-        self.length += count
+        self.lengths[slots] = ids.shape[1]
         return self.decoder.cls.predictions(states[:, -1]).float()
 
-    def _self_attend(
-        self, number: int, block: torch.nn.Module, states: torch.Tensor
-    ) -> torch.Tensor:
-        query = block.self.queries(states)
-        keys, values = block.self.keys_values(states)
-        if number == len(self.keys):
-            shape = (*keys.shape[:2], self.max_length, keys.shape[3])
-            self.keys.append(keys.new_zeros(shape))
-            self.values.append(values.new_zeros(shape))
-        end = self.length + states.shape[1]
-        self.keys[number][:, :, self.length : end] = keys
-        self.values[number][:, :, self.length : end] = values
-        context = attention(
-            query,
-            self.keys[number][:, :, :end],
-            self.values[number][:, :, :end],
-            causal=states.shape[1] > 1,
-        )
-        return block.output(context.transpose(1, 2).flatten(2), states)
+    def extend(self, ids: torch.Tensor) -> torch.Tensor:
+        """Append a token to every row: ids [S * R] -> float32 logits [S * R, V] after it."""
+        at = self.places.repeat_interleave(self.rows)
+        seen = torch.arange(self.max_length, device=at.device) <= at[:, None]
+        states = self.decoder.bert.embeddings.at(ids, at)[:, None]
+        for number, layer in enumerate(self.decoder.bert.encoder.layer):
+            states = self._self_attend(number, layer, states, at, seen)
+            together = states.view(self.slots, self.rows, -1)
+            together = layer.crossattention.attend(together, *self._image[number])
+            states = together.view(states.shape)
+            states = layer.output(layer.intermediate(states), states)
+        self.lengths += 1
+        return self.decoder.cls.predictions(states[:, 0]).float()
 
-    def expand(self, per_picture: int) -> None:
-        """Give every picture `per_picture` equal rows instead of one."""
-        self.reorder(torch.arange(self.rows).repeat_interleave(per_picture))
+    @property
+    def places(self) -> torch.Tensor:
+        """[S] where the next token goes; in a slot that nobody holds, somewhere."""
+        return self.lengths.clamp(max=self.max_length - 1)
 
     def reorder(self, rows: torch.Tensor) -> None:
-        """Row i continues what row rows[i] has; rows stay with their picture."""
-        rows = rows.to(self.keys[0].device)
-        self.keys = [cache.index_select(0, rows) for cache in self.keys]
-        self.values = [cache.index_select(0, rows) for cache in self.values]
-        self.rows = len(rows)
+        """Row i continues what row rows[i] has, [S * R] int64; rows stay in their slot."""
+        self._text = [(k.index_select(0, rows), v.index_select(0, rows)) for k, v in self._text]
 
-    def keep(self, pictures: torch.Tensor) -> None:
-        """Go on with these pictures [K] and their rows only, in this order."""
-        pictures = pictures.to(self.keys[0].device)
-        per_picture = self.rows // self.pictures
-        self.image = [
-            (keys.index_select(0, pictures), values.index_select(0, pictures))
-            for keys, values in self.image
-        ]
-        self.pictures = len(pictures)
-        rows = pictures[:, None] * per_picture + torch.arange(per_picture, device=pictures.device)
+    def keep(self, slots: torch.Tensor) -> None:
+        """Go on with these slots [K] only, in this order."""
+        rows = slots[:, None] * self.rows + torch.arange(self.rows, device=slots.device)
+        self._image = [(k.index_select(0, slots), v.index_select(0, slots)) for k, v in self._image]
+        self.slots, self.lengths = len(slots), self.lengths[slots]
         self.reorder(rows.flatten())
+
+    def _self_attend(
+        self,
+        number: int,
+        layer: MedLayer,
+        states: torch.Tensor,
+        at: torch.Tensor,
+        seen: torch.Tensor,
+    ) -> torch.Tensor:
+        block, rows = layer.attention, torch.arange(len(at), device=at.device)
+        caches = self._text[number]
+        for cache, new in zip(caches, block.self.keys_values(states), strict=True):
+            cache[rows, :, at] = new[:, :, 0]
+        context = attention(block.self.queries(states), *caches, key_mask=seen)
+        return block.output(context.transpose(1, 2).flatten(2), states)
+
+    def _make_room(self, image: Pair, text: Pair) -> None:
+        """For a layer; contiguous by head, so that no step copies what it multiplies with."""
+        self._image.append(tuple(new.new_zeros(self.slots, *new.shape[1:]) for new in image))
+        count, length = self.slots * self.rows, self.max_length
+        shapes = [(count, new.shape[1], length, new.shape[3]) for new in text]
+        pairs = zip(text, shapes, strict=True)
+        self._text.append(tuple(new.new_zeros(shape) for new, shape in pairs))

@@ -1,11 +1,12 @@
 """Kills, stops and crowds captioning-and-filtering processes; run as a program of its own.
 
-    python -m tests.capfilt_chaos WORLD OUTPUT random|every|together|stopped COUNT [SEED]
+    python -m tests.capfilt_chaos WORLD OUTPUT random|every|together|stopped|published COUNT [SEED]
 
 `random` kills one of two processes after random times, `every` kills a process before each of its
 file operations in turn, or every SEED-th of them, `together` lets that many processes share the
-folder, `stopped` suspends one until another has taken its shard over. One interpreter forks all,
-because importing torch costs seconds. Prints JSON; the output must be that of an undisturbed run.
+folder, `stopped` suspends one until another has taken its shard over, `published` is `every` with
+finished files going to OUTPUT.there by URL. One interpreter forks all, because importing torch
+costs seconds. Prints JSON; the output must be that of an undisturbed run.
 """
 
 import json
@@ -80,11 +81,13 @@ def stop_one(config: CapFiltConfig, folder: Path) -> list[int]:
 
 def main(world: Path, output: Path, mode: str, count: int, seed: int) -> None:
     """Run one mode, finish the run undisturbed, and print how every process ended."""
-    more = ("--lease_seconds", "2" if mode == "stopped" else "20")
+    more = ["--lease_seconds", "2" if mode == "stopped" else "20"]
+    if mode == "published":
+        more += ["--publish_to", f"file://{output}.there"]
     config = parse(CapFiltConfig, words(world, output, *more), description="", examples="")
     if mode == "random":
         codes = kill_at_random(config, count, seed)
-    elif mode == "every":
+    elif mode in ("every", "published"):
         codes = kill_at_every(config, count, seed)
     elif mode == "together":
         codes = [ended(pid) for pid in [start(config, 0, 1) for _ in range(count)]]

@@ -224,6 +224,13 @@ CAPFILT = [
     ("--output_dir filled", "output_dir filled holds letter.txt but no"),
     ("--output_dir run", "but no captioning-and-filtering run"),
     ("--output_dir ", "output_dir is empty"),
+    ("--output_dir s3://pairs/out", "set publish_to to the URL"),
+    ("--publish_to https://example.org/out", "web servers are only read from"),
+    ("--publish_to out", "out: not a place that is read or written; known are s3://"),
+    ("--data.train gs://pairs/0.tar", "gs:// needs the package gcsfs"),
+    ("--data.train pipe://pairs/0.tar", "not a place that is read or written"),
+    ("--data.train http://127.0.0.1:9/0.txt", "web servers list no files"),
+    ("--remote.retries -1", "remote.retries is -1: must be at least 0"),
     ("--model.vocabulary missing.txt", "vocabulary missing.txt: no such file"),
     ("--model.image_size 30", "image_size 30 is not a multiple"),
 ]

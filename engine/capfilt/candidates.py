@@ -1,12 +1,13 @@
 """From a shard to the scored candidate texts of its pictures: by the models."""
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
-from engine.capfilt.captioner import Captioner
+from engine.capfilt.captioner import Captioner, Group
 from engine.capfilt.config import CapFiltConfig
 from engine.capfilt.filter import PairFilter
 from engine.capfilt.pictures import Bad, Picture, batches
@@ -55,24 +56,36 @@ class CaptionAndScore:
         self.captioner = Captioner(captioner, config.caption, config.seed)
         self.filter = PairFilter(scorer, config.data.max_tokens)
 
+    @torch.no_grad()
     def __call__(self, name: str, shards: Shards, tick: Tick) -> ShardTexts:
-        """All of a shard; its batches hold nothing else, so that nothing else matters."""
-        models, data = (self.captioner.blip, self.filter.blip), self.config.data
-        sizes = {blip.model.config.image_size for blip in models}
+        """All of a shard; its slots and batches hold nothing else, so that nothing else matters."""
         pictures: list[Scored] = []
         bad: list[Bad] = []
+        in_work: deque[tuple[list[Picture], torch.Tensor]] = deque()
+        groups = self._groups(shards, in_work, bad)
+        # One context for both models, so that weights are cast once a shard.
+        with self.captioner.blip.autocast():
+            for made in self.captioner.captions(groups, self.config.batch_size):
+                pictures += self._score(*in_work.popleft(), made)
+                tick(len(pictures) + len(bad))
+        return ShardTexts(pictures, bad)
+
+    def _groups(
+        self, shards: Shards, in_work: deque[tuple[list[Picture], torch.Tensor]], bad: list[Bad]
+    ) -> Iterator[Group]:
+        """Encode batch after batch; what is in work, and what cannot be used, is noted."""
+        sizes = {blip.model.config.image_size for blip in (self.captioner.blip, self.filter.blip)}
+        data = self.config.data
         settings = {"workers": data.workers, "max_pixels": data.max_pixels}
         for good, unusable in batches(shards, self.config.batch_size, sizes, **settings):
             bad += unusable
             if good:
-                pictures += self._score(good)
-            tick(len(pictures) + len(bad))
-        return ShardTexts(pictures, bad)
+                in_work.append((good, _encode(self.captioner.blip, good)))
+                yield in_work[-1][1], [picture.uid for picture in good]
 
-    @torch.no_grad()
-    def _score(self, pictures: list[Picture]) -> list[Scored]:
-        states = _encode(self.captioner.blip, pictures)
-        made = self.captioner.captions(states, [picture.uid for picture in pictures])
+    def _score(
+        self, pictures: list[Picture], states: torch.Tensor, made: list[list[str]]
+    ) -> list[Scored]:
         if self.filter.blip is not self.captioner.blip:
             states = _encode(self.filter.blip, pictures)
         texts = [

@@ -1,14 +1,20 @@
 """The captioner: encoded pictures to synthetic captions, each a function of seed and uid."""
 
+from collections.abc import Iterable, Iterator
+
 import torch
 import xxhash
 
-from blip_model.generate import beam_search, nucleus
+from blip_model.beams import Beams
+from blip_model.nucleus import Nucleus
+from blip_model.slots import Encoded, caption_groups
 from engine.capfilt.config import CaptionSection
 from engine.data.counter import Draws
 from engine.inference import LoadedBlip
 
 BITS = 32
+# Encoded pictures [B, P, vision width] and their uids.
+Group = tuple[torch.Tensor, list[str]]
 
 
 class Captioner:
@@ -28,42 +34,50 @@ class Captioner:
         self.blip, self.settings, self.seed = blip, settings, seed
         self._prompt = blip.prompt_ids(settings.prompt, settings.max_length)
 
-    @torch.no_grad()
-    def captions(self, states: torch.Tensor, uids: list[str]) -> list[list[str]]:
-        """`samples` captions of each picture, the prompt cut off.
+    def captions(self, groups: Iterable[Group], slots: int) -> Iterator[list[list[str]]]:
+        """`samples` captions of each picture, the prompt cut off; runs in the caller's autocast.
+
+        A picture whose captions have ended makes room for one of the next group, so that as many
+        as there are slots are always in work.
 
         Args:
-            states: [B, P, vision width] of the captioner's own encoder.
-            uids: stable names of the B pictures, which the draws depend on.
+            groups: states of the captioner's own encoder, and stable names of the pictures, which
+                the draws depend on.
+            slots: pictures at once.
+
+        Yields:
+            Captions of each picture of a group, in the order of the groups.
         """
-        settings, ids = self.settings, self._prompt.repeat(len(states), 1)
+        waiting = (self._encoded(*group) for group in groups)
+        for rows in caption_groups(self.blip.model, waiting, self._how(), slots):
+            texts = self.blip.tokenizer.decode(rows[:, :, self._prompt.shape[1] :].flatten(0, 1))
+            count = self.settings.samples
+            yield [texts[first : first + count] for first in range(0, len(texts), count)]
+
+    def _how(self) -> Nucleus | Beams:
+        settings = self.settings
         shared = {
             "max_length": settings.max_length,
             "min_length": settings.min_length,
             "repetition_penalty": settings.penalty,
         }
-        with self.blip.autocast():
-            if settings.method == "beam":
-                penalty = {"length_penalty": settings.length_penalty}
-                beams = settings.num_beams
-                rows = beam_search(
-                    self.blip.model, states, ids, num_beams=beams, **shared, **penalty
-                )
-            else:
-                rows = nucleus(
-                    self.blip.model,
-                    states,
-                    ids,
-                    top_p=settings.top_p,
-                    top_k=settings.top_k,
-                    temperature=settings.temperature,
-                    samples=settings.samples,
-                    uniforms=self._uniforms(uids).to(states.device),
-                    **shared,
-                ).flatten(0, 1)
-        texts = self.blip.tokenizer.decode(rows[:, ids.shape[1] :])
-        count = settings.samples
-        return [texts[first : first + count] for first in range(0, len(texts), count)]
+        if settings.method == "beam":
+            return Beams(
+                num_beams=settings.num_beams, length_penalty=settings.length_penalty, **shared
+            )
+        return Nucleus(
+            top_p=settings.top_p,
+            top_k=settings.top_k,
+            temperature=settings.temperature,
+            samples=settings.samples,
+            **shared,
+        )
+
+    def _encoded(self, states: torch.Tensor, uids: list[str]) -> Encoded:
+        uniforms = None
+        if self.settings.method == "nucleus":
+            uniforms = self._uniforms(uids).to(states.device)
+        return Encoded(states, self._prompt.expand(len(states), -1), uniforms)
 
     def _uniforms(self, uids: list[str]) -> torch.Tensor:
         """[B, samples, max_length] float64: a number for each (seed, uid, sample, position)."""

@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 from engine.config import ConfigError
 from engine.ranges import COUNT, NOT_NEGATIVE, PART, POSITIVE, SHARE, Range, out_of_range
+from engine.remote.config import RANGES as REMOTE_RANGES
+from engine.remote.config import RemoteSection
 
 Ranked = Literal["itm", "itc"]
 
@@ -14,7 +16,8 @@ class PairsSection:
     """Where pairs come from.
 
     Args:
-        train: tar shards: a path, a folder of them, a glob, a `{00000..00009}` range, or a list.
+        train: tar shards: a path, a folder of them, a glob, a `{00000..00009}` range, or a list;
+            also by URL (s3://, gs://, az://, https://).
         workers: threads a process that read and decode pictures.
         max_words: words of a text that are scored.
         max_tokens: tokens of a text that are scored, special tokens included.
@@ -121,6 +124,7 @@ RANGES = {
     "rule.itc_threshold": Range(-1, 1),
     "rule.best_synthetic": NOT_NEGATIVE,
     "rule.at_most": COUNT,
+    **REMOTE_RANGES,
 }
 
 
@@ -129,7 +133,8 @@ class CapFiltConfig:
     """One run.
 
     Args:
-        output_dir: folder of the cleaned shards; any number of processes may share it.
+        output_dir: folder of the run and its cleaned shards; any number of processes may share it.
+        publish_to: URL that what is finished is copied to; cleaned shards then lie only there.
         captioner: BLIP weights with a decoder (ours, original .pth, Hugging Face).
         filter: BLIP weights with a text encoder.
         from_table: folder of an earlier run: its scores are taken, no weights are needed, and only
@@ -138,12 +143,14 @@ class CapFiltConfig:
         seed: of the sampled captions.
         precision: fp32, or bf16 matrix products over fp32 weights.
         device: `auto`, `cpu` or `cuda`.
-        batch_size: pictures a forward pass. Belongs to the run: other batches round otherwise.
+        batch_size: pictures a forward pass, and that are captioned at once. Belongs to the run:
+            other batches round otherwise.
         lease_seconds: a process that shows no life for so long loses its shard to another one.
         report: write report.html into output_dir at the end.
     """
 
     output_dir: str = "runs/capfilt"
+    publish_to: str | None = None
     captioner: str | None = None
     filter: str | None = None
     from_table: str | None = None
@@ -158,6 +165,7 @@ class CapFiltConfig:
     model: NetworkSection = field(default_factory=NetworkSection)
     caption: CaptionSection = field(default_factory=CaptionSection)
     rule: RuleSection = field(default_factory=RuleSection)
+    remote: RemoteSection = field(default_factory=RemoteSection)
 
     def __post_init__(self) -> None:
         problem = out_of_range(self, RANGES)
@@ -166,6 +174,11 @@ class CapFiltConfig:
         caption = self.caption
         if not self.output_dir.strip():
             raise ConfigError("output_dir is empty: name the folder of the run")
+        if "://" in self.output_dir:
+            raise ConfigError(
+                f"output_dir {self.output_dir}: is a folder that all processes share; set "
+                "publish_to to the URL that what is finished goes to"
+            )
         if caption.min_length > caption.max_length:
             raise ConfigError(
                 f"caption.min_length {caption.min_length} is more than "

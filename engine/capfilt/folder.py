@@ -124,3 +124,8 @@ def put(source: Path, target: Path) -> None:
     """Move a finished file to its place, durably."""
     os.replace(source, target)
     sync(target.parent)
+
+
+def size_on_disk(path: Path) -> int | None:
+    """Bytes of a file, None where there is none."""
+    return path.stat().st_size if path.is_file() else None

@@ -16,7 +16,8 @@ from engine.capfilt.folder import IDENTITY, SETTINGS, OutputFolder, put, write_f
 from engine.config import ConfigError
 from engine.inference import LoadedBlip
 
-FORMAT = 1
+# 2: slots of captions that have ended are refilled, which rounds otherwise.
+FORMAT = 2
 
 
 def hash_weights(model: torch.nn.Module) -> str:

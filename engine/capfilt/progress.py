@@ -48,6 +48,12 @@ class Progress:
                 words += f", ETA {timedelta(seconds=seconds)}"
         print(words, file=sys.stderr, flush=True)
 
+    def speed(self) -> str:
+        """`, 12.3 images/s` of all processes since this one began; "" where none were made."""
+        done = self._totals()["pairs"] - self._before if self.talks else 0
+        seconds = max(time.monotonic() - self._begun, 1e-6)
+        return f", {done / seconds:.1f} images/s" if done else ""
+
     def say(self, words: str) -> None:
         """A line that is always said."""
         if self.talks:

@@ -14,16 +14,17 @@ from typing import Any
 from engine.capfilt import identity
 from engine.capfilt.candidates import Candidates, CaptionAndScore
 from engine.capfilt.config import CapFiltConfig
-from engine.capfilt.folder import SUMMARY, OutputFolder, put, write_file
+from engine.capfilt.folder import IDENTITY, SETTINGS, SUMMARY, OutputFolder, put, write_file
 from engine.capfilt.from_table import EarlierRun
+from engine.capfilt.inputs import name_shards
 from engine.capfilt.lease import Lease, LeaseLostError, Leases
 from engine.capfilt.ledger import QUARANTINED, Ledger, totals
 from engine.capfilt.progress import Progress, shares
+from engine.capfilt.publish import Publisher
 from engine.capfilt.shard_job import ShardJob
 from engine.capfilt.times import Times
 from engine.checkpoint import FULL
 from engine.config import ConfigError, ModelSection
-from engine.data.pack import shards_of
 from engine.inference import LoadedBlip, load
 from engine.report.capfilt_report import REPORT, write_capfilt_report
 from engine.runtime import Runtime
@@ -47,13 +48,16 @@ class CapFilt:
 
     def __init__(self, config: CapFiltConfig, here: Runtime, stop: StopRequest) -> None:
         self.config, self.here, self.stop = config, here, stop
-        self.shards = name_shards(config.data.train)
+        self.shards = name_shards(config.data.train, config.remote)
         self.folder = OutputFolder(Path(config.output_dir))
+        self.publisher: Publisher | None = None
+        if config.publish_to:
+            self.publisher = Publisher(self.folder.root, config.publish_to, config.remote)
         candidates, what = self._candidates()
         identity.refuse_other(config, what)
         identity.settle(self.folder, config, what)
         self.ledger = Ledger(self.folder, identity.hash_identity(what))
-        self.job = ShardJob(self.folder, self.ledger, candidates, config.rule)
+        self.job = ShardJob(self.folder, self.ledger, candidates, config.rule, self.publisher)
         self.leases = Leases(self.folder.leases, config.lease_seconds)
         self.times = Times(self.folder.root)
 
@@ -164,7 +168,9 @@ class CapFilt:
         try:
             with self.folder.desk(name) as desk:
                 with self.stop.interrupting():
-                    draft = self.job.draft(name, self.shards[name], desk, tick)
+                    draft = self.job.draft(name, self._at_hand(name, desk), desk, tick)
+                    if self.publisher and not lease.lost:
+                        self.job.send(draft)
                 if not lease.lost:
                     self.job.publish(draft)
                     self.times.note(name, draft.entry.counts.get("pairs", 0), begun)
@@ -175,11 +181,28 @@ class CapFilt:
             if not lease.lost and not self.ledger.has(name):
                 raise
 
+    def _at_hand(self, name: str, desk: Path) -> Path:
+        """A shard's file; one that is named by URL is fetched to a folder on the desk.
+
+        Raises:
+            ConfigError: it could not be fetched, or not enough room.
+        """
+        shard = self.shards[name]
+        if isinstance(shard, Path):
+            return shard
+        self.folder.require_space(name, shard.size() or 0)
+        folder = desk / "input"
+        folder.mkdir()
+        return shard.fetch(folder)
+
     def _conclude(self, progress: Progress, verdict: str) -> None:
         made = totals(self.ledger.entries(self.ledger.finished()))
         temporary = self.folder.root / ".work" / f"{SUMMARY}.{uuid.uuid4().hex}"
         write_file(temporary, (json.dumps(made, indent=1) + "\n").encode())
         put(temporary, self.folder.root / SUMMARY)
+        if self.publisher and self.here.is_main:
+            about = [self.folder.root / name for name in (SETTINGS, IDENTITY, SUMMARY)]
+            self.publisher.send((path, path) for path in about)
         self.folder.clear(set(self.shards))
         ours = self.ledger.entries(self.shards)
         unread = [entry.reason for entry in ours if entry.status == QUARANTINED]
@@ -187,9 +210,12 @@ class CapFilt:
             raise ConfigError(f"no shard could be read: {unread[0]}")
         words = f"{self.folder.root}: {verdict}: {made['shards']} shards, "
         words += f"{made['written']} of {made['pairs']} pictures, {shares(made)}"
+        words += progress.speed()
         bad = sum(made["bad"].values())
         if bad or made["quarantined_shards"]:
             words += f"; in quarantine/: {bad} samples, {made['quarantined_shards']} shards"
+        if self.publisher:
+            words += f"; cleaned shards are in {self.publisher.url}"
         progress.say(words)
 
     def _report(self, progress: Progress, begun_complete: bool) -> int:
@@ -209,24 +235,3 @@ class CapFilt:
         if problem:
             log.warning("no report: %s", problem)
         return 0
-
-
-def name_shards(spec: str | list[str]) -> dict[str, Path]:
-    """Input shards by the name of their output.
-
-    Raises:
-        ConfigError: none, one that is missing, or two of one name.
-    """
-    specs = [spec] if isinstance(spec, str) else spec
-    if not any(specs):
-        raise ConfigError("no pairs: set data.train to tar shards")
-    named: dict[str, Path] = {}
-    for path in shards_of([one for one in specs if one]):
-        if not path.is_file():
-            raise ConfigError(f"{path}: no such file")
-        if path.stem in named:
-            raise ConfigError(
-                f"{named[path.stem]} and {path} have one name: give each its own output_dir"
-            )
-        named[path.stem] = path
-    return named

@@ -11,9 +11,11 @@ import xxhash
 from engine.capfilt.candidates import Candidates, Tick
 from engine.capfilt.cleaned import index_of, write_cleaned
 from engine.capfilt.config import RuleSection
-from engine.capfilt.folder import OutputFolder, put, write_file
+from engine.capfilt.folder import OutputFolder, put, size_on_disk, write_file
+from engine.capfilt.inputs import InputShard, RemoteShard
 from engine.capfilt.ledger import DONE, QUARANTINED, Entry, Ledger, digest_of
 from engine.capfilt.pictures import Bad
+from engine.capfilt.publish import Publisher
 from engine.capfilt.rule import SYNTHETIC, WEB
 from engine.capfilt.table import Judged, judge_all, to_bytes
 from engine.data.index import ShardError, index_path, open_index
@@ -47,13 +49,19 @@ class ShardJob:
         ledger: of the output.
         candidates: gives the scored texts of a shard.
         rule: which of them stay.
+        publisher: takes what is finished; cleaned shards then lie only there.
     """
 
     def __init__(
-        self, folder: OutputFolder, ledger: Ledger, candidates: Candidates, rule: RuleSection
+        self,
+        folder: OutputFolder,
+        ledger: Ledger,
+        candidates: Candidates,
+        rule: RuleSection,
+        publisher: Publisher | None,
     ) -> None:
         self.folder, self.ledger = folder, ledger
-        self.candidates, self.rule = candidates, rule
+        self.candidates, self.rule, self.publisher = candidates, rule, publisher
 
     def draft(self, name: str, shard: Path, desk: Path, tick: Tick) -> Draft:
         """Make a shard's files on a desk; a shard that cannot be read is quarantined.
@@ -102,42 +110,66 @@ class ShardJob:
         )
         return self._draft(name, entry, desk, files)
 
+    def send(self, draft: Draft) -> None:
+        """Copy the files to where finished ones go, the ledger's last.
+
+        Raises:
+            TransferError: one could not be written.
+        """
+        if self.publisher:
+            if not self._quarantines(draft):
+                self.publisher.remove(self.folder.quarantine / f"{draft.name}.jsonl")
+            self.publisher.send(draft.files)
+
     def publish(self, draft: Draft) -> None:
         """Put the files in place, the ledger's last: whoever sees it sees a finished shard."""
-        if not any(target.parent == self.folder.quarantine for _, target in draft.files):
+        if not self._quarantines(draft):
             (self.folder.quarantine / f"{draft.name}.jsonl").unlink(missing_ok=True)
         for source, target in draft.files:
-            put(source, target)
+            if self.publisher is None or target.parent != self.folder.shards:
+                put(source, target)
 
-    def look_over(self, name: str, shard: Path) -> str | None:
+    def _quarantines(self, draft: Draft) -> bool:
+        return any(target.parent == self.folder.quarantine for _, target in draft.files)
+
+    def look_over(self, name: str, shard: InputShard) -> str | None:
         """Look at a finished shard when a run starts; what must be made again is forgotten.
 
         That is a shard whose files are missing or of another size, or one in quarantine that was
-        repaired meanwhile.
+        repaired meanwhile. Of a shard that is named by URL the size is looked at, no more.
 
         Returns:
             Why the run must not go on, or None.
         """
         entry = self.ledger.read(name)
         if entry.status == QUARANTINED:
-            if not entry.input["digest"] or entry.input["digest"] != _digest(shard):
+            if isinstance(shard, RemoteShard):
+                same = shard.size() == entry.input["bytes"]
+            else:
+                same = entry.input["digest"] and entry.input["digest"] == _digest(shard)
+            if not same:
                 self.ledger.forget(name)
             return None
         try:
-            same = open_index(shard).fingerprint == entry.input["fingerprint"]
+            if isinstance(shard, RemoteShard):
+                same = shard.size() in (None, entry.input["bytes"])
+            else:
+                same = open_index(shard).fingerprint == entry.input["fingerprint"]
         except ShardError as error:
             return f"it was finished, but {error}"
         if not same:
             return f"{shard} is not what it was when it was finished"
-        made = {
-            self.folder.shards / f"{name}.tar": entry.output["bytes"],
-            self.folder.table / f"{name}.parquet": entry.table["bytes"],
-        }
-        if not all(path.is_file() and path.stat().st_size == size for path, size in made.items()):
+        cleaned = self.folder.shards / f"{name}.tar"
+        found = self.publisher.size(cleaned) if self.publisher else size_on_disk(cleaned)
+        table = size_on_disk(self.folder.table / f"{name}.parquet")
+        if (found, table) != (entry.output["bytes"], entry.table["bytes"]):
             self.ledger.forget(name)
         return None
 
     def _quarantined(self, name: str, shard: Path, desk: Path, reason: str) -> Draft:
+        if shard.is_relative_to(desk):
+            # Fetched: its folder has a name of this hour.
+            reason = reason.replace(f"{shard.parent}/", "")
         size = shard.stat().st_size if shard.exists() else 0
         facts = {"file": shard.name, "bytes": size, "digest": _digest(shard)}
         entry = Entry(status=QUARANTINED, run=self.ledger.run, input=facts, reason=reason)

@@ -75,7 +75,7 @@ def named_paths(spec: str) -> list[Path]:
         ConfigError: a glob that nothing matches, or a range without a number.
     """
     paths = []
-    for name in _ranges(spec):
+    for name in filled_ranges(spec):
         if glob.has_magic(name) and not Path(name).exists():
             matching = sorted(glob.glob(name, recursive=True))
             if not matching:
@@ -107,7 +107,12 @@ def _expand(spec: str) -> list[Path]:
     return found
 
 
-def _ranges(spec: str) -> list[str]:
+def filled_ranges(spec: str) -> list[str]:
+    """`a{00..02}` -> a00, a01, a02.
+
+    Raises:
+        ConfigError: a range without a number.
+    """
     match = RANGE.search(spec)
     if not match:
         return [spec]
@@ -116,4 +121,4 @@ def _ranges(spec: str) -> list[str]:
     if not numbers:
         raise ConfigError(f"{spec}: no number lies in {match[0]}")
     filled = [spec.replace(match[0], str(n).zfill(len(first)), 1) for n in numbers]
-    return [name for one in filled for name in _ranges(one)]
+    return [name for one in filled for name in filled_ranges(one)]

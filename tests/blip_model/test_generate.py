@@ -7,7 +7,9 @@ from transformers import BlipForConditionalGeneration
 
 from blip_model.caption import BlipCaption
 from blip_model.convert.huggingface import from_huggingface
-from blip_model.generate import beam_search, inverse_draw, nucleus, nucleus_probabilities
+from blip_model.generate import beam_search, nucleus
+from blip_model.nucleus import inverse_draw, nucleus_probabilities
+from blip_model.text_cache import DecodingCache
 from tests.tiny import tiny_config
 
 COUNT, LENGTH = 3, 14
@@ -74,12 +76,11 @@ def test_the_cache_gives_the_logits_of_the_whole_sequence() -> None:
     _, ours = pair_of_models(3)
     states = ours.encode_image(torch.randn(2, 3, 32, 32))
     ids = torch.tensor([[58, 5, 6, 9, 11], [58, 8, 7, 3, 4]])
-    from blip_model.text_cache import DecodingCache
-
     with torch.no_grad():
         whole = ours.decode(ids, None, states)
-        cache = DecodingCache(ours, states, 8)
-        steps = [cache.extend(ids[:, :3])] + [cache.extend(ids[:, i : i + 1]) for i in (3, 4)]
+        cache = DecodingCache(ours, 2, 1, 8)
+        steps = [cache.admit(torch.tensor([1, 0]), states, ids[:, :3])]
+        steps += [cache.extend(ids[:, i].flip(0)).flip(0) for i in (3, 4)]
     for position, logits in zip((2, 3, 4), steps, strict=True):
         torch.testing.assert_close(logits, whole[:, position], rtol=1e-4, atol=1e-4)
 
@@ -138,23 +139,3 @@ def test_inverse_draws_follow_the_distribution_and_never_leave_it() -> None:
     )
     edges = torch.tensor([0.0, 1 - 2.0**-32], dtype=torch.float64)
     assert inverse_draw(probabilities.expand(2, -1), edges).tolist() == [1, 4]
-
-
-def test_a_caption_depends_on_its_own_numbers_alone() -> None:
-    """Alone, in a batch, in another order, with finished pictures taken out or left in."""
-    _, ours = pair_of_models(5)
-    states = ours.encode_image(torch.randn(12, 3, 32, 32))
-    prompt = torch.tensor([[58, 5]] * 12)
-    uniforms = torch.rand(12, 2, 40, dtype=torch.float64)
-    settings = {"max_length": 40, "min_length": 4, "temperature": 3.0, "samples": 2}
-    whole = nucleus(ours, states, prompt, uniforms=uniforms, compact=False, **settings)
-    lengths = (whole != 0).sum(2)
-    assert lengths.amax(1).min() < lengths.max() - 8, "nothing to take out early"
-    assert torch.equal(nucleus(ours, states, prompt, uniforms=uniforms, **settings), whole)
-    order = torch.randperm(12)
-    mixed = nucleus(ours, states[order], prompt, uniforms=uniforms[order], **settings)
-    assert torch.equal(mixed, whole[order])
-    for one in range(12):
-        part = slice(one, one + 1)
-        alone = nucleus(ours, states[part], prompt[part], uniforms=uniforms[part], **settings)
-        assert torch.equal(alone, whole[part])

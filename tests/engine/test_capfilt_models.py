@@ -27,6 +27,16 @@ def encoded(blip: LoadedBlip) -> torch.Tensor:
         return blip.model.encode_image(blip.views([picture(n) for n in range(COUNT)]))
 
 
+def made_by(captioner: Captioner, states: torch.Tensor, uids: list[str]) -> list[list[str]]:
+    """Captions of two groups of pictures in fewer slots than there are pictures."""
+    groups = [(states[:2], uids[:2]), (states[2:], uids[2:])]
+    groups = [(some, names) for some, names in groups if names]
+    with torch.no_grad():
+        made = list(captioner.captions(groups, 3))
+    assert [len(group) for group in made] == [len(names) for _, names in groups]
+    return [texts for group in made for texts in group]
+
+
 def test_greedy_and_beam_captions_are_those_of_caption(models: dict[str, LoadedBlip]) -> None:
     blip = models["captioner"]
     images, states = [picture(n) for n in range(COUNT)], encoded(models["captioner"])
@@ -36,7 +46,7 @@ def test_greedy_and_beam_captions_are_those_of_caption(models: dict[str, LoadedB
         ({"method": "beam", "num_beams": 2}, {"num_beams": 2}),
     ]:
         lengths = {"max_length": 8, "min_length": 6}
-        made = Captioner(blip, CaptionSection(**settings, **lengths), 0).captions(states, UIDS)
+        made = made_by(Captioner(blip, CaptionSection(**settings, **lengths), 0), states, UIDS)
         expected = blip.caption(images, **same, **lengths)
         assert made == [[text] for text in expected]
         seen |= set(expected)
@@ -47,15 +57,15 @@ def test_a_caption_is_a_function_of_seed_uid_and_number(models: dict[str, Loaded
     blip, states = models["captioner"], encoded(models["captioner"])
     settings = CaptionSection(samples=2, max_length=7)
     captioner = Captioner(blip, settings, 7)
-    made = captioner.captions(states, UIDS)
+    made = made_by(captioner, states, UIDS)
     assert [len(set(texts)) for texts in made] == [2] * COUNT
     order = [3, 0, 4]
-    mixed = captioner.captions(states[order], [UIDS[n] for n in order])
+    mixed = made_by(captioner, states[order], [UIDS[n] for n in order])
     assert mixed == [made[n] for n in order]
     fewer = Captioner(blip, CaptionSection(samples=1, max_length=7), 7)
-    assert fewer.captions(states[:1], UIDS[:1]) == [made[0][:1]]
-    assert Captioner(blip, settings, 8).captions(states, UIDS) != made
-    assert captioner.captions(states, [f"other {uid}" for uid in UIDS]) != made
+    assert made_by(fewer, states[:1], UIDS[:1]) == [made[0][:1]]
+    assert made_by(Captioner(blip, settings, 8), states, UIDS) != made
+    assert made_by(captioner, states, [f"other {uid}" for uid in UIDS]) != made
 
 
 def test_the_numbers_that_are_drawn_by_are_uniform(models: dict[str, LoadedBlip]) -> None:

@@ -33,6 +33,7 @@ def done(world: Path) -> Path:
     ended = clean(world, world / "done", "--caption.samples", 2)
     assert ended.code == 0, ended.err
     assert "done: complete: 3 shards, " in ended.err
+    assert " images/s" in ended.err.splitlines()[-1]
     return world / "done"
 
 
@@ -106,6 +107,9 @@ def test_the_ledger_says_what_went_in_and_came_out(world: Path, done: Path) -> N
     summary = json.loads((done / "summary.json").read_text())
     assert sum(summary["web"].values()) == SHARDS * EACH
     assert sum(summary["synthetic"].values()) == 2 * SHARDS * EACH
+    times = [json.loads(line) for line in (done / "throughput.jsonl").read_text().splitlines()]
+    assert sum(row["pictures"] for row in times) == SHARDS * EACH
+    assert all(row["ended"] >= row["begun"] > 1.7e9 for row in times)
     assert not list((done / ".work" / "leases").iterdir())
     assert len(list((done / ".work").iterdir())) == 1
 

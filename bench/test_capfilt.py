@@ -1,0 +1,183 @@
+"""Captioning and filtering: the work of a picture, counted, and what a second process brings."""
+
+import io
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench.interleaved import ratio
+from bench.machine import ROOT
+from bench.original_captioning import OriginalCaptioner
+from bench.plan import LENGTHS, Plan
+from bench.record import Record
+from blip_model import Blip
+from blip_model.config import BlipConfig, preset
+from blip_model.nucleus import Nucleus
+from blip_model.pair_scores import matching_logits, similarities
+from blip_model.slots import Encoded, caption_groups
+from blip_model.text_cache import DecodingCache
+from engine import checkpoint
+from engine.data.shards import ShardWriter
+
+# [DEC] a picture of, and captions of full length, so that both sides decode the same number.
+PROMPT, MAX_LENGTH, PICTURES = (1037, 3861, 1997), 20, 2
+# Pictures a shard, as a share of the largest; twice over.
+UNEQUAL = (1.0, 0.25, 0.6, 0.1, 0.8, 0.35, 0.15, 0.5, 0.9, 0.2)
+
+
+def flops(work: Callable[[], object]) -> float:
+    """Floating-point operations a picture; attention as two products."""
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        work()
+    return counter.get_total_flops() / PICTURES
+
+
+def test_work_of_a_picture(plan: Plan, record: Record) -> None:
+    torch.manual_seed(0)
+    size = {"image_size": plan.caption_size} if plan.caption_size else {}
+    config = preset(plan.preset, dropout=0.0, vision_drop_path=0.0, **size)
+    ours, theirs = Blip(config).eval(), OriginalCaptioner(config).eval()
+    state = ours.state_dict()
+    theirs.load_state_dict({name: state[name] for name in theirs.state_dict()})
+    image = torch.randn(PICTURES, 3, config.image_size, config.image_size)
+    ids, web, web_mask = texts(config)
+    _same_logits(ours, theirs, image, ids)
+    captions = ids.clone()
+    captions[:, 0] = config.enc_token_id
+    pairs = [(web, web_mask), (captions, torch.ones_like(captions))]
+
+    def score_original() -> None:
+        states = theirs.visual_encoder(image)
+        for text, mask in pairs:
+            theirs.match(states, text, mask)
+
+    def score_ours() -> None:
+        both = torch.stack([F.pad(web, (0, 2)), captions], 1).flatten(0, 1)
+        masks = torch.stack([F.pad(web_mask, (0, 2)), pairs[1][1]], 1)
+        given = (both, masks.flatten(0, 1), ours.encode_image(image), torch.full((PICTURES,), 2))
+        matching_logits(ours, *given)
+        similarities(ours, *given)
+
+    caption = {
+        "original": flops(lambda: theirs.next_logits(image, ids, len(PROMPT) + 1)),
+        "ours": flops(lambda: sample(ours, image, ids)),
+    }
+    whole = {
+        "original": caption["original"] + flops(score_original),
+        "ours": caption["ours"] + flops(score_ours),
+    }
+    for name, found in (("caption", caption), ("cleaned_picture", whole)):
+        record.figure(f"flops_per_{name}{plan.suffix}", found["ours"])
+        record.figure(f"flops_per_{name}_original{plan.suffix}", found["original"])
+        record.figure(f"flops_per_{name}_ratio{plan.suffix}", found["original"] / found["ours"])
+
+
+def texts(config: BlipConfig) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Captions [B, 20], and web texts of usual lengths with their mask."""
+    words = torch.randint(1000, config.vocab_size - 2, (PICTURES, MAX_LENGTH))
+    words[:, 0] = config.bos_token_id
+    words[:, 1 : len(PROMPT) + 1] = torch.tensor(PROMPT)
+    web = torch.randint(1000, config.vocab_size - 2, (PICTURES, max(LENGTHS)))
+    mask = (torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS[:PICTURES])[:, None]).long()
+    web[:, 0] = config.enc_token_id
+    return words, web * mask, mask
+
+
+def sample(model: Blip, image: torch.Tensor, ids: torch.Tensor) -> None:
+    """As captioning and filtering does, to the full length."""
+    how = Nucleus(max_length=MAX_LENGTH, min_length=MAX_LENGTH)
+    numbers = torch.rand(PICTURES, 1, MAX_LENGTH, dtype=torch.float64)
+    waiting = Encoded(model.encode_image(image), ids[:, : len(PROMPT) + 1], numbers)
+    for _ in caption_groups(model, [waiting], how, PICTURES):
+        pass
+
+
+@torch.no_grad()
+def _same_logits(
+    ours: Blip, theirs: OriginalCaptioner, image: torch.Tensor, ids: torch.Tensor
+) -> None:
+    """The gate of this suite: both sides compute the same."""
+    prompt = len(PROMPT) + 1
+    expected = theirs.next_logits(image, ids, prompt)
+    cache = DecodingCache(ours, PICTURES, 1, MAX_LENGTH)
+    states = ours.encode_image(image)
+    found = [cache.admit(torch.arange(PICTURES), states, ids[:, :prompt])]
+    found += [cache.extend(ids[:, at]) for at in range(prompt, MAX_LENGTH - 1)]
+    torch.testing.assert_close(torch.stack(found, 1), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_second_process(plan: Plan, record: Record) -> None:
+    if (os.cpu_count() or 1) < 2:
+        record.note("two_process_speedup: not measured, it needs two cores")
+        pytest.skip("one core")
+    seconds: dict[str, list[float]] = {"one process": [], "two processes": []}
+    with tempfile.TemporaryDirectory() as folder:
+        make_world(Path(folder), plan)
+        for number in range(plan.rounds):
+            sides = list(seconds)
+            for side in sides if number % 2 == 0 else reversed(sides):
+                output = Path(folder) / f"{side}_{number}"
+                seconds[side].append(clean(Path(folder), output, sides.index(side) + 1))
+    record.compare("captioning and filtering, one thread a process", seconds)
+    speedup = ratio(seconds["one process"], seconds["two processes"])
+    record.figure(f"two_process_speedup{plan.suffix}", speedup)
+
+
+def make_world(folder: Path, plan: Plan) -> None:
+    """Weights that captions and scores are made with, and shards of unequal cost."""
+    # Of ViT-B a run would take half an hour; what is measured is how the shards are shared.
+    name = "small" if plan.preset == "base" else plan.preset
+    largest = 4 if plan.preset == "tiny" else 20 if plan.quick else 60
+    torch.manual_seed(0)
+    config = preset(name)
+    state = {"network": vars(config)}
+    checkpoint.write_as(folder / "weights", 0, {"model": Blip(config).state_dict()}, state)
+    chance = random.Random(0)
+    for number, share in enumerate(UNEQUAL * 2):
+        count = max(1, round(largest * share))
+        with ShardWriter(folder / "data", f"pairs_{number:02d}", count) as writer:
+            for key in range(count):
+                out = io.BytesIO()
+                Image.frombytes("RGB", (64, 64), chance.randbytes(3 * 64 * 64)).save(out, "PNG")
+                writer.add(
+                    f"{number:02d}{key:04d}", out.getvalue(), "png", "a picture of noise", {}
+                )
+
+
+def clean(folder: Path, output: Path, processes: int) -> float:
+    """Seconds from the first lease to the last ledger: starting Python is not in them."""
+    weights = str(folder / "weights")
+    words = ["--data.train", str(folder / "data"), "--output_dir", str(output)]
+    words += ["--captioner", weights, "--filter", weights, "--precision", "fp32"]
+    words += ["--device", "cpu", "--batch_size", "16", "--data.workers", "1"]
+    leases = output / ".work" / "leases"
+    running = [
+        subprocess.Popen(
+            [sys.executable, "launch/capfilt.py", *words],
+            cwd=ROOT,
+            env=os.environ
+            | {"OMP_NUM_THREADS": "1", "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            | {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"},
+            stderr=subprocess.DEVNULL,
+        )
+        for rank in range(processes)
+    ]
+    while not (leases.is_dir() and any(leases.iterdir())):
+        assert all(one.poll() is None for one in running), "it did not start"
+        time.sleep(0.005)
+    began = time.time()
+    assert [one.wait() for one in running] == [0] * processes
+    return max(path.stat().st_mtime for path in (output / "ledger").iterdir()) - began

@@ -1,0 +1,215 @@
+"""Captions of many pictures, as many at once as there are slots: who ends makes room for the next.
+
+Which picture is where, and when, follows from the pictures alone; so do the captions.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from blip_model.beams import Beams
+from blip_model.blip import Blip
+from blip_model.nucleus import Nucleus
+from blip_model.text_cache import DecodingCache
+
+# Pictures enter together, for larger products, once this share of the slots is free.
+ADMIT_AT = 0.125
+# When none waits any more, copying the caches pays once a quarter of the slots is free.
+COMPACT_AT = 0.75
+# Number of a group, and of the picture in it.
+Name = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Pictures that wait for their captions.
+
+    Attributes:
+        states: [B, P, vision width].
+        prompt_ids: [B, L], [DEC] first, no [SEP]; L is the same for all pictures of a run.
+        uniforms: [B, samples, max_length] float64 in [0, 1), at most 1 - 2**-32, to draw by; None
+            for a search.
+    """
+
+    states: torch.Tensor
+    prompt_ids: torch.Tensor
+    uniforms: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def part(self, first: int, last: int) -> "Encoded":
+        """Pictures from `first` to before `last`."""
+        numbers = None if self.uniforms is None else self.uniforms[first:last]
+        return Encoded(self.states[first:last], self.prompt_ids[first:last], numbers)
+
+
+def joined(parts: list[Encoded]) -> Encoded:
+    """Several groups as one."""
+    if len(parts) == 1:
+        return parts[0]
+    numbers = [part.uniforms for part in parts if part.uniforms is not None]
+    return Encoded(
+        torch.cat([part.states for part in parts]),
+        torch.cat([part.prompt_ids for part in parts]),
+        torch.cat(numbers) if numbers else None,
+    )
+
+
+@torch.no_grad()
+def caption_groups(
+    model: Blip, groups: Iterable[Encoded], how: Nucleus | Beams, slots: int
+) -> Iterator[torch.Tensor]:
+    """Captions of groups of pictures, group by group in the order in which they come.
+
+    Args:
+        model: with a decoder, in eval mode.
+        groups: none of them empty; asked for one as slots become free, so a little ahead of what
+            was yielded.
+        how: captions are made.
+        slots: pictures at once.
+
+    Yields:
+        [B, captions a picture, max_length] ids, prompt included, padded after [SEP].
+    """
+    if slots < 1:
+        raise ValueError(f"{slots} slots hold no picture")
+    line, held = _Line(groups), _Held(model, how, slots)
+    while True:
+        free = held.free
+        if len(free) >= ADMIT_AT * len(held.names) and (came := line.take(len(free))):
+            held.admit(free, *came)
+        if held.running:
+            for name, rows in held.step(can_shrink=line.over):
+                line.put(name, rows)
+        yield from line.whole()
+        if line.over and not held.running:
+            return
+
+
+class _Held:
+    """The pictures in the slots, and everything about them that grows a token at a time.
+
+    Args:
+        model: with a decoder, in eval mode.
+        how: captions are made.
+        slots: S.
+
+    Attributes:
+        names: which picture each slot holds, or None.
+    """
+
+    def __init__(self, model: Blip, how: Nucleus | Beams, slots: int) -> None:
+        self.cache = DecodingCache(model, slots, how.rows, how.max_length)
+        self.work = how.start(model.config, slots, self.cache.lengths.device)
+        self.names: list[Name | None] = [None] * slots
+        self._logits: torch.Tensor | None = None
+
+    @property
+    def free(self) -> list[int]:
+        """Slots without a picture."""
+        return [slot for slot, name in enumerate(self.names) if name is None]
+
+    @property
+    def running(self) -> int:
+        """Pictures in work."""
+        return len(self.names) - len(self.free)
+
+    def admit(self, free: list[int], names: list[Name], pictures: Encoded) -> None:
+        """Let pictures take the first of the free slots."""
+        slots = self._tensor(free[: len(names)])
+        for slot, name in zip(free, names, strict=False):
+            self.names[slot] = name
+        self.work.begin(slots, pictures.prompt_ids, pictures.uniforms)
+        fresh = self.cache.admit(slots, pictures.states, pictures.prompt_ids)
+        shape = (len(self.names), self.cache.rows, fresh.shape[1])
+        if self._logits is None:
+            self._logits = fresh.new_zeros(shape).flatten(0, 1)
+        self._logits.view(shape)[slots] = fresh[:, None]
+
+    def step(self, can_shrink: bool) -> list[tuple[Name, torch.Tensor]]:
+        """A token further.
+
+        Args:
+            can_shrink: slots that are free are of no more use.
+
+        Returns:
+            Pictures whose captions have ended, with these [captions a picture, max_length].
+        """
+        tokens, sources, ended = self.work.choose(self._logits, self.cache.places)
+        over = [
+            slot for slot, end in enumerate(ended.tolist()) if end and self.names[slot] is not None
+        ]
+        done = [self.names[slot] for slot in over]
+        rows = self.work.result(self._tensor(over)) if over else ()
+        for slot in over:
+            self.names[slot] = None
+        if self.running:
+            if sources is not None:
+                self.cache.reorder(sources)
+            if can_shrink and self.running <= COMPACT_AT * len(self.names):
+                tokens = self._shrink(tokens)
+            self._logits = self.cache.extend(tokens)
+        return list(zip(done, rows, strict=True))
+
+    def _shrink(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Drop free slots; the tokens of the others."""
+        kept = [slot for slot, name in enumerate(self.names) if name is not None]
+        slots = self._tensor(kept)
+        self.cache.keep(slots)
+        self.work.keep(slots)
+        tokens = tokens.view(len(self.names), -1)[slots].flatten()
+        self.names = [self.names[slot] for slot in kept]
+        return tokens
+
+    def _tensor(self, slots: list[int]) -> torch.Tensor:
+        return torch.tensor(slots, device=self.cache.lengths.device)
+
+
+class _Line:
+    """Pictures in the order in which they come, and groups whose captions are not all there yet.
+
+    Args:
+        groups: of encoded pictures.
+
+    Attributes:
+        over: whether the last picture was taken, as far as has been looked.
+    """
+
+    def __init__(self, groups: Iterable[Encoded]) -> None:
+        self._coming, self.over = iter(groups), False
+        self._rest: Encoded | None = None
+        self._open: deque[list[torch.Tensor | None]] = deque()
+        self._came = self._gone = 0
+
+    def take(self, count: int) -> tuple[list[Name], Encoded] | None:
+        """The next pictures: `count`, fewer only when no more come, None when none do."""
+        names: list[Name] = []
+        parts: list[Encoded] = []
+        while len(names) < count and not self.over:
+            if not self._rest:
+                self._rest = next(self._coming, None)
+                self.over = self._rest is None
+                if self._rest is not None:
+                    self._open.append([None] * len(self._rest))
+                    self._came += 1
+                continue
+            first = len(self._open[-1]) - len(self._rest)
+            taken = min(count - len(names), len(self._rest))
+            names += [(self._came - 1, first + number) for number in range(taken)]
+            parts.append(self._rest.part(0, taken))
+            self._rest = self._rest.part(taken, len(self._rest))
+        return (names, joined(parts)) if names else None
+
+    def put(self, name: Name, rows: torch.Tensor) -> None:
+        """Captions of a picture."""
+        group, number = name
+        self._open[group - self._gone][number] = rows
+
+    def whole(self) -> Iterator[torch.Tensor]:
+        """Groups that wait for nothing any more, in order."""
+        while self._open and all(rows is not None for rows in self._open[0]):
+            self._gone += 1
+            yield torch.stack(self._open.popleft())
