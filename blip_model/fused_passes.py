@@ -108,7 +108,7 @@ def _shared_layers(
             (packings[0], packings[1], *told),
             packings[2],
         )
-        states = layer.output(layer.intermediate(states), states)
+        states = layer.feed_forward(states)
         encoded, captions = states.split([sum(sizes), len(captions)])
     return encoded, captions
 

@@ -35,7 +35,7 @@ def packed_captioning(
     for layer in decoder.bert.encoder.layer:
         states = self_attend(layer.attention, states, packing, causal=True)
         states = cross_attend(layer.crossattention, states, image_states, packing)
-        states = layer.output(layer.intermediate(states), states)
+        states = layer.feed_forward(states)
     scoring = {"label_smoothing": label_smoothing, "group_size": group_size}
     return caption_loss(model, states, ids, packing, prompt_length=prompt_length, **scoring)
 

@@ -126,5 +126,5 @@ def first_states(embedded: SharedEmbeddings) -> torch.Tensor:
     states, packing, layers = embedded.own(), embedded.packing, embedded.text.encoder.layer
     for number, layer in enumerate(layers, 1):
         states = self_attend(layer.attention, states, packing, first_only=number == len(layers))
-        states = layer.output(layer.intermediate(states), states)
+        states = layer.feed_forward(states)
     return states

@@ -42,7 +42,7 @@ class DecodingCache:
             together = states.unflatten(0, (self.pictures, -1)).flatten(1, 2)
             together = layer.crossattention.attend(together, *self.image[number])
             states = together.reshape(states.shape)
-            states = layer.output(layer.intermediate(states), states)
+            states = layer.feed_forward(states)
         self.length += count
         return self.decoder.cls.predictions(states[:, -1]).float()
 

@@ -5,7 +5,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from blip_model.config import BlipConfig
-from blip_model.layers import AddLayerNorm, LinearGelu
+from blip_model.layers import AddLayerNorm, MlpOutput
 from kernels import attention
 
 
@@ -55,11 +55,11 @@ class Mlp(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = LinearGelu(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = MlpOutput(hidden, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc2(self.fc1(x))
+        return self.fc2(x, self.fc1)
 
 
 class DropPath(nn.Module):

@@ -24,7 +24,7 @@ class _BiasGelu(torch.autograd.Function):
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         from kernels.bias_gelu import triton_kernels
 
-        return triton_kernels.backward(upstream, *ctx.saved_tensors)
+        return triton_kernels.backward(upstream, *ctx.saved_tensors)[:2]
 
 
 def linear_gelu(
