@@ -10,6 +10,7 @@ from torch import nn
 
 from blip_model.config import BlipConfig
 from blip_model.layers import AddLayerNorm, LinearGelu, MlpOutput
+from blip_model.recompute import run_layer
 from kernels import attention
 
 NORM_EPS = 1e-12
@@ -178,12 +179,17 @@ class LayerStack(nn.Module):
 
 
 class TextTransformer(nn.Module):
-    """Token ids, and a picture's states or none, to token states."""
+    """Token ids, and a picture's states or none, to token states.
+
+    Attributes:
+        recompute: layers run again in the backward pass, see `recompute`.
+    """
 
     def __init__(self, config: BlipConfig, shared: "TextTransformer | None" = None) -> None:
         super().__init__()
         self.embeddings = Embeddings(config) if shared is None else shared.embeddings
         self.encoder = LayerStack(config, None if shared is None else shared.encoder)
+        self.recompute = False
 
     def forward(
         self,
@@ -206,7 +212,8 @@ class TextTransformer(nn.Module):
         key_mask = None if mask_BL is None else mask_BL.bool()
         states = self.embeddings(ids_BL)
         for layer in self.encoder.layer:
-            states = layer(states, key_mask, image_states_BPD, causal)
+            inputs = (states, key_mask, image_states_BPD, causal)
+            states = run_layer(layer, *inputs, recompute=self.recompute)
         return states
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from kernels.backend import choose, triton_problem
+from kernels.backend import choose, fusing_problem
 from kernels.mlp.reference import mlp_reference
 
 
@@ -103,9 +103,10 @@ def mlp(
             f"mlp: x, weights and biases are {shapes} and {tuple(bias_out.shape)}, must be "
             "[..., I], [H, I], [H], [O, H] and [O]"
         )
-    wanted = x.is_cuda or backend == "triton"
-    problem = triton_problem(x, products=False) if wanted else "CPU"
-    problems = {"triton": problem, "torch": None, "reference": None}
+    problem = fusing_problem(x, backend)
+    # The compiler decides itself what is computed again.
+    own = "torch.compile decides what is kept" if torch.compiler.is_compiling() else None
+    problems = {"triton": problem, "torch": own, "reference": None}
     chosen = choose("mlp", backend, problems, x)
     tensors = (x, weight_in, bias_in, weight_out, bias_out)
     if chosen == "reference":
