@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 # Lengths of a batch's longest text are multiples of the first number; capacities are those of a
 # part of all places, or of the least step where a batch is small.
-LENGTHS, PARTS, LEAST = 4, 32, 64
+LENGTHS, PARTS, LEAST = 4, 64, 32
 
 
 def bounded(

@@ -17,7 +17,7 @@ from tests.tiny import tiny_config, tiny_inputs
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
 COUNT, LONGEST, PROGRAMS = 8, 12, 4
-# One layer a tower, where the number of programs is asked for and not what is in them.
+# Tracing takes a time for each layer, and a second one tells nothing new.
 SHALLOW = {"vision_layers": 1, "text_layers": 1}
 
 
@@ -78,6 +78,7 @@ def both(kind: type[Blip], backend: str, **changes: object) -> tuple[Step, Step]
     return steps[0], steps[1]
 
 
+@pytest.mark.slow
 def test_an_epoch_of_varied_captions_makes_few_programs_and_the_next_none() -> None:
     plain, compiled = both(BlipPretrain, "eager", **SHALLOW)
     shapes = set()
@@ -95,10 +96,11 @@ def test_an_epoch_of_varied_captions_makes_few_programs_and_the_next_none() -> N
     assert [counter.frame_count for counter in compiled.counters] == made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_losses_and_gradients_are_those_of_the_plain_step(precision: str) -> None:
     """Down to the operations of PyTorch, forward and backward, without a code generator."""
-    plain, compiled = both(BlipPretrain, "aot_eager")
+    plain, compiled = both(BlipPretrain, "aot_eager", **SHALLOW)
     found = []
     for step in (plain, compiled):
         with torch.autocast(DEVICE, torch.bfloat16, enabled=precision == "bf16"):
@@ -107,11 +109,12 @@ def test_losses_and_gradients_are_those_of_the_plain_step(precision: str) -> Non
         gradients = [p.grad for p in step.model.parameters() if p.grad is not None]
         found.append([*(loss.detach() for loss in losses.values()), *gradients])
     allowed = 2e-5 if precision == "fp32" else 0.06
-    assert len(found[0]) == len(found[1]) > 100
+    assert len(found[0]) == len(found[1]) > 60
     for want, got in zip(*found, strict=True):
         assert (got - want).abs().max() <= allowed * want.abs().max().clamp(min=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [BlipRetrieval, BlipCaption])
 def test_fine_tuning_is_one_program_too(kind: type[Blip]) -> None:
     plain, compiled = both(kind, "eager", **SHALLOW)
@@ -120,6 +123,7 @@ def test_fine_tuning_is_one_program_too(kind: type[Blip]) -> None:
         torch.testing.assert_close(loss, want[name], rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_layers_that_run_again_are_in_the_program() -> None:
     plain, compiled = both(BlipPretrain, "aot_eager", **SHALLOW)
     compiled.model.recompute(vision=True, text=True)
