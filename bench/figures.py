@@ -74,6 +74,7 @@ FIGURES = {
     "kernel_attention_packed_ratio": Figure(),
     "kernel_ema_ratio": Figure(),
     "kernel_linear_gelu_ratio": Figure(),
+    "kernel_mlp_ratio": Figure(),
     "kernel_add_norm_ratio": Figure(),
     "kernel_adamw_ema_ratio": Figure(),
     "kernel_lm_loss_ratio": Figure(),

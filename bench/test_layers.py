@@ -16,7 +16,7 @@ from blip_model.momentum import Momentum, online_name
 from blip_model.pretrain import BlipPretrain
 from engine.config import TrainSection
 from engine.training.optimizer import build_optimizer
-from kernels import add_norm, attention_packed, ema_, linear_gelu
+from kernels import add_norm, attention_packed, ema_, linear_gelu, mlp
 
 
 @pytest.fixture
@@ -44,6 +44,25 @@ def test_linear_gelu(compare: Compare, plan: Plan, record: Record, config: BlipC
     times = compare(f"linear_gelu, {rows} rows", sides)
     faster = ratio(times["definition"], times["ours"])
     record.figure(f"kernel_linear_gelu_ratio{plan.suffix}", faster)
+
+
+def test_mlp(compare: Compare, plan: Plan, record: Record, config: BlipConfig) -> None:
+    """Both products of the MLP and the GELU between them, which only the definition keeps."""
+    width, rows = config.vision_width, plan.kernel_batch * config.image_tokens
+    settings = {"device": plan.device, "dtype": torch.bfloat16}
+    shapes = ((rows, width), (4 * width, width), (4 * width,), (width, 4 * width), (width,))
+    leaves = [
+        (torch.randn(shape, **settings) * (0.02 if number else 1)).requires_grad_()
+        for number, shape in enumerate(shapes)
+    ]
+    upstream = torch.randn(rows, width, **settings)
+    sides = {
+        name: with_gradient(lambda b=backend: mlp(*leaves, backend=b), leaves, upstream)
+        for name, backend in {"definition": "reference", "ours": "triton"}.items()
+    }
+    agree(sides, 0.05)
+    times = compare(f"mlp, {rows} rows", sides)
+    record.figure(f"kernel_mlp_ratio{plan.suffix}", ratio(times["definition"], times["ours"]))
 
 
 def test_add_norm(compare: Compare, plan: Plan, record: Record, config: BlipConfig) -> None:

@@ -39,6 +39,8 @@ class Ours:
         parameters = list(self.model.parameters())
         self.optimizer = build_optimizer(parameters, TrainSection(), 0, RATE)
         self.device, self.steps = device, 0
+        # On the device once: a number of the host would be waited for in each step.
+        self.alpha = torch.full((), ALPHA, dtype=torch.float64, device=device)
         self.one_pass = device.type == "cuda"
         if self.one_pass:
             online = dict(self.model.named_parameters())
@@ -48,10 +50,10 @@ class Ours:
 
     def loss(self, pairs: Pairs, precision: str) -> tuple[torch.Tensor, MomentumFeatures]:
         """Sum of the three losses, and what goes into the queues."""
-        inputs = pairs.trimmed()
+        inputs, shape = pairs.trimmed(), {"capacity": pairs.capacity}
         with cast(precision, self.device):
-            features = self.momentum.features(*inputs)
-            losses = self.model(*inputs, features, alpha=ALPHA, seed=self.steps)
+            features = self.momentum.features(*inputs, **shape)
+            losses = self.model(*inputs, features, alpha=self.alpha, seed=self.steps, **shape)
         return sum(losses.values()), features
 
     def step(self, pairs: Pairs, precision: str) -> None:

@@ -37,9 +37,18 @@ class Blip(nn.Module):
             self.temp = nn.Parameter(torch.tensor(0.07))
             self.itm_head = nn.Linear(config.text_width, 2)
             self.text_encoder.apply(fresh)
+        self.text_decoder = None
         if text_decoder:
             self.text_decoder = TextDecoder(config, self.text_encoder)
             self.text_decoder.apply(fresh)
+
+    def recompute(self, *, vision: bool, text: bool) -> None:
+        """Which towers' layers keep their input alone and run again in the backward pass."""
+        self.visual_encoder.recompute = vision
+        if self.text_encoder is not None:
+            self.text_encoder.recompute = text
+        if self.text_decoder is not None:
+            self.text_decoder.bert.recompute = text
 
     @property
     def temperature(self) -> torch.Tensor:

@@ -31,6 +31,7 @@ class BlipCaption(Blip):
         *,
         prompt_length: int = 0,
         group_size: int | None = None,
+        capacity: int | None = None,
     ) -> dict[str, torch.Tensor]:
         """loss_lm of a micro-batch.
 
@@ -40,11 +41,12 @@ class BlipCaption(Blip):
             attention_mask: [B, L].
             prompt_length: leading tokens that are not scored.
             group_size: rows whose tokens are averaged together.
+            capacity: of tokens, as in `BlipPretrain.forward`.
         """
         image_states = self.encode_image(image)
         if not self.plain:
             settings = {"prompt_length": prompt_length, "label_smoothing": self.label_smoothing}
-            settings["group_size"] = group_size or len(image)
+            settings |= {"group_size": group_size or len(image), "capacity": capacity}
             text = (input_ids, attention_mask)
             return {"loss_lm": packed_captioning(self, *text, image_states, **settings)}
         logits = self.decode(input_ids, attention_mask, image_states)[:, :-1]

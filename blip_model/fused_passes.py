@@ -11,20 +11,30 @@ import torch
 import torch.nn.functional as F
 
 from blip_model.blip import Blip
-from blip_model.med import MedAttention, TextDecoder
+from blip_model.med import MedAttention, MedLayer, TextDecoder
 from blip_model.packed_caption import caption_loss
 from blip_model.packed_text import SharedEmbeddings, heads, self_attend
 from blip_model.packing import Packing
+from blip_model.recompute import run_layer
 from kernels import attention
 
 # Places of the two first tokens among those that `embed_texts` adds.
 ENC, DEC = 0, 1
 
 
-def embed_texts(model: Blip, ids: torch.Tensor, mask: torch.Tensor) -> SharedEmbeddings:
-    """[B, L] ids as the contrast reads them, and the first tokens of matching and captioning."""
+def embed_texts(
+    model: Blip, ids: torch.Tensor, mask: torch.Tensor, capacity: int | None
+) -> SharedEmbeddings:
+    """[B, L] ids as the contrast reads them, and the first tokens of matching and captioning.
+
+    Args:
+        model: with encoder.
+        ids: [B, L], [CLS] first.
+        mask: [B, L].
+        capacity: of tokens, as in `Packing.of`.
+    """
     firsts = (model.config.enc_token_id, model.config.bos_token_id)
-    return SharedEmbeddings.of(model.text_encoder, ids, Packing.of(mask), firsts)
+    return SharedEmbeddings.of(model.text_encoder, ids, Packing.of(mask, capacity), firsts)
 
 
 def matching_and_captioning(
@@ -79,9 +89,10 @@ def _shared_layers(
     """First states of matching's rows [3B, D] and packed states of captions [T, D], T may be 0."""
     own, text = embedded.packing, model.text_encoder
     mask, count, device = own.mask, len(own.mask), own.mask.device
-    wrong = Packing.of(mask[text_of_image])
+    # How many tokens the drawn texts have the device alone knows; all may be the longest.
+    wrong = Packing.of(mask[text_of_image], None if own.spots is None else mask.numel())
     # Rows of the encoder: positives, wrong texts, texts with a wrong picture.
-    encoder_packing = Packing.of(torch.cat([mask, mask[text_of_image], mask]))
+    encoder_packing = Packing.joined([own, wrong, own])
     rows = torch.arange(count, device=device)
     positives = embedded.places(rows, own, ENC)
     places = [positives, embedded.places(text_of_image, wrong, ENC), positives]
@@ -90,26 +101,28 @@ def _shared_layers(
     if decoder is not None:
         captions = embedded.read(embedded.places(rows, own, DEC))
         causal_layers, told = decoder.bert.encoder.layer, (own,)
-    packings, sizes = (own, wrong, own), (len(own), len(wrong), len(own))
-    layers = zip(text.encoder.layer, causal_layers, strict=True)
-    for number, (layer, decoder_layer) in enumerate(layers, 1):
-        if last := number == len(text.encoder.layer):
-            packings = (Packing.singles(count, device),) * 3
-            sizes = (count, count, count)
+
+    def run(
+        layer: MedLayer,
+        decoder_layer: MedLayer | None,
+        encoded: torch.Tensor,
+        captions: torch.Tensor,
+        last: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        kinds = (Packing.singles(count, device),) * 3 if last else (own, wrong, own)
         encoded = self_attend(layer.attention, encoded, encoder_packing, first_only=last)
         if decoder_layer is not None:
             captions = self_attend(decoder_layer.attention, captions, own, causal=True)
         states = torch.cat([encoded, captions])
-        states = _look(
-            layer.crossattention,
-            states,
-            image_states,
-            image_of_text,
-            (packings[0], packings[1], *told),
-            packings[2],
-        )
-        states = layer.output(layer.intermediate(states), states)
-        encoded, captions = states.split([sum(sizes), len(captions)])
+        looking = ((*kinds[:2], *told), kinds[2])
+        states = _look(layer.crossattention, states, image_states, image_of_text, *looking)
+        states = layer.feed_forward(states)
+        return states.split([len(encoded), len(captions)])
+
+    layers = zip(text.encoder.layer, causal_layers, strict=True)
+    for number, pair in enumerate(layers, 1):
+        inputs = (*pair, encoded, captions, number == len(text.encoder.layer))
+        encoded, captions = run_layer(run, *inputs, recompute=text.recompute)
     return encoded, captions
 
 

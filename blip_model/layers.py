@@ -7,7 +7,7 @@ on a CPU so is every bit of what they compute.
 import torch
 from torch import nn
 
-from kernels import add_norm, linear_gelu
+from kernels import add_norm, linear_gelu, mlp
 
 
 class LinearGelu(nn.Linear):
@@ -21,6 +21,21 @@ class LinearGelu(nn.Linear):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return linear_gelu(x, self.weight, self.bias, backend=self.backend)
+
+
+class MlpOutput(nn.Linear):
+    """The second linear map of an MLP, which runs the first one and the exact GELU too.
+
+    Checkpoints know the two maps as modules apart, so the first is handed in with the input.
+
+    Attributes:
+        backend: of `kernels.mlp`, for all of them.
+    """
+
+    backend = "auto"
+
+    def forward(self, x: torch.Tensor, first: nn.Linear) -> torch.Tensor:
+        return mlp(x, first.weight, first.bias, self.weight, self.bias, backend=self.backend)
 
 
 class AddLayerNorm(nn.LayerNorm):

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from blip_model.config import BlipConfig
-from blip_model.layers import AddLayerNorm, LinearGelu
+from blip_model.layers import AddLayerNorm, LinearGelu, MlpOutput
+from blip_model.recompute import run_layer
 from kernels import attention
 
 NORM_EPS = 1e-12
@@ -64,11 +65,11 @@ class Projections(nn.Module):
 
 
 class AddNorm(nn.Module):
-    """Linear map, dropout, residual, norm: the end of every BERT sub-layer."""
+    """Linear map, dropout, residual, norm: the end of attention."""
 
-    def __init__(self, config: BlipConfig, source_width: int) -> None:
+    def __init__(self, config: BlipConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(source_width, config.text_width)
+        self.dense = nn.Linear(config.text_width, config.text_width)
         self.LayerNorm = AddLayerNorm(config.text_width, NORM_EPS)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -82,7 +83,7 @@ class MedAttention(nn.Module):
     def __init__(self, config: BlipConfig, source_width: int) -> None:
         super().__init__()
         self.self = Projections(config, source_width)
-        self.output = AddNorm(config, config.text_width)
+        self.output = AddNorm(config)
         self.dropout = config.dropout
 
     def forward(
@@ -116,14 +117,24 @@ class MedAttention(nn.Module):
 
 
 class Intermediate(nn.Module):
-    """First half of the feed-forward network."""
+    """The first map of the feed-forward network under the name that checkpoints know."""
 
     def __init__(self, config: BlipConfig) -> None:
         super().__init__()
-        self.dense = LinearGelu(config.text_width, config.text_intermediate)
+        self.dense = nn.Linear(config.text_width, config.text_intermediate)
 
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        return self.dense(states)
+
+class FeedForward(nn.Module):
+    """The feed-forward network, whose first map is another module's, dropout, residual, norm."""
+
+    def __init__(self, config: BlipConfig) -> None:
+        super().__init__()
+        self.dense = MlpOutput(config.text_intermediate, config.text_width)
+        self.LayerNorm = AddLayerNorm(config.text_width, NORM_EPS)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, states: torch.Tensor, first: Intermediate) -> torch.Tensor:
+        return self.LayerNorm(states, self.dropout(self.dense(states, first.dense)))[1]
 
 
 class MedLayer(nn.Module):
@@ -135,7 +146,7 @@ class MedLayer(nn.Module):
         if shared is None:
             self.crossattention = MedAttention(config, config.vision_width)
             self.intermediate = Intermediate(config)
-            self.output = AddNorm(config, config.text_intermediate)
+            self.output = FeedForward(config)
         else:
             self.crossattention = shared.crossattention
             self.intermediate = shared.intermediate
@@ -151,7 +162,11 @@ class MedLayer(nn.Module):
         states_BLD = self.attention(states_BLD, states_BLD, key_mask, causal)
         if image_states_BPD is not None:
             states_BLD = self.crossattention(states_BLD, image_states_BPD)
-        return self.output(self.intermediate(states_BLD), states_BLD)
+        return self.feed_forward(states_BLD)
+
+    def feed_forward(self, states: torch.Tensor) -> torch.Tensor:
+        """The end of the layer: [..., D] -> [..., D]."""
+        return self.output(states, self.intermediate)
 
 
 class LayerStack(nn.Module):
@@ -164,12 +179,17 @@ class LayerStack(nn.Module):
 
 
 class TextTransformer(nn.Module):
-    """Token ids, and a picture's states or none, to token states."""
+    """Token ids, and a picture's states or none, to token states.
+
+    Attributes:
+        recompute: layers run again in the backward pass, see `recompute`.
+    """
 
     def __init__(self, config: BlipConfig, shared: "TextTransformer | None" = None) -> None:
         super().__init__()
         self.embeddings = Embeddings(config) if shared is None else shared.embeddings
         self.encoder = LayerStack(config, None if shared is None else shared.encoder)
+        self.recompute = False
 
     def forward(
         self,
@@ -192,7 +212,8 @@ class TextTransformer(nn.Module):
         key_mask = None if mask_BL is None else mask_BL.bool()
         states = self.embeddings(ids_BL)
         for layer in self.encoder.layer:
-            states = layer(states, key_mask, image_states_BPD, causal)
+            inputs = (states, key_mask, image_states_BPD, causal)
+            states = run_layer(layer, *inputs, recompute=self.recompute)
         return states
 
 

@@ -68,10 +68,21 @@ class Momentum(nn.Module):
 
     @torch.no_grad()
     def features(
-        self, image: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor
+        self,
+        image: torch.Tensor,
+        ids: torch.Tensor,
+        mask: torch.Tensor,
+        capacity: int | None = None,
     ) -> MomentumFeatures:
-        """Features of a batch, with the queues as they stand; dropout active as in the original."""
-        texts = SharedEmbeddings.of(self.text_encoder_m, ids, Packing.of(mask))
+        """Features of a batch, with the queues as they stand; dropout active as in the original.
+
+        Args:
+            image: [B, 3, H, W].
+            ids: [B, L], [CLS] first.
+            mask: [B, L].
+            capacity: of tokens, as in `Packing.of`.
+        """
+        texts = SharedEmbeddings.of(self.text_encoder_m, ids, Packing.of(mask, capacity))
         return MomentumFeatures(
             unit(self.vision_proj_m(self.visual_encoder_m.first_state(image))),
             unit(self.text_proj_m(first_states(texts))),

@@ -3,8 +3,10 @@
 import torch
 
 from blip_model.blip import Blip, with_first_token
+from blip_model.med import MedLayer
 from blip_model.packed_text import SharedEmbeddings, cross_attend, self_attend
 from blip_model.packing import Packing
+from blip_model.recompute import run_layer
 from kernels import lm_loss
 
 
@@ -17,6 +19,7 @@ def packed_captioning(
     prompt_length: int,
     label_smoothing: float,
     group_size: int,
+    capacity: int | None = None,
 ) -> torch.Tensor:
     """The loss of `objectives.lm.language_modelling` on `Blip.decode`, with less work.
 
@@ -28,14 +31,19 @@ def packed_captioning(
         prompt_length: leading tokens that are not scored.
         label_smoothing: share of the target spread over the vocabulary.
         group_size: rows whose tokens are averaged together.
+        capacity: of tokens, as in `Packing.of`.
     """
-    decoder, packing = model.text_decoder, Packing.of(mask)
+    decoder, packing = model.text_decoder, Packing.of(mask, capacity)
     ids = with_first_token(ids, model.config.bos_token_id)
     states = SharedEmbeddings.of(decoder.bert, ids, packing).own()
-    for layer in decoder.bert.encoder.layer:
+
+    def run(layer: MedLayer, states: torch.Tensor) -> torch.Tensor:
         states = self_attend(layer.attention, states, packing, causal=True)
         states = cross_attend(layer.crossattention, states, image_states, packing)
-        states = layer.output(layer.intermediate(states), states)
+        return layer.feed_forward(states)
+
+    for layer in decoder.bert.encoder.layer:
+        states = run_layer(run, layer, states, recompute=decoder.bert.recompute)
     scoring = {"label_smoothing": label_smoothing, "group_size": group_size}
     return caption_loss(model, states, ids, packing, prompt_length=prompt_length, **scoring)
 
@@ -53,8 +61,7 @@ def caption_loss(
     """Next-token loss of packed decoder states; each row's last token predicts nothing.
 
     A mask's tokens stand at the beginning of its row and no row is shorter than the prompt, so a
-    row of n tokens predicts n - max(prompt_length, 1), and all places follow from sizes that are
-    known: the host does not wait for the device.
+    row of n tokens predicts n - max(prompt_length, 1), and so many places are scored.
 
     Args:
         model: with decoder.
@@ -65,21 +72,21 @@ def caption_loss(
         group_size: rows whose tokens are averaged together.
         prompt_length: leading tokens that are not scored.
     """
-    passed, count = max(prompt_length, 1), len(ids)
-    predictions, total = packing.mask.sum(1) - passed, len(packing) - passed * count
-    numbers = torch.arange(count, device=ids.device)
-    rows = numbers.repeat_interleave(predictions, output_size=total)
-    # Of rows before, `passed` tokens each are not counted by `arange`; of its own, the last is.
-    places = torch.arange(total, device=ids.device) + rows * passed + passed - 1
-    targets = ids.flatten().index_select(0, packing.flat[places] + 1)
-    of_group = predictions.view(-1, group_size).sum(1)
-    weights = 1.0 / (of_group.clamp(min=1) * len(of_group))
+    passed, bounded = max(prompt_length, 1), packing.spots is not None
+    following = packing.mask[:, passed:]
+    scored = Packing.of(following, len(packing) - passed * len(ids) if bounded else None)
+    places = packing.first[scored.rows] + scored.columns + passed - 1
+    targets = scored.pack(ids[:, passed:])
+    of_group = following.sum(1).view(-1, group_size).sum(1)
+    weights = (1.0 / (of_group.clamp(min=1) * len(of_group)))[scored.rows // group_size]
+    if bounded:
+        weights = weights.masked_fill(scored.spare, 0.0)
     head = model.text_decoder.cls.predictions
     return lm_loss(
         head.transform(states.index_select(0, places)),
         head.decoder.weight,
         head.decoder.bias,
         targets,
-        weights[rows // group_size],
+        weights,
         label_smoothing=label_smoothing,
     )

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from blip_model.med import MedAttention, TextTransformer
+from blip_model.med import MedAttention, MedLayer, TextTransformer
 from blip_model.packing import Packing
+from blip_model.recompute import run_layer
 from kernels import attention
 
 
@@ -123,8 +124,13 @@ def heads(block: MedAttention, padded: torch.Tensor) -> torch.Tensor:
 
 def first_states(embedded: SharedEmbeddings) -> torch.Tensor:
     """What `text(ids, mask)[:, 0]` is, without padding and without what is not read: [rows, D]."""
-    states, packing, layers = embedded.own(), embedded.packing, embedded.text.encoder.layer
-    for number, layer in enumerate(layers, 1):
-        states = self_attend(layer.attention, states, packing, first_only=number == len(layers))
-        states = layer.output(layer.intermediate(states), states)
+    states, packing, text = embedded.own(), embedded.packing, embedded.text
+
+    def run(layer: MedLayer, states: torch.Tensor, last: bool) -> torch.Tensor:
+        states = self_attend(layer.attention, states, packing, first_only=last)
+        return layer.feed_forward(states)
+
+    for number, layer in enumerate(text.encoder.layer, 1):
+        last = number == len(text.encoder.layer)
+        states = run_layer(run, layer, states, last, recompute=text.recompute)
     return states

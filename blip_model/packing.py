@@ -9,28 +9,64 @@ import torch
 class Packing:
     """Where each of T tokens lies in [rows, length].
 
+    With a capacity T is that, whatever the texts are: shapes follow from sizes that the host
+    knows, and it never waits for the device. The spare tokens behind the last real one repeat
+    what stands in the first place and are written to none, so all their gradients are exactly 0.
+
     Attributes:
-        flat: [T] int64, row * length + column.
+        flat: [T] int64, row * length + column; 0 for a spare token.
         first: [rows] int64, place of each row's first token among the T.
         mask: [rows, length] bool, True where there is a token.
+        spots: [T] int64, as `flat`, but rows * length for a spare token; None where none is.
     """
 
     flat: torch.Tensor
     first: torch.Tensor
     mask: torch.Tensor
+    spots: torch.Tensor | None = None
 
     @classmethod
-    def of(cls, mask: torch.Tensor) -> "Packing":
-        """From a mask [rows, length] whose rows begin with at least one token."""
+    def of(cls, mask: torch.Tensor, capacity: int | None = None) -> "Packing":
+        """From a mask [rows, length] whose rows begin with at least one token.
+
+        Args:
+            mask: non-zero where there is a token.
+            capacity: places for tokens, at least as many as there are; None makes as many as
+                there are, which a GPU must be asked for.
+        """
         mask = mask.bool()
         lengths = mask.sum(1)
-        return cls(mask.flatten().nonzero()[:, 0], lengths.cumsum(0) - lengths, mask)
+        first = lengths.cumsum(0) - lengths
+        if capacity is None:
+            return cls(mask.flatten().nonzero()[:, 0], first, mask)
+        nowhere = mask.numel()
+        tokens = mask.flatten()
+        # Place 0 takes what is no token and is cut off; a token too many has none, an error.
+        order = torch.where(tokens, tokens.cumsum(0), 0)
+        numbers = torch.arange(nowhere, device=mask.device)
+        spots = numbers.new_full((capacity + 1,), nowhere).scatter(0, order, numbers)[1:]
+        return cls(torch.where(spots == nowhere, 0, spots), first, mask, spots)
 
     @classmethod
     def singles(cls, rows: int, device: torch.device) -> "Packing":
         """Rows of one token each."""
         numbers = torch.arange(rows, device=device)
         return cls(numbers, numbers, torch.ones(rows, 1, dtype=torch.bool, device=device))
+
+    @classmethod
+    def joined(cls, parts: "list[Packing]") -> "Packing":
+        """The rows and tokens of all parts, of one length and all with a capacity or none."""
+        rows = torch.cat([part.mask for part in parts])
+        flat, first, spots, cells, tokens = [], [], [], 0, 0
+        for part in parts:
+            flat.append(part.flat + cells)
+            first.append(part.first + tokens)
+            if part.spots is not None:
+                spare = part.spots == part.mask.numel()
+                spots.append(torch.where(spare, rows.numel(), part.spots + cells))
+            cells, tokens = cells + part.mask.numel(), tokens + len(part)
+        joined = (torch.cat(flat), torch.cat(first), rows)
+        return cls(*joined, torch.cat(spots) if spots else None)
 
     def __len__(self) -> int:
         return len(self.flat)
@@ -45,12 +81,21 @@ class Packing:
         """[T] row of each token."""
         return self.flat // self.mask.shape[1]
 
+    @property
+    def spare(self) -> torch.Tensor | None:
+        """[T] bool, True for a spare token; None where there is none."""
+        return None if self.spots is None else self.spots == self.mask.numel()
+
     def pack(self, padded: torch.Tensor) -> torch.Tensor:
         """[rows, length, ...] -> [T, ...]."""
         return padded.flatten(0, 1).index_select(0, self.flat)
 
     def pad(self, packed: torch.Tensor) -> torch.Tensor:
         """[T, ...] -> [rows, length, ...], zeros between."""
-        rows, length = self.mask.shape
-        padded = packed.new_zeros(rows * length, *packed.shape[1:])
-        return padded.index_copy(0, self.flat, packed).unflatten(0, (rows, length))
+        cells = self.mask.numel()
+        if self.spots is None:
+            padded = packed.new_zeros(cells, *packed.shape[1:]).index_copy(0, self.flat, packed)
+        else:
+            padded = packed.new_zeros(cells + 1, *packed.shape[1:])
+            padded = padded.index_copy(0, self.spots, packed)[:cells]
+        return padded.unflatten(0, self.mask.shape)

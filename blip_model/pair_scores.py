@@ -44,7 +44,7 @@ def matching_logits(
         states = self_attend(layer.attention, states, packing, first_only=last)
         seen = asking_last if last else asking
         states = cross_attend(layer.crossattention, states, image_states, seen)
-        states = layer.output(layer.intermediate(states), states)
+        states = layer.feed_forward(states)
     return model.itm_head(states).float()
 
 

@@ -42,11 +42,12 @@ class BlipPretrain(Blip):
         attention_mask: torch.Tensor,
         momentum: MomentumFeatures,
         *,
-        alpha: float,
+        alpha: float | torch.Tensor,
         group_size: int | None = None,
         negatives: tuple[torch.Tensor, torch.Tensor] | None = None,
         seed: int = 0,
         group_keys: torch.Tensor | None = None,
+        capacity: int | None = None,
     ) -> dict[str, torch.Tensor]:
         """Losses of one micro-batch.
 
@@ -61,13 +62,18 @@ class BlipPretrain(Blip):
                 None draws them.
             seed: of the draw.
             group_keys: [groups] int64 names of the groups, for the draw.
+            capacity: places for the tokens of all texts, at least as many as there are; None
+                makes as many as there are. With one, shapes do not depend on the texts and the
+                host never waits for the device.
 
         Returns:
             loss_itc, loss_itm and loss_lm, 0-dim float32.
         """
         image_states = self.encode_image(image)
         image_feature = self.image_feature(image_states)
-        embedded = None if self.plain else embed_texts(self, input_ids, attention_mask)
+        embedded = None
+        if not self.plain:
+            embedded = embed_texts(self, input_ids, attention_mask, capacity)
         if embedded is None:
             text_feature = self.text_feature(self.encode_text(input_ids, attention_mask))
         else:

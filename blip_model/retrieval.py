@@ -34,11 +34,12 @@ class BlipRetrieval(Blip):
         momentum: MomentumFeatures,
         *,
         image_id: torch.Tensor,
-        alpha: float,
+        alpha: float | torch.Tensor,
         group_size: int | None = None,
         negatives: tuple[torch.Tensor, torch.Tensor] | None = None,
         seed: int = 0,
         group_keys: torch.Tensor | None = None,
+        capacity: int | None = None,
     ) -> dict[str, torch.Tensor]:
         """loss_itc and loss_itm of a micro-batch; arguments as in `BlipPretrain.forward`.
 
@@ -47,7 +48,9 @@ class BlipRetrieval(Blip):
         """
         image_states = self.encode_image(image)
         image_feature = self.image_feature(image_states)
-        embedded = None if self.plain else embed_texts(self, input_ids, attention_mask)
+        embedded = None
+        if not self.plain:
+            embedded = embed_texts(self, input_ids, attention_mask, capacity)
         if embedded is None:
             text_feature = self.text_feature(self.encode_text(input_ids, attention_mask))
         else:

@@ -60,7 +60,7 @@ class DecodingCache:
                 cache.unflatten(0, (self.slots, -1))[slots, :, :, : ids.shape[1]] = new[:, None]
             states = layer.attention.attend(states, *text, causal=True)
             states = layer.crossattention.attend(states, *image)
-            states = layer.output(layer.intermediate(states), states)
+            states = layer.feed_forward(states)
         self.lengths[slots] = ids.shape[1]
         return self.decoder.cls.predictions(states[:, -1]).float()
 
@@ -74,7 +74,7 @@ class DecodingCache:
             together = states.view(self.slots, self.rows, -1)
             together = layer.crossattention.attend(together, *self._image[number])
             states = together.view(states.shape)
-            states = layer.output(layer.intermediate(states), states)
+            states = layer.feed_forward(states)
         self.lengths += 1
         return self.decoder.cls.predictions(states[:, 0]).float()
 

@@ -4,10 +4,10 @@ from functools import partial
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from blip_model.config import BlipConfig
-from blip_model.layers import AddLayerNorm, LinearGelu
+from blip_model.layers import AddLayerNorm, MlpOutput
+from blip_model.recompute import run_layer
 from kernels import attention
 
 
@@ -57,11 +57,11 @@ class Mlp(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = LinearGelu(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = MlpOutput(hidden, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc2(self.fc1(x))
+        return self.fc2(x, self.fc1)
 
 
 class DropPath(nn.Module):
@@ -117,6 +117,9 @@ class VisionTransformer(nn.Module):
 
     Drop path grows linearly over depth to the config's value. Weights start as in the original:
     truncated normal, of deviation 0.02 for embeddings and the config's for the rest, biases 0.
+
+    Attributes:
+        recompute: blocks run again in the backward pass, see `recompute`.
     """
 
     def __init__(self, config: BlipConfig) -> None:
@@ -129,7 +132,7 @@ class VisionTransformer(nn.Module):
         rates = torch.linspace(0, config.vision_drop_path, depth, device="cpu").tolist()
         self.blocks = nn.ModuleList([VisionBlock(config, rate) for rate in rates])
         self.norm = AddLayerNorm(width, 1e-6)
-        self.checkpoint_activations = False
+        self.recompute = False
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         self.apply(partial(_initialise, std=config.initial_std))
@@ -145,10 +148,7 @@ class VisionTransformer(nn.Module):
             raise ValueError(f"image is {list(image.shape)}, the network takes {wanted}")
         x_BPD, branch_BPD = self._tokens(image), None
         for block in self.blocks:
-            if self.checkpoint_activations and self.training:
-                x_BPD, branch_BPD = checkpoint(block, x_BPD, branch_BPD, use_reentrant=False)
-            else:
-                x_BPD, branch_BPD = block(x_BPD, branch_BPD)
+            x_BPD, branch_BPD = run_layer(block, x_BPD, branch_BPD, recompute=self.recompute)
         return self.norm(x_BPD, branch_BPD)[1]
 
     def _tokens(self, image: torch.Tensor) -> torch.Tensor:

@@ -117,6 +117,12 @@ class TrainSection:
         clip_norm: largest gradient norm; 0 does not clip.
         log_every: steps between two lines of metrics.jsonl.
         max_skipped_in_a_row: non-finite steps in a row that stop the run.
+        activation_checkpointing: layers that keep their input alone and run again in the backward
+            pass, for a third more work in them: `none`, those of the image encoder (`vision`), or
+            `all`. Losses and gradients stay the same.
+        compile: make one program of the forward pass and its losses by `torch.compile`, and one of
+            the momentum encoders', for each of the few shapes that batches are brought to. The
+            first step of a shape takes minutes. Without ZeRO or with its stages 1 and 2.
     """
 
     epochs: int = 20
@@ -136,6 +142,8 @@ class TrainSection:
     clip_norm: float = 0.0
     log_every: int = 50
     max_skipped_in_a_row: int = 10
+    activation_checkpointing: Literal["none", "vision", "all"] = "none"
+    compile: bool = False
 
     @property
     def group_size(self) -> int:
@@ -234,6 +242,11 @@ class RunConfig:
             raise ConfigError(
                 f"train.global_batch_size {self.train.global_batch_size} is not a multiple of "
                 f"train.negative_group_size {self.train.group_size}"
+            )
+        if self.train.compile and self.deepspeed.stage == 3:
+            raise ConfigError(
+                "train.compile: ZeRO 3 gathers weights inside the forward pass, which makes no one "
+                "program; set deepspeed.stage to 0, 1 or 2"
             )
         if self.evaluate.min_length > self.evaluate.max_length:
             raise ConfigError(

@@ -10,6 +10,7 @@ from kernels.ema import ema_
 from kernels.hard_negatives.op import draw_hard_negatives
 from kernels.itc_loss.op import itc_loss
 from kernels.lm_loss.op import lm_loss
+from kernels.mlp.op import mlp
 
 __all__ = [
     "adamw_ema_",
@@ -22,4 +23,5 @@ __all__ = [
     "itc_loss",
     "linear_gelu",
     "lm_loss",
+    "mlp",
 ]

@@ -10,15 +10,24 @@ import torch
 log = logging.getLogger(__name__)
 
 
+INSTALLED = importlib.util.find_spec("triton") is not None
+
+
 @cache
 def _announce(op: str, choice: str, device: str) -> None:
     log.info("%s on %s: %s", op, device, choice)
 
 
-@cache
-def triton_installed() -> bool:
-    """Whether Triton can be imported."""
-    return importlib.util.find_spec("triton") is not None
+def fusing_problem(tensor: torch.Tensor, backend: str) -> str | None:
+    """Why a kernel that joins element-wise operations does not run on this tensor, or None.
+
+    `torch.compile` joins those of the definition itself, with what stands around them.
+    """
+    if torch.compiler.is_compiling():
+        return "torch.compile joins the operations itself"
+    if not tensor.is_cuda and backend != "triton":
+        return "CPU"
+    return triton_problem(tensor, products=False)
 
 
 def triton_problem(
@@ -31,8 +40,10 @@ def triton_problem(
         dtype: that the kernel computes in; None for the tensor's own.
         products: whether the kernel multiplies matrices.
     """
-    if not triton_installed():
+    if not INSTALLED:
         return "the package triton is not installed"
+    if torch.compiler.is_compiling():
+        return None if tensor.is_cuda else "under torch.compile it needs a GPU"
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if tensor.device.type != "cuda" and not interpreted:
         return f"tensors are on {tensor.device.type} (TRITON_INTERPRET=1 runs it there, slowly)"
@@ -48,7 +59,7 @@ def choose(op: str, wanted: str, problems: dict[str, str | None], tensor: torch.
         op: name of the operation, for messages.
         wanted: "auto" or a backend's name.
         problems: per backend, best first, why it cannot run or None.
-        tensor: an input, whose device is announced.
+        tensor: an input, whose device is announced; a program being compiled cannot announce.
 
     Raises:
         ValueError: unknown name.
@@ -56,7 +67,8 @@ def choose(op: str, wanted: str, problems: dict[str, str | None], tensor: torch.
     """
     if wanted == "auto":
         choice = next(name for name, problem in problems.items() if problem is None)
-        _announce(op, choice, tensor.device.type)
+        if not torch.compiler.is_compiling():
+            _announce(op, choice, tensor.device.type)
         return choice
     if wanted not in problems:
         raise ValueError(f"{op}: unknown backend {wanted!r}: choose auto, {', '.join(problems)}")

@@ -7,6 +7,7 @@ One that names a task is a fine-tuning.
 On the last rank, at the step that the option names, `--poison` puts a NaN into a pixel,
 `--infinite` adds a constant infinity (its gradient is finite) to a loss, and `--stall` waits for
 data forever.
+`--programs BACKEND` has what is compiled go through another backend than the default.
 `--ledger FILE` appends the keys of every micro-batch that a rank takes. `--follow` has the momentum
 weights follow inside the optimizer's step on a CPU too.
 """
@@ -26,6 +27,7 @@ from engine import runtime
 from engine.checkpoint import Checkpoint
 from engine.config import RunConfig
 from engine.data.batch import Batch
+from engine.training import methods
 from engine.training.deepspeed_engine import DeepSpeedEngine
 from engine.training.objectives import OBJECTIVES, Pretraining
 from engine.training.signals import StopRequest
@@ -78,8 +80,10 @@ def main() -> int:
     parser.add_argument("--stall", type=int)
     parser.add_argument("--ledger", type=Path)
     parser.add_argument("--follow", action="store_true")
+    parser.add_argument("--programs", default=methods.BACKEND)
     parser.add_argument("configs", nargs="+")
     words = parser.parse_args()
+    methods.BACKEND = words.programs
     if words.follow:
         DeepSpeedEngine.one_pass_on = ("cpu", "cuda")
     stop, here, code = StopRequest(), runtime.start("cpu"), 0

@@ -16,6 +16,8 @@ class Batch:
         image_id: [B] int64, equal for samples of the same picture.
         key: B names, to point at a sample in a log.
         reason: B reason codes, "" for a good sample, else why its slot holds a substitute.
+        capacity: places for the tokens of all captions, one of few numbers; None: as many as
+            there are tokens.
     """
 
     image: torch.Tensor
@@ -24,6 +26,7 @@ class Batch:
     image_id: torch.Tensor
     key: list[str]
     reason: list[str]
+    capacity: int | None = None
 
     def __len__(self) -> int:
         return self.image.shape[0]

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from engine.config import ConfigError, RunConfig
 from engine.data.augment import Augmentation
 from engine.data.batch import Batch
+from engine.data.bounds import bounded
 from engine.data.captions import choose_caption
 from engine.data.counter import Draws
 from engine.data.images import BadSample, decode_image
@@ -69,15 +70,25 @@ class Slots(Dataset):
 
 @dataclass(frozen=True)
 class Collate:
-    """Samples to a batch; captions are tokenized here, in the worker, behind a prompt if any."""
+    """Samples to a batch; captions are tokenized here, in the worker, behind a prompt if any.
+
+    Attributes:
+        tokenizer: of captions.
+        max_tokens: kept of a caption.
+        prompt: before each.
+        bounded: bring batches to few shapes.
+    """
 
     tokenizer: Tokenizer
     max_tokens: int
     prompt: str = ""
+    bounded: bool = False
 
     def __call__(self, samples: list[Sample]) -> Batch:
         texts = [f"{self.prompt} {sample.caption}" for sample in samples]
-        ids, mask = self.tokenizer.encode(texts, self.max_tokens)
+        ids, mask, capacity = *self.tokenizer.encode(texts, self.max_tokens), None
+        if self.bounded:
+            ids, mask, capacity = bounded(ids, mask, self.max_tokens)
         return Batch(
             image=torch.stack([sample.image for sample in samples]),
             input_ids=ids,
@@ -85,6 +96,7 @@ class Collate:
             image_id=torch.tensor([sample.image_id for sample in samples]),
             key=[sample.key for sample in samples],
             reason=[sample.reason for sample in samples],
+            capacity=capacity,
         )
 
 
@@ -164,12 +176,13 @@ def build_loader(
         train.global_batch_size, micro, rank, world_size, start_step, stop_step
     )
     workers = config.data.workers
+    on_gpu = torch.cuda.is_available() and config.device != "cpu"
     return DataLoader(
         Slots(config, source),
         batch_sampler=micro_batches,
         num_workers=workers,
-        collate_fn=Collate(tokenizer, config.data.max_tokens, prompt),
-        pin_memory=torch.cuda.is_available() and config.device != "cpu",
+        collate_fn=Collate(tokenizer, config.data.max_tokens, prompt, train.compile or on_gpu),
+        pin_memory=on_gpu,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_start_worker if workers else None,
     )

@@ -51,7 +51,8 @@ class Objective(Protocol):
 
         Args:
             batch: on the device.
-            contrast: keywords of a contrastive objective (momentum features, alpha, the draw).
+            contrast: keywords of a contrastive objective (momentum features, alpha, the draw, the
+                capacity).
         """
         ...
 
@@ -137,7 +138,8 @@ class Captioning:
 
     def settings(self, batch: Batch, contrast: dict[str, Any]) -> dict[str, Any]:
         """Keywords of the forward."""
-        return {"prompt_length": self.prompt_length, "group_size": contrast["group_size"]}
+        shared = {name: contrast[name] for name in ("group_size", "capacity")}
+        return {"prompt_length": self.prompt_length, **shared}
 
     def flops(self, tokens: float) -> float:
         """Useful FLOP a pair."""

@@ -39,6 +39,8 @@ FREE = {
     "train.micro_batch_size",
     "train.log_every",
     "train.max_skipped_in_a_row",
+    "train.activation_checkpointing",
+    "train.compile",
 }
 
 

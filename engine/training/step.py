@@ -86,9 +86,13 @@ class TwoPhaseStep:
         alpha = schedule.soft_target_weight(
             config.model.alpha, config.model.alpha_ramp_epochs, train, step, self.samples
         )
+        # Filled on the device: it changes from step to step, and a program holds for all.
+        alpha = torch.full((), alpha, dtype=torch.float64, device=self.runtime.device)
         there = batch.to(self.runtime.device)
         inputs = (there.image, there.input_ids, there.attention_mask)
-        features = self.momentum.features(*inputs) if self.momentum is not None else None
+        features = None
+        if self.momentum is not None:
+            features = self.momentum.features(*inputs, there.capacity)
         groups = torch.arange(len(batch) // train.group_size, device=self.runtime.device)
         contrast = {
             "momentum": features,
@@ -96,6 +100,7 @@ class TwoPhaseStep:
             "group_size": train.group_size,
             "seed": config.seed,
             "group_keys": groups + first // train.group_size,
+            "capacity": there.capacity,
         }
         losses = self.engine.forward(*inputs, **self.objective.settings(there, contrast))
         trained = [losses[name] for name in self.objective.losses]

@@ -1,6 +1,5 @@
 """Training: the loop, its two-phase step, and continuing where a run stopped."""
 
-import functools
 import logging
 import sys
 import time
@@ -21,6 +20,7 @@ from engine.data.tokenizer import Tokenizer, open_tokenizer
 from engine.runtime import Runtime
 from engine.training import run_folder, schedule, state
 from engine.training.deepspeed_engine import DeepSpeedEngine
+from engine.training.methods import as_configured
 from engine.training.objectives import Objective
 from engine.training.signals import STOPPED, Interrupted, StopRequest
 from engine.training.step import TwoPhaseStep, culprits
@@ -100,12 +100,9 @@ class Trainer:
         elif built.loaded.loaded:
             self._say(account(config.model, built.loaded))
         self.momentum = None if momentum is None else momentum.to(runtime.device)
-        if config.precision == "bf16":
-            # Inside the call that DeepSpeed makes: it switches an outer autocast off.
-            for module, method in ((model, "forward"), (momentum, "features")):
-                if module is not None:
-                    cast = torch.autocast(runtime.device.type, torch.bfloat16)
-                    setattr(module, method, cast(functools.partial(getattr(module, method))))
+        kept = config.train.activation_checkpointing
+        model.recompute(vision=kept != "none", text=kept == "all")
+        as_configured(config, runtime.device, (model, "forward"), (momentum, "features"))
         self.engine = DeepSpeedEngine(
             model.to(runtime.device), config, self.micro, self.accumulation, self._rate(self.step)
         )

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from kernels.add_norm.reference import add_norm_reference
-from kernels.backend import choose, triton_problem
+from kernels.backend import choose, fusing_problem
 
 WIDEST = 4096
 
@@ -82,8 +82,7 @@ def add_norm(
             f"add_norm: residual {tuple(residual.shape)}, branch {tuple(branch.shape)}, weight "
             f"{tuple(weight.shape)} and bias {tuple(bias.shape)} must be [..., D] and [D]"
         )
-    wanted = residual.is_cuda or backend == "triton"
-    problem = triton_problem(residual, products=False) if wanted else "CPU"
+    problem = fusing_problem(residual, backend)
     if len(weight) > WIDEST:
         problem = f"rows of {len(weight)} are wider than {WIDEST}"
     chosen = choose("add_norm", backend, {"triton": problem, "reference": None}, residual)

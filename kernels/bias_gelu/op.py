@@ -5,7 +5,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from kernels.backend import choose, triton_problem
+from kernels.backend import choose, fusing_problem
 from kernels.bias_gelu.reference import linear_gelu_reference
 
 
@@ -24,7 +24,7 @@ class _BiasGelu(torch.autograd.Function):
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         from kernels.bias_gelu import triton_kernels
 
-        return triton_kernels.backward(upstream, *ctx.saved_tensors)
+        return triton_kernels.backward(upstream, *ctx.saved_tensors)[:2]
 
 
 def linear_gelu(
@@ -50,8 +50,7 @@ def linear_gelu(
             f"linear_gelu: x {tuple(x.shape)}, weight {tuple(weight.shape)} and bias "
             f"{tuple(bias.shape)} must be [..., I], [O, I] and [O]"
         )
-    wanted = x.is_cuda or backend == "triton"
-    problem = triton_problem(x, products=False) if wanted else "CPU"
+    problem = fusing_problem(x, backend)
     chosen = choose("linear_gelu", backend, {"triton": problem, "reference": None}, x)
     if chosen == "reference":
         return linear_gelu_reference(x, weight, bias)

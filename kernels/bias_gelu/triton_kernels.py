@@ -1,4 +1,7 @@
-"""Bias and exact GELU in Triton: one read and one write forward, two reads and one write back."""
+"""Bias and exact GELU in Triton: one read and one write forward, two reads and one write back.
+
+The way back can write the GELU itself too, for those who have not kept it.
+"""
 
 import torch
 import triton
@@ -34,9 +37,11 @@ def bias_gelu_backward_kernel(
     bias_ptr,
     by_product_ptr,
     by_bias_ptr,
+    active_ptr,
     rows,
     width,
     rows_each,
+    WITH_ACTIVE: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
@@ -56,6 +61,8 @@ def bias_gelu_backward_kernel(
         share = 0.5 * (1.0 + tl.erf(z * ROOT_HALF))
         gradient = upstream * (share + z * DENSITY * tl.exp(-0.5 * z * z))
         tl.store(by_product_ptr + places, gradient.to(by_product_ptr.dtype.element_ty), mask)
+        if WITH_ACTIVE:
+            tl.store(active_ptr + places, (z * share).to(active_ptr.dtype.element_ty), mask)
         total += gradient
     tl.store(by_bias_ptr + tl.program_id(1) * width + n, tl.sum(total, 0), n_mask)
 
@@ -80,11 +87,12 @@ def forward(product: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
 
 
 def backward(
-    upstream: torch.Tensor, product: torch.Tensor, bias: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradients of the product and of the bias."""
+    upstream: torch.Tensor, product: torch.Tensor, bias: torch.Tensor, *, with_active: bool = False
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Gradients of the product and of the bias, and what `forward` gave where it is asked for."""
     upstream, product = upstream.contiguous(), product.contiguous()
     by_product = torch.empty_like(product)
+    active = torch.empty_like(product) if with_active else None
     width = product.shape[-1]
     rows = product.numel() // width
     settings = tiles(width)
@@ -98,9 +106,11 @@ def backward(
         bias.contiguous(),
         by_product,
         by_bias,
+        by_product if active is None else active,
         rows,
         width,
         rows_each,
+        WITH_ACTIVE=with_active,
         **settings,
     )
-    return by_product, by_bias.sum(0).to(bias.dtype)
+    return by_product, by_bias.sum(0).to(bias.dtype), active

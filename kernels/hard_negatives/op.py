@@ -64,17 +64,35 @@ def draw_hard_negatives(
     }
     with torch.no_grad(), torch.autocast(query_BE.device.type, enabled=False):
         if not greedy and choose("hard_negatives", backend, problems, query_BE) == "triton":
-            from kernels.hard_negatives import triton_kernels
-
-            return triton_kernels.draw(
-                query_BE, keys_BE, temperature, seed, group_keys, floor, ids, size
-            )
+            return _by_kernel(query_BE, keys_BE, temperature, seed, group_keys, floor, ids, size)
         weights = negative_weights(query_BE, keys_BE, temperature, floor, ids, size)
         scores = weights.log()
         if not greedy:
             scores = scores + _gumbel(seed, group_keys, size)
         first_row = torch.arange(groups, device=query_BE.device)[:, None] * size
         return (scores.argmax(2) + first_row).flatten()
+
+
+@torch.library.custom_op("kernels::draw_hard_negatives", mutates_args=())
+def _by_kernel(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    temperature: torch.Tensor,
+    seed: int,
+    group_keys: torch.Tensor,
+    floor: float,
+    ids: torch.Tensor | None,
+    group_size: int,
+) -> torch.Tensor:
+    """One operation, which `torch.compile` does not look into."""
+    from kernels.hard_negatives import triton_kernels
+
+    return triton_kernels.draw(query, keys, temperature, seed, group_keys, floor, ids, group_size)
+
+
+@_by_kernel.register_fake
+def _shape(query: torch.Tensor, *_: object) -> torch.Tensor:
+    return query.new_empty(len(query), dtype=torch.int64)
 
 
 def _check_kinds(
@@ -131,4 +149,9 @@ def _shift(value: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def _mix_int(seed: int) -> int:
-    return int(_mix(torch.tensor(seed, dtype=torch.int64)))
+    """`_mix` of a number that the host knows, without a tensor that it would have to read."""
+    value = seed * -7046029254386353131 % (1 << 64)
+    value = (value ^ (value >> 30)) * -4658895280553007687 % (1 << 64)
+    value = (value ^ (value >> 27)) * -7723592293110705685 % (1 << 64)
+    value ^= value >> 31
+    return value - (1 << 64) if value >> 63 else value

@@ -1,34 +1,10 @@
 """Momentum-distilled image-text contrastive loss over [batch | queue]."""
 
-from functools import partial
-from typing import Any
-
 import torch
 
 from kernels.backend import choose, triton_problem
-from kernels.itc_loss import streaming
+from kernels.itc_loss.one_pass import OnePass, loss_and_gradients, opaque
 from kernels.itc_loss.reference import itc_loss_reference
-
-
-class _OnePass(torch.autograd.Function):
-    """The forward pass yields the gradients; the backward pass only scales them."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, query: torch.Tensor, temperature: torch.Tensor, one_pass: Any, *inputs: Any
-    ) -> torch.Tensor:
-        loss, by_query, by_temperature = one_pass(
-            query, inputs[0], *inputs[1:3], temperature, *inputs[3:]
-        )
-        ctx.save_for_backward(by_query, by_temperature.sum())
-        ctx.rows, ctx.dtype = len(query), query.dtype
-        return loss.mean()
-
-    @staticmethod
-    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        by_query, by_temperature = ctx.saved_tensors
-        scale = upstream / ctx.rows
-        return (by_query * scale).to(ctx.dtype), by_temperature * scale, *([None] * 9)
 
 
 def itc_loss(
@@ -90,16 +66,12 @@ def itc_loss(
         rest = (momentum_query_BE, keys_BE, queue_QE)
         if chosen == "reference":
             return itc_loss_reference(query_BE, *rest, temperature, alpha, *ids, group)
-        one_pass = streaming.loss_and_gradients
-        if chosen == "triton":
-            from kernels.itc_loss import triton_kernels
-
-            one_pass = partial(triton_kernels.loss_and_gradients, dtype=dtype)
-        elif chosen == "triton_gemm":
-            from kernels.itc_loss import triton_gemm
-
-            one_pass = partial(triton_gemm.loss_and_gradients, dtype=dtype)
-        return _OnePass.apply(query_BE, temperature, one_pass, *rest, alpha, *ids, group)
+        if torch.compiler.is_compiling():
+            if not isinstance(alpha, torch.Tensor):
+                alpha = query_BE.new_full((), alpha, dtype=torch.float64)
+            return opaque(query_BE, temperature, *rest, alpha, *ids, group, chosen, dtype)[0]
+        one_pass = loss_and_gradients(chosen, dtype)
+        return OnePass.apply(query_BE, temperature, one_pass, *rest, alpha, *ids, group)
 
 
 def _check_shapes(

@@ -1,49 +1,14 @@
 """Vocabulary projection and label-smoothed cross-entropy in one."""
 
-from typing import Any
-
 import torch
 
 from kernels.backend import choose, triton_problem
-from kernels.lm_loss import chunked
+from kernels.lm_loss.one_pass import OnePass, opaque
 from kernels.lm_loss.reference import IGNORED, lm_loss_reference
 
 # Tokens up to which a CPU keeps all logits: few rows are faster so, many in chunks, and the two
 # meet between 200 and 400 in float32 and later in bf16 (bench/test_kernels.py times both).
 MOST_MATERIALISED = 512
-
-
-class _Chunked(torch.autograd.Function):
-    """The forward pass yields the gradients; the backward pass only scales them."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        states: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor,
-        targets: torch.Tensor,
-        weights: torch.Tensor,
-        settings: tuple[float, torch.dtype, bool, chunked.Settle],
-    ) -> torch.Tensor:
-        label_smoothing, dtype, gradients, settle = settings
-        tensors = (states, weight, bias)
-        needed = tuple(gradients and wanted for wanted in ctx.needs_input_grad[:3])
-        operands = (tensor.detach().to(dtype) for tensor in tensors)
-        loss, found = chunked.loss_and_gradients(
-            *operands, targets, weights, label_smoothing, needed, settle
-        )
-        ctx.save_for_backward(*found)
-        ctx.dtypes = [tensor.dtype for tensor in tensors]
-        return loss
-
-    @staticmethod
-    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        scaled = [
-            None if gradient is None else (gradient * upstream).to(dtype)
-            for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        ]
-        return *scaled, None, None, None
 
 
 def lm_loss(
@@ -84,10 +49,8 @@ def lm_loss(
     if not 0.0 <= label_smoothing < 1.0:
         raise ValueError(f"lm_loss: label_smoothing {label_smoothing} is outside [0, 1)")
     on_cpu = states_TD.device.type == "cpu"
-    if (
-        on_cpu
-        and (((targets_T < 0) & (targets_T != IGNORED)) | (targets_T >= len(weight_VD))).any()
-    ):
+    strange = on_cpu and not torch.compiler.is_compiling() and _strange(targets_T, len(weight_VD))
+    if strange:
         raise ValueError(f"lm_loss: a target is neither a word below {len(weight_VD)} nor -100")
     triton = "CPU" if on_cpu and backend != "triton" else triton_problem(states_TD, dtype)
     if dtype == torch.float64:
@@ -99,14 +62,16 @@ def lm_loss(
     tensors = (states_TD, weight_VD, bias_V, targets_T, weights_T)
     if chosen == "reference":
         return lm_loss_reference(*tensors, label_smoothing)
-    settle = chunked.settle
-    if chosen == "triton":
-        from kernels.lm_loss import triton_kernels
-
-        settle = triton_kernels.settle
     with torch.autocast(states_TD.device.type, enabled=False):
-        settings = (label_smoothing, dtype, torch.is_grad_enabled(), settle)
-        return _Chunked.apply(*tensors, settings)
+        if torch.compiler.is_compiling():
+            return opaque(*tensors, label_smoothing, dtype, chosen)[0]
+        needed = tuple(torch.is_grad_enabled() and t.requires_grad for t in tensors[:3])
+        return OnePass.apply(*tensors, (label_smoothing, dtype, chosen, needed))
+
+
+def _strange(targets: torch.Tensor, words: int) -> bool:
+    """Whether one is neither a word nor ignored; waits for the device."""
+    return bool((((targets < 0) & (targets != IGNORED)) | (targets >= words)).any())
 
 
 def _check_shapes(

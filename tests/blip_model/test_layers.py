@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from blip_model.config import preset
-from blip_model.layers import AddLayerNorm, LinearGelu
+from blip_model.layers import AddLayerNorm, LinearGelu, MlpOutput
 from blip_model.momentum import Momentum
 from blip_model.pretrain import BlipPretrain
 from tests.tiny import tiny_config, tiny_inputs
@@ -17,11 +17,11 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 def losses_and_gradients(monkeypatch: pytest.MonkeyPatch, backend: str) -> list[torch.Tensor]:
     """Of a step, drop path and checkpoints of activations included, no dropout in the text."""
-    for layer in (LinearGelu, AddLayerNorm):
+    for layer in (LinearGelu, MlpOutput, AddLayerNorm):
         monkeypatch.setattr(layer, "backend", backend)
     torch.manual_seed(0)
     model = BlipPretrain(tiny_config(vision_drop_path=0.3)).to(DEVICE)
-    model.visual_encoder.checkpoint_activations = True
+    model.recompute(vision=True, text=False)
     momentum = Momentum(model, queue_size=11).to(DEVICE)
     parts = [tensor.to(DEVICE) for tensor in tiny_inputs(4)]
     negatives = (torch.tensor([1, 2, 3, 0], device=DEVICE),) * 2

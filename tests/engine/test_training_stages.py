@@ -28,6 +28,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
             name, zero = "accumulated_stage", {"stage": 1}
             configs.append(write_config(folder, f"{name}0", data, train=parts))
             configs.append(write_config(folder, f"{name}1", data, train=parts, deepspeed=zero))
+            again = {"train": {"activation_checkpointing": "all"}}
+            for stage in (2, 3):
+                section = {"deepspeed": {"stage": stage}}
+                configs.append(
+                    write_config(folder, f"again_stage{stage}", data, **again, **section)
+                )
             bf16 = {"precision": "bf16"}
             configs.append(write_config(folder, "bf16", data, **bf16))
         ended = run_ranks(["-m", "tests.train_many", *map(str, configs)], ranks)
@@ -38,6 +44,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 OTHERS = [f"ranks{r}_stage{s}" for r in (1, 2) for s in STAGES] + [
     "accumulated_stage0",
     "accumulated_stage1",
+    "again_stage2",
+    "again_stage3",
 ]
 
 

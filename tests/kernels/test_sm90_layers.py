@@ -32,7 +32,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 LOW = {"product_ptr", "upstream_ptr", "by_product_ptr", "out_ptr", "branch_ptr", "normed_ptr"}
-LOW |= {"by_normed_ptr", "by_branch_ptr"}
+LOW |= {"by_normed_ptr", "by_branch_ptr", "active_ptr"}
 for case in sys.argv[2:]:
     name, kind, width = case.split(",")
     folder = next(f for f in ("bias_gelu", "add_norm", "adamw_ema") if name.startswith(f))
@@ -44,6 +44,7 @@ for case in sys.argv[2:]:
         tiles = module.tiles(int(width))
     options = {"num_warps": tiles.pop("num_warps")}
     constants = tiles | {"HAS_TOTAL": True, "HAS_BRANCH": kind == "bf16", "ALIGNED": True}
+    constants["WITH_ACTIVE"] = kind == "bf16"
     constants = {k: v for k, v in constants.items() if k in kernel.arg_names}
     signature = {}
     for argument in kernel.arg_names:

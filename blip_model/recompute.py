@@ -1,0 +1,23 @@
+"""Layers that keep their input alone for the backward pass and run again there.
+
+Also called activation checkpointing (Chen et al. 2016, arXiv:1604.06174): one more forward pass
+of those layers for the memory of what is inside them.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import is_grad_enabled
+from torch.utils.checkpoint import checkpoint
+
+
+def run_layer(layer: Callable[..., Any], *inputs: Any, recompute: bool) -> Any:
+    """layer(*inputs), with the same random draws where it runs again.
+
+    Args:
+        layer: a module, or a function of tensors that closes over the rest.
+        recompute: keep its inputs alone.
+    """
+    if recompute and is_grad_enabled():
+        return checkpoint(layer, *inputs, use_reentrant=False)
+    return layer(*inputs)

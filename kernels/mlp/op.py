@@ -1,0 +1,121 @@
+"""Two linear maps with a GELU between them; what the GELU gives is not kept but computed again."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from kernels.backend import choose, fusing_problem
+from kernels.mlp.reference import mlp_reference
+
+
+class _Mlp(torch.autograd.Function):
+    """Keeps the input and the first product. The GELU costs nothing beside the four products."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight_in: torch.Tensor,
+        bias_in: torch.Tensor,
+        weight_out: torch.Tensor,
+        bias_out: torch.Tensor,
+        fused: bool,
+    ) -> torch.Tensor:
+        if fused:
+            from kernels.bias_gelu import triton_kernels
+
+            product = F.linear(x, weight_in)
+            active = triton_kernels.forward(product, bias_in)
+        else:
+            product = F.linear(x, weight_in, bias_in)
+            active = F.gelu(product)
+        ctx.save_for_backward(x, product, weight_in, bias_in, weight_out)
+        ctx.fused = fused
+        return F.linear(active, weight_out, bias_out)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, product, weight_in, bias_in, weight_out = ctx.saved_tensors
+        wanted, shape = ctx.needs_input_grad, x.shape
+        x, product, upstream = (t.flatten(0, -2) for t in (x, product, upstream))
+        by_active = upstream @ weight_out
+        if ctx.fused:
+            from kernels.bias_gelu import triton_kernels
+
+            by_product, by_bias_in, active = triton_kernels.backward(
+                by_active, product, bias_in, with_active=True
+            )
+        else:
+            active = F.gelu(product)
+        by_weight_out = upstream.T @ active if wanted[3] else None
+        del active
+        if not ctx.fused:
+            # In place: the gradient of what the GELU gave is read here for the last time.
+            by_product = torch.ops.aten.gelu_backward.grad_input(
+                by_active, product, grad_input=by_active
+            )
+            by_bias_in = by_product.sum(0) if wanted[2] else None
+        return (
+            (by_product @ weight_in).view(shape) if wanted[0] else None,
+            by_product.T @ x if wanted[1] else None,
+            by_bias_in,
+            by_weight_out,
+            upstream.sum(0) if wanted[4] else None,
+            None,
+        )
+
+
+def mlp(
+    x: torch.Tensor,
+    weight_in: torch.Tensor,
+    bias_in: torch.Tensor,
+    weight_out: torch.Tensor,
+    bias_out: torch.Tensor,
+    *,
+    backend: str = "auto",
+) -> torch.Tensor:
+    """gelu(x W1^T + b1) W2^T + b2 with the exact GELU; H values a row fewer are kept for backward.
+
+    Args:
+        x: [..., I].
+        weight_in: [H, I].
+        bias_in: [H].
+        weight_out: [O, H].
+        bias_out: [O].
+        backend: `triton` (GPU: bias and GELU in one pass), `torch` (the same in PyTorch's own
+            operations), `reference` (the definition, whose activations autograd keeps) or `auto`.
+
+    Returns:
+        [..., O], in autocast's dtype where it is on.
+
+    Raises:
+        ValueError: shapes that do not fit, or an unknown backend.
+        RuntimeError: a forced backend that cannot run here.
+    """
+    hidden = weight_in.shape[:1]
+    fitting = weight_in.ndim == weight_out.ndim == 2 and x.ndim > 1
+    fitting = fitting and x.shape[-1:] == weight_in.shape[1:] and bias_in.shape == hidden
+    if not fitting or weight_out.shape[1:] != hidden or bias_out.shape != weight_out.shape[:1]:
+        shapes = ", ".join(str(tuple(t.shape)) for t in (x, weight_in, bias_in, weight_out))
+        raise ValueError(
+            f"mlp: x, weights and biases are {shapes} and {tuple(bias_out.shape)}, must be "
+            "[..., I], [H, I], [H], [O, H] and [O]"
+        )
+    problem = fusing_problem(x, backend)
+    # The compiler decides itself what is computed again.
+    own = "torch.compile decides what is kept" if torch.compiler.is_compiling() else None
+    problems = {"triton": problem, "torch": own, "reference": None}
+    chosen = choose("mlp", backend, problems, x)
+    tensors = (x, weight_in, bias_in, weight_out, bias_out)
+    if chosen == "reference":
+        return mlp_reference(*tensors)
+    device, fused = x.device.type, chosen == "triton"
+    if torch.is_autocast_enabled(device):
+        # Here, where autograd sees it: the backward pass runs without autocast. The kernel adds
+        # the first bias in float32.
+        low = torch.get_autocast_dtype(device)
+        tensors = [t if t is bias_in and fused else t.to(low) for t in tensors]
+    with torch.autocast(device, enabled=False):
+        return _Mlp.apply(*tensors, fused)

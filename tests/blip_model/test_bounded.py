@@ -1,0 +1,82 @@
+"""Texts packed into more places than they have tokens: the same losses, gradients and features."""
+
+import pytest
+import torch
+
+from blip_model.blip import Blip
+from blip_model.caption import BlipCaption
+from blip_model.momentum import Momentum
+from blip_model.packing import Packing
+from blip_model.pretrain import BlipPretrain
+from blip_model.retrieval import BlipRetrieval
+from tests.tiny import spread, tiny_config, tiny_inputs
+
+COUNT, TOKENS = 6, 9
+CAPACITIES = [0, 5, 40]
+
+
+def mask_of(lengths: list[int], longest: int) -> torch.Tensor:
+    return torch.arange(longest) < torch.tensor(lengths)[:, None]
+
+
+@pytest.mark.parametrize("more", CAPACITIES)
+def test_tokens_go_where_they_came_from(more: int) -> None:
+    mask = mask_of([2, 5, 1], 5)
+    exact, bounded = Packing.of(mask), Packing.of(mask, 8 + more)
+    assert len(bounded) == 8 + more
+    for name in ("flat", "columns", "rows"):
+        assert torch.equal(getattr(bounded, name)[:8], getattr(exact, name)), name
+    assert torch.equal(bounded.first, exact.first)
+    assert bounded.spare.tolist() == [False] * 8 + [True] * more
+    tokens = torch.randn(8 + more, 3, requires_grad=True)
+    padded = bounded.pad(tokens)
+    assert torch.equal(padded, exact.pad(tokens[:8]))
+    assert torch.equal(bounded.pack(padded)[:8], tokens[:8])
+    (padded * torch.randn(3, 5, 3)).sum().backward()
+    assert (tokens.grad[8:] == 0).all()
+
+
+@pytest.mark.parametrize("more", CAPACITIES)
+def test_joined_parts_are_what_their_masks_joined_would_be(more: int) -> None:
+    masks = [mask_of([2, 4], 4), mask_of([1, 1], 4), mask_of([4, 3], 4)]
+    exact = Packing.of(torch.cat(masks))
+    assert torch.equal(Packing.joined([Packing.of(m) for m in masks]).flat, exact.flat)
+    joined = Packing.joined([Packing.of(m, int(m.sum()) + more) for m in masks])
+    tokens = torch.randn(len(joined), 3)
+    assert torch.equal(joined.pad(tokens), exact.pad(tokens[~joined.spare]))
+    assert torch.equal(tokens[joined.first], tokens[~joined.spare][exact.first])
+
+
+def test_a_token_too_many_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="out of bounds"):
+        Packing.of(mask_of([2, 5, 1], 5), 7)
+
+
+def losses_and_gradients(kind: type[Blip], capacity: int | None) -> list[torch.Tensor]:
+    torch.manual_seed(0)
+    model = kind(tiny_config())
+    spread(model)
+    parts, settings = tiny_inputs(COUNT, tokens=TOKENS), {"group_size": 3}
+    if kind is BlipCaption:
+        settings["prompt_length"] = 2
+    else:
+        momentum = Momentum(model, queue_size=11, with_ids=kind is BlipRetrieval)
+        features = momentum.features(*parts, capacity)
+        settings |= {"momentum": features, "alpha": 0.4, "seed": 3}
+    if kind is BlipRetrieval:
+        settings["image_id"] = torch.arange(COUNT) // 2
+    losses = model(*parts, **settings, capacity=capacity)
+    sum((1.0 + 0.7 * n) * loss for n, loss in enumerate(losses.values())).backward()
+    return [*(loss.detach() for loss in losses.values()), *(p.grad for p in model.parameters())]
+
+
+@pytest.mark.parametrize("kind", [BlipPretrain, BlipRetrieval, BlipCaption])
+def test_a_step_is_the_same(kind: type[Blip]) -> None:
+    tokens = int(tiny_inputs(COUNT, tokens=TOKENS)[2].sum())
+    exact = losses_and_gradients(kind, None)
+    for capacity in (tokens, tokens + 5, COUNT * TOKENS):
+        found = losses_and_gradients(kind, capacity)
+        for want, got in zip(exact, found, strict=True):
+            assert (want is None) == (got is None)
+            if want is not None:
+                assert (got - want).abs().max() <= 2e-5 * want.abs().max().clamp(min=1e-3)

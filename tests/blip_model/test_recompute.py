@@ -1,0 +1,79 @@
+"""Layers that run again in the backward pass: the same losses and gradients, less kept."""
+
+import pytest
+import torch
+
+from blip_model.blip import Blip
+from blip_model.caption import BlipCaption
+from blip_model.momentum import Momentum
+from blip_model.pretrain import BlipPretrain
+from tests.tiny import tiny_config, tiny_inputs
+
+# Few words: logits are kept in any case, and would hide the rest.
+WORDS = {"vocab_size": 300, "bos_token_id": 298, "enc_token_id": 299}
+CONFIG = tiny_config(dropout=0.2, vision_drop_path=0.3, **WORDS)
+TOWERS = {
+    "none": {"vision": False, "text": False},
+    "vision": {"vision": True, "text": False},
+    "all": {"vision": True, "text": True},
+}
+
+
+def build(kind: type[Blip], towers: str, **settings: object) -> Blip:
+    """A network with dropout and drop path, the same for all towers."""
+    torch.manual_seed(0)
+    model = kind(CONFIG, **settings)
+    model.recompute(**TOWERS[towers])
+    return model
+
+
+def outcome(model: Blip, precision: str = "fp32") -> tuple[list[torch.Tensor], int]:
+    """Losses and gradients of a step, and the bytes kept for the backward pass."""
+    parts = tiny_inputs(6, config=CONFIG)
+    settings = {}
+    if model.text_encoder is not None:
+        torch.manual_seed(3)
+        momentum = Momentum(model, queue_size=11)
+        settings = {"momentum": momentum.features(*parts), "alpha": 0.4, "group_size": 2}
+    there = {t.untyped_storage().data_ptr() for t in model.state_dict().values()}
+    kept: dict[int, tuple[int, torch.Tensor]] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        # The tensor is held so that no other takes its address.
+        kept[storage.data_ptr()] = (storage.nbytes(), tensor.detach())
+        return tensor
+
+    torch.manual_seed(5)
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"),
+    ):
+        losses = model(*parts, **settings)
+    sum(losses.values()).backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    size = sum(n for at, (n, _) in kept.items() if at not in there)
+    return [*(loss.detach() for loss in losses.values()), *gradients], size
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [(BlipPretrain, {}), (BlipPretrain, {"plain": True}), (BlipCaption, {})],
+    ids=["fast", "plain", "caption"],
+)
+def test_the_same_step_with_less_kept(kind: type[Blip], settings: dict, precision: str) -> None:
+    plain, most = outcome(build(kind, "none", **settings), precision)
+    for towers in ("vision", "all"):
+        found, size = outcome(build(kind, towers, **settings), precision)
+        assert size < 0.9 * most, towers
+        most = size
+        assert len(found) == len(plain)
+        assert all(torch.equal(a, b) for a, b in zip(found, plain, strict=True)), towers
+
+
+def test_the_momentum_encoders_keep_nothing_anyway() -> None:
+    """They take the settings along and have no backward pass to run layers again in."""
+    model = build(BlipPretrain, "all")
+    features = Momentum(model, queue_size=11).features(*tiny_inputs(4, config=CONFIG))
+    assert not features.image_feature.requires_grad
