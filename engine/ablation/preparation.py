@@ -8,7 +8,7 @@ from pathlib import Path
 from engine.ablation.arms import Arm, base_of
 from engine.ablation.config import AblationConfig
 from engine.ablation.scoring import judge_by_record, score_shards, web_scores
-from engine.ablation.world import World, make_world, read_noise
+from engine.collect.world import World, make_world, read_noise
 from engine.bootstrap.labelled import judge_filter
 from engine.capfilt.config import CapFiltConfig, RuleSection
 from engine.config import RunConfig

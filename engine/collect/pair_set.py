@@ -13,9 +13,11 @@ from pathlib import Path
 
 from engine.collect import openclipart, openmoji, tuxpaint
 from engine.collect.drawing import Drawing, draw
+from engine.collect.world import make_world
 from engine.config import ConfigError
 from engine.data.images import BadSample
 from engine.data.shards import ShardWriter
+from engine.ranges import PART, SHARE
 
 SOURCES = {"openmoji": openmoji, "openclipart": openclipart, "tuxpaint": tuxpaint}
 WORD = re.compile(r"\w+")
@@ -35,6 +37,10 @@ class CollectConfig:
         held_out: pictures kept for evaluation.
         seed: of the split.
         samples_per_shard: pairs a shard.
+        noise: makes of the training pairs also a noisy web (`world/web`), so large a share of whose
+            captions is swapped, with a record of it, and a small clean set (`world/clean`) of
+            other pictures; null makes none.
+        clean_fraction: share of the training pairs that is the clean set.
     """
 
     source: str = "openmoji"
@@ -43,6 +49,8 @@ class CollectConfig:
     held_out: int = 400
     seed: int = 0
     samples_per_shard: int = 512
+    noise: float | None = None
+    clean_fraction: float = 0.1
 
     def __post_init__(self) -> None:
         if self.source not in SOURCES:
@@ -51,6 +59,10 @@ class CollectConfig:
         for name in ("size", "held_out", "samples_per_shard"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must be positive")
+        if self.noise is not None and self.noise not in SHARE:
+            raise ConfigError(f"noise is {self.noise}: must be {SHARE}")
+        if self.clean_fraction not in PART or self.clean_fraction == 1:
+            raise ConfigError(f"clean_fraction is {self.clean_fraction}: must be between 0 and 1")
 
     @property
     def folder(self) -> Path:
@@ -102,6 +114,8 @@ def split(
 
 def collect(config: CollectConfig, progress: Callable[[str], None] = print) -> Path:
     """Draw, split and write the pair set as indexed shards under `train/` and `heldout/`.
+
+    With noise, `world/` holds what training on web pairs starts from, see `make_world`.
 
     Returns:
         The folder. One that is complete with the same settings is left untouched.
@@ -169,6 +183,9 @@ def _build(folder: Path, config: CollectConfig, progress: Callable[[str], None])
         random.Random(config.seed).shuffle(part)
         _write(folder / name, part, drawn, config)
     counts = {name: len(part) for name, part in zip(PARTS, parts, strict=True)}
+    if config.noise is not None:
+        how = {"noise": config.noise, "clean_fraction": config.clean_fraction}
+        make_world(folder / "world", train=str(folder / "train"), clean=None, seed=config.seed, **how)
     (folder / "ATTRIBUTION.txt").write_text(source.ATTRIBUTION)
     facts = {"settings": _settings(config), "pairs": counts}
     (folder / "collection.json").write_text(json.dumps(facts, indent=1) + "\n")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.ablation.world import (
+from engine.collect.world import (
     Pair,
     World,
     deranged,
