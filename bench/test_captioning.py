@@ -16,6 +16,7 @@ from bench.record import Record
 from blip_model.caption import BlipCaption
 from blip_model.config import preset
 from blip_model.generate import beam_search, nucleus
+from blip_model.stored_products import store_products
 from engine.huggingface_folder import write_folder
 
 # [DEC] a picture of: what the original starts with. No caption may end before the last token, so
@@ -79,11 +80,14 @@ def test_captions_a_second(
     size = mine.config.image_size
     image = torch.randn(plan.caption_batch, 3, size, size, device=plan.device)
     precisions = ["fp32", "bf16"] if has_bf16(plan.device) else ["fp32"]
-    models = {"fp32": theirs}
+    models, own = {"fp32": theirs}, {"fp32": mine}
     if "bf16" in precisions:
         models["bf16"] = copy.deepcopy(theirs).to(torch.bfloat16)
+        # As `engine.load` opens them.
+        own["bf16"] = copy.deepcopy(mine)
+        store_products(own["bf16"], torch.bfloat16)
     sides = {f"hugging face {p}": hugging_face(models[p], image, mode) for p in precisions}
-    sides |= {f"ours {p}": ours(mine, image, mode, p) for p in precisions}
+    sides |= {f"ours {p}": ours(own[p], image, mode, p) for p in precisions}
     if mode == "beam":
         # The gate of this suite: the same captions, token for token.
         assert torch.equal(sides["hugging face fp32"](), sides["ours fp32"]())

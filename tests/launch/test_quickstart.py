@@ -36,7 +36,9 @@ KEYS = {
     "eta_seconds",
 }
 RECALLS = [f"{way}_r{k}" for way in ("text_to_image", "image_to_text") for k in (1, 5, 10)]
-STAGES = ["1/4 pairs", "2/4 pretraining", "3/4 evaluation", "4/4 report"]
+STAGES = ["1/7 pairs", "2/7 pretraining", "3/7 captioner", "4/7 filter", "5/7 captioning and"]
+STAGES += ["6/7 a new model", "7/7 report"]
+TRAINED = ("pretrain", "captioner", "filter", "pretrain_clean")
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,18 @@ def test_figures_stand_beside_chance(finished: Finished) -> None:
     assert "R@5" in finished.said and "(chance 1.3 %)" in finished.said
 
 
+def test_the_loop_goes_through_all_its_stages(finished: Finished) -> None:
+    for stage in TRAINED:
+        assert newest_good(finished.folder / stage / "checkpoints").name == f"step_{STEPS:08d}"
+    facts = json.loads((finished.folder / "data" / "world" / "noise.json").read_text())
+    summary = json.loads((finished.folder / "capfilt" / "summary.json").read_text())
+    assert (facts["clean"], facts["web"], facts["swapped"]) == (355, 3198, 959)
+    assert summary["pairs"] == facts["web"]
+    settings = ["--config", str(finished.folder / "pretrain_clean" / "config.yaml")]
+    cleaned = parse(RunConfig, settings, description="", examples="")
+    assert [Path(place).name for place in cleaned.data.train] == ["capfilt", "clean"]
+
+
 def test_the_report_needs_nothing_else(finished: Finished) -> None:
     page = (finished.folder / "report.html").read_text()
     assert "://" not in page
@@ -171,7 +185,8 @@ def test_the_report_needs_nothing_else(finished: Finished) -> None:
     assert len(elements.of("svg")) >= 3 and elements.of("polyline") + elements.of("path")
     linked = [attributes.get("href", "#") for _, attributes in elements.found]
     assert all(str(link).startswith("#") for link in linked)
-    assert not elements.of("script") + elements.of("link") + elements.of("iframe")
+    assert not elements.of("link") + elements.of("iframe")
+    assert all("src" not in script for script in elements.of("script"))
     assert "the right picture among 400 pictures it never saw" in elements.text
     assert f" at step {STEPS};" in page
     assert "CC BY-SA 4.0" in elements.text
@@ -187,13 +202,15 @@ def test_started_again_it_says_that_all_is_done_and_changes_nothing(finished: Fi
     before = contents(finished.folder)
     said = finish(start(finished.folder), 0)
     assert all(stage in said for stage in STAGES)
-    for stage in (
-        finished.folder / "data",
-        finished.run / "evaluation" / "retrieval" / "results.json",
-        finished.run / "evaluation" / "caption" / "results.json",
-    ):
+    results = [
+        finished.folder / stage / "evaluation" / task / "results.json"
+        for stage in ("pretrain", "pretrain_clean")
+        for task in ("retrieval", "caption")
+    ]
+    for stage in (finished.folder / "data", finished.folder / "capfilt", *results):
         assert f"{stage}: complete, nothing to do" in said
-    assert f"{finished.run}: complete at step {STEPS}, nothing to do" in said
+    for stage in TRAINED:
+        assert f"{finished.folder / stage}: complete at step {STEPS}, nothing to do" in said
     after = contents(finished.folder)
     assert before.pop("report.html") and after.pop("report.html")
     assert after == before
@@ -203,5 +220,5 @@ def test_a_stage_that_fails_is_the_last(finished: Finished) -> None:
     before = contents(finished.folder)
     said = finish(start(finished.folder, "--train.max_stepz", "4"), 2)
     assert "did you mean 'train.max_steps'?" in said
-    assert "3/4" not in said and "Traceback" not in said
+    assert "3/7" not in said and "Traceback" not in said
     assert contents(finished.folder) == before
