@@ -227,8 +227,10 @@ class CapFilt:
         if there or not self.config.report or not self.here.is_main:
             return 0
         try:
+            # Of shards that were fetched only what was kept is at hand.
+            at_hand = {name: path for name, path in self.shards.items() if isinstance(path, Path)}
             with self.stop.interrupting():
-                problem = write_capfilt_report(self.folder.root, self.shards)
+                problem = write_capfilt_report(self.folder.root, at_hand)
         except Interrupted:
             progress.say("stopped: all shards saved; start again to make the report")
             return STOPPED
