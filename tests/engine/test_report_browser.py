@@ -106,7 +106,7 @@ def test_a_threshold_that_is_dragged_changes_counts_cards_and_command(
     monkeypatch.setattr(page, "SCRIPTS", (*page.SCRIPTS, str(driver)))
     pictures = []
     for number in range(40):
-        itm = number / 40
+        itm = (number + 0.5) / 40
         texts = [Candidate(WEB, f"fox {number}", itm, 0.3), Candidate(SYNTHETIC, "fox", 0.1, 0.2)]
         pictures.append(Scored(f"{number:02d}", f"u{number}", texts))
     root = write_capfilt(tmp_path / "run", {"a": pictures})
