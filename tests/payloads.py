@@ -1,5 +1,12 @@
 """Thirty texts that try to act in a page: to set a mark, or to ask a canary server."""
 
+import json
+from pathlib import Path
+
+from engine.capfilt.rule import SYNTHETIC, WEB, Candidate
+from engine.capfilt.table import Scored
+from tests.capfilt_folder import write_capfilt
+
 MARK = "document.documentElement.dataset.acted=1"
 
 
@@ -42,3 +49,38 @@ def payloads(canary: str) -> list[str]:
         "__proto__\\u003cscript\\u003e\\x3cscript\\x3e'\"`\\",
         f"<script>{act}</script>" * 2000,
     ]
+
+
+def hostile_run(root: Path, texts: list[str]) -> Path:
+    """A run in which every text of strangers is a payload."""
+    pictures = [
+        Scored(
+            f"{number}{text}",
+            text,
+            [
+                Candidate(WEB, text, 0.9, 0.3),
+                Candidate(SYNTHETIC, text + " a fox", 0.1, 0.2),
+                Candidate(SYNTHETIC, text, None, None, text[:400]),
+            ],
+        )
+        for number, text in enumerate(texts)
+    ]
+    # What a file can be called at all.
+    name = texts[8].replace("/", "")[:80]
+    write_capfilt(root, {name: pictures}, train=texts[0])
+    rows = [{"shard": t, "key": t, "uid": t, "reason": t[:150]} for t in texts]
+    rows += [{"shard": t, "reason": t} for t in texts[:9]]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (root / "quarantine" / "x.jsonl").write_text(lines)
+    times = [
+        {"shard": t, "pictures": 2, "begun": n, "ended": n + 3, "process": t}
+        for n, t in enumerate(texts)
+    ]
+    (root / "throughput.jsonl").write_text("".join(json.dumps(row) + "\n" for row in times))
+    rounds = [
+        {"round": n, "accepted": n % 2, "reasons": [t], "guard": {t: t, "kept_share": 0.5}}
+        | {"folders": {t: t, "capfilt": str(root)}}
+        for n, t in enumerate(texts[:9])
+    ]
+    (root.parent / "bootstrap.json").write_text(json.dumps({"rounds": rounds, "best_round": 0}))
+    return root

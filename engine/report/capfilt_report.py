@@ -29,8 +29,10 @@ def write_capfilt_report(root: Path, inputs: dict[str, Path]) -> str:
             inputs = folder.inputs() | inputs
         parts = Parts(root=root, capfilt=CapFiltPart(folder, inputs), rounds=[], notes=[])
         write_page(build_page(parts, {}), root / REPORT)
-    except (ConfigError, OSError) as error:
+    except ConfigError as error:
         return str(error)
+    except OSError as error:
+        return f"{root / REPORT}: {error.strerror}"
     except Exception as error:  # noqa: BLE001 - a finished run must not fail for its report
         log.debug("report", exc_info=True)
         return f"{type(error).__name__}: {error}"

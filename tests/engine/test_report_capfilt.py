@@ -180,9 +180,10 @@ def test_two_thousand_samples_fit_and_are_quick(tmp_path: Path) -> None:
         for key, _ in pictures
     ]
     root = write_capfilt(tmp_path / "run", {"web_00000": made}, train=train)
-    begun = time.monotonic()
+    # Of all threads together, so that what else the machine does is not counted.
+    begun = time.process_time()
     page = page_of(root)
-    assert time.monotonic() - begun < LIMIT_SECONDS
+    assert time.process_time() - begun < LIMIT_SECONDS
     assert len(page.encode()) <= LIMIT_BYTES
     data = data_of(page)
     assert len(data["pictures"]) == 2000
