@@ -21,6 +21,7 @@ from engine.ablation.figure import draw
 from engine.ablation.preparation import seed_folder
 from engine.ablation.results import collect_cells, summarise, table
 from engine.config import ConfigError
+from engine.data.open_source import open_source
 from engine.evaluation.run import write_results
 from engine.stages import Stages
 
@@ -98,11 +99,15 @@ class Experiment:
             self._held = None
 
     def _settle(self) -> None:
-        """Make the folder this experiment's.
+        """Make the folder this experiment's, once its pairs are there.
 
         Raises:
-            ConfigError: it holds one with other settings, or cannot be written.
+            ConfigError: no pairs, or a folder with another experiment or that cannot be written.
         """
+        data = self.config.data
+        for spec in (data.train, data.clean, data.eval):
+            if spec:
+                open_source(spec)
         path, ours = self.folder / "config.yaml", settings_of(self.config)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

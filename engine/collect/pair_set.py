@@ -75,7 +75,6 @@ def split(
     drawn: Mapping[str, bytes],
     held_out: int,
     seed: int,
-    *,
     composed: bool = True,
 ) -> tuple[list[Drawing], list[Drawing]]:
     """Training and held-out pictures.
@@ -178,7 +177,7 @@ def _build(folder: Path, config: CollectConfig, progress: Callable[[str], None])
     if len(drawn) < len(pictures):
         progress(f"{len(pictures) - len(drawn)} files could not be drawn and are left out")
     pictures = [picture for picture in pictures if picture.code in drawn]
-    parts = split(pictures, drawn, config.held_out, config.seed, composed=source.COMPOSED)
+    parts = split(pictures, drawn, config.held_out, config.seed, source.COMPOSED)
     for name, part in zip(PARTS, parts, strict=True):
         random.Random(config.seed).shuffle(part)
         _write(folder / name, part, drawn, config)
