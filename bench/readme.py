@@ -1,9 +1,10 @@
-"""The README's table of figures, made from files of `bench/results` alone.
+"""The README's tables of figures, made from files of `bench/results` alone.
 
     python -m bench.readme           # writes it anew
     python -m bench.readme --check   # exit code 1 when it is not what the files say
 
-The README names the file: `<!-- figures: NAME.json -->`, the table, `<!-- end of figures -->`.
+The README names the file: `<!-- figures: NAME.json -->`, the table, `<!-- end of figures -->`;
+of the experiment on denoising `<!-- ablation: NAME.json -->` and its end.
 """
 
 import argparse
@@ -14,10 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from bench.figures import figure_of, verdict
+from engine.ablation.results import table
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
-BLOCK = re.compile(r"<!-- figures: (\S+\.json) -->\n(.*?)<!-- end of figures -->", re.DOTALL)
+BLOCK = re.compile(
+    r"<!-- (?P<kind>figures|ablation): (?P<name>\S+\.json) -->\n.*?<!-- end of (?P=kind) -->",
+    re.DOTALL,
+)
 # What a reader who decides wants to know, in this order; what a file lacks is left out.
 ROWS = {
     "flops_per_pair_ratio": "work a pair: original / ours",
@@ -68,6 +73,17 @@ def render(name: str, results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def ablation(name: str, results: dict[str, Any]) -> str:
+    """The table of an experiment on denoising, as Markdown.
+
+    Args:
+        name: of the file.
+        results: its content.
+    """
+    where = f"`{results['command']}` on {results['machine']['report made on']}"
+    return f"{table(results)}{where}, commit {results['commit']}: [{name}](bench/results/{name}).\n"
+
+
 def rewritten(text: str, results: Path = RESULTS) -> str:
     """The README with every table made anew.
 
@@ -76,11 +92,12 @@ def rewritten(text: str, results: Path = RESULTS) -> str:
     """
 
     def replace(found: re.Match[str]) -> str:
-        name = found[1]
+        kind, name = found["kind"], found["name"]
         if not (results / name).is_file():
             raise ValueError(f"README names {name}, which is not in bench/results")
-        table = render(name, json.loads((results / name).read_text(encoding="utf-8")))
-        return f"<!-- figures: {name} -->\n{table}<!-- end of figures -->"
+        content = json.loads((results / name).read_text(encoding="utf-8"))
+        made = render(name, content) if kind == "figures" else ablation(name, content)
+        return f"<!-- {kind}: {name} -->\n{made}<!-- end of {kind} -->"
 
     if not BLOCK.search(text):
         raise ValueError("README has no table of figures")

@@ -8,9 +8,9 @@ from pathlib import Path
 from engine.ablation.arms import Arm, base_of
 from engine.ablation.config import AblationConfig
 from engine.ablation.scoring import judge_by_record, score_shards, web_scores
-from engine.collect.world import World, make_world, read_noise
 from engine.bootstrap.labelled import judge_filter
 from engine.capfilt.config import CapFiltConfig, RuleSection
+from engine.collect.world import World, make_world, read_noise
 from engine.config import RunConfig
 from engine.data.tokenizer import Tokenizer
 from engine.stages import Stages

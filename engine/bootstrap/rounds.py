@@ -196,7 +196,7 @@ def refuse_unfit(plan: Plan, here: Runtime, stop: StopRequest) -> dict[str, str]
     ):
         if not any([given] if isinstance(given := getattr(sets, name), str) else given):
             raise ConfigError(f"no {name} pairs: set data.{name} to {what}")
-    shards = [str(path) for path in name_shards(sets.web).values()]
+    shards = [str(path) for path in name_shards(sets.web, config.capfilt.remote).values()]
     specs = {"web": shards, "clean": sets.clean, "eval": sets.eval}
     pairs = {name: open_source(spec, sets.image_root).fingerprint for name, spec in specs.items()}
     runs = {"pretrain": (plan.pretrain(0), Pretraining)}

@@ -184,7 +184,9 @@ def _build(folder: Path, config: CollectConfig, progress: Callable[[str], None])
     counts = {name: len(part) for name, part in zip(PARTS, parts, strict=True)}
     if config.noise is not None:
         how = {"noise": config.noise, "clean_fraction": config.clean_fraction}
-        make_world(folder / "world", train=str(folder / "train"), clean=None, seed=config.seed, **how)
+        make_world(
+            folder / "world", train=str(folder / "train"), clean=None, seed=config.seed, **how
+        )
     (folder / "ATTRIBUTION.txt").write_text(source.ATTRIBUTION)
     facts = {"settings": _settings(config), "pairs": counts}
     (folder / "collection.json").write_text(json.dumps(facts, indent=1) + "\n")

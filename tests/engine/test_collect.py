@@ -167,11 +167,11 @@ def test_a_build_that_fails_leaves_nothing(
 ) -> None:
     calls, whole = [], getattr(pair_set, broken)
 
-    def fails_at_last(*arguments: object) -> object:
+    def fails_at_last(*arguments: object, **named: object) -> object:
         calls.append(arguments)
         if len(calls) == {"draw": 30, "split": 1, "_write": 2}[broken]:
             raise KeyboardInterrupt
-        return whole(*arguments)
+        return whole(*arguments, **named)
 
     monkeypatch.setattr(pair_set, broken, fails_at_last)
     (tmp_path / "set").mkdir()

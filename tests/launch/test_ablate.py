@@ -30,6 +30,7 @@ def words(world: Path, output: Path, *more: object) -> list[str]:
     """A command line with tiny stages; later words win."""
     given = ["--config", RECIPE, "--output_dir", output, "--clean_fraction", 0.25]
     given += ["--data.train", world / "pairs", "--data.eval", world / "held"]
+    given += ["--data.min_word_count", 1]
     given += ["--precision", "fp32", "--device", "cpu", "--seeds", "[0]"]
     given += ["--pretrain.model.preset", "tiny", "--pretrain.model.image_size", 32]
     given += ["--pretrain.model.init_text", "null", "--pretrain.evaluate.num_beams", 1]
@@ -206,7 +207,7 @@ def test_two_processes_share_the_work_and_a_stop_is_gone_on_from(
         ("--data.train ", "no pairs: set data.train"),
         ("--pretrain.train.max_stepz 3", "did you mean 'pretrain.train.max_steps'?"),
         ("--filter.seed 3", "filter.seed is set by the experiment"),
-        ("--filter.model.preset base", "filter.model.preset 'base' is not the pretraining's"),
+        ("--filter.model.preset large", "filter.model.preset 'large' is not the pretraining's"),
         ("--capfilt.caption.prompt a", "capfilt.caption.prompt 'a' is not the prompt"),
     ],
 )
