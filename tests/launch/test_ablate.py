@@ -14,9 +14,10 @@ import yaml
 from engine.ablation.arms import CORE
 from engine.ablation.config import AblationConfig, settings_of
 from engine.data.open_source import open_source
+from launch import ablate
 from launch.cli import parse
 from tests import forked
-from tests.commands import contents
+from tests.commands import call, contents
 from tests.ranks import ROOT
 from tests.shards import caption, write_shards
 
@@ -213,7 +214,7 @@ def test_two_processes_share_the_work_and_a_stop_is_gone_on_from(
 )
 def test_mistakes_are_one_line(tmp_path: Path, given: str, said: str) -> None:
     write_shards(tmp_path / "held", 2)
-    done = run(tmp_path, tmp_path / "out", *given.split(" "))
+    done = call(ablate.main, *words(tmp_path, tmp_path / "out", *given.split(" ")))
     assert done.code == 2
     assert len(done.err.strip().splitlines()) == 1 and said in done.err, done.err
 
