@@ -213,10 +213,10 @@ def _sections(parts: Parts, thumbnails: Mapping[str, str]) -> tuple[list[str], d
             "data": facts,
             "attribution": facts["attribution"],
             "configuration": run.config_text,
-            "cleaned": before_and_after(run.retrieval, run.cleaned_retrieval),
+            "cleaned": before_and_after(run.earlier_retrieval, run.retrieval),
         }
         if values["cleaned"]:
-            sections.append("cleaned.html")
+            sections.insert(1, "cleaned.html")
     elif parts.rounds:
         sections = ["plain_headline.html"]
         sentence = values["rounds"]["sentence"]

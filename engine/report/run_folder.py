@@ -29,7 +29,7 @@ class RunFolder:
         config_text: the same as it stands in config.yaml.
         retrieval: results of image-text retrieval.
         caption: results of captioning.
-        cleaned_retrieval: results of retrieval after pretraining on the cleaned pairs.
+        earlier_retrieval: of the model before, where this one was pretrained on cleaned pairs.
         state: counters of the newest checkpoint.
         collection: facts about the collected pair set.
         attribution: what the data asks to be printed beside it.
@@ -43,7 +43,7 @@ class RunFolder:
     config_text: str = ""
     retrieval: dict[str, Any] | None = None
     caption: dict[str, Any] | None = None
-    cleaned_retrieval: dict[str, Any] | None = None
+    earlier_retrieval: dict[str, Any] | None = None
     state: dict[str, Any] | None = None
     collection: dict[str, Any] | None = None
     attribution: str | None = None
@@ -58,7 +58,7 @@ class RunFolder:
 
 
 def read_run(root: Path) -> RunFolder:
-    """Read the parts of a run that are there.
+    """Read the parts of a run that are there; of a whole loop, those of its last model.
 
     Raises:
         ConfigError: the folder does not exist or holds none of the parts.
@@ -66,6 +66,9 @@ def read_run(root: Path) -> RunFolder:
     if not root.is_dir():
         raise ConfigError(f"--run {root}: no such folder")
     stage = root / "pretrain" if (root / "pretrain").is_dir() else root
+    first, last = stage, root / "pretrain_clean"
+    if (last / RETRIEVAL).is_file():
+        stage = last
     notes: list[str] = []
     config_text = read_text(stage / "config.yaml", notes) or ""
     attribution = (read_text(root / "data" / "ATTRIBUTION.txt", notes) or "").strip()
@@ -77,7 +80,7 @@ def read_run(root: Path) -> RunFolder:
         config_text=clip_config(config_text),
         retrieval=read_object(stage / RETRIEVAL, notes),
         caption=read_object(stage / "evaluation" / "caption" / "results.json", notes),
-        cleaned_retrieval=read_object(root / "pretrain_clean" / RETRIEVAL, notes),
+        earlier_retrieval=read_object(first / RETRIEVAL, notes) if stage is last else None,
         state=_newest_state(stage / "checkpoints", notes),
         collection=read_object(root / "data" / "collection.json", notes),
         attribution=attribution[:2000] or None,
