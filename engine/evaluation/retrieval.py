@@ -22,7 +22,8 @@ def evaluate_retrieval(
     """Recalls on held-out pairs.
 
     Every text's and every picture's best `shortlist` candidates by similarity get the match logit
-    plus the similarity as score, all others -100 (the original's evaluation).
+    plus the similarity as score (the original's evaluation); all others follow in their order by
+    similarity.
 
     Returns:
         metrics, chance, count, seconds and examples, as `results.json` holds them.
@@ -83,8 +84,11 @@ def rerank(
     listed: torch.Tensor,
     batch_size: int,
 ) -> torch.Tensor:
-    """Scores [images, texts]: match logit + similarity where listed, -100 elsewhere."""
-    scores = torch.full_like(similarity, NOT_LISTED, dtype=torch.float32)
+    """Scores [images, texts]: match logit + similarity where listed, similarity - 100 elsewhere.
+
+    The original scores all others -100 alike, which leaves their order to chance.
+    """
+    scores = similarity.float() + NOT_LISTED
     pictures, texts = listed.nonzero(as_tuple=True)
     shown = time.perf_counter()
     for start in range(0, len(pictures), batch_size):
