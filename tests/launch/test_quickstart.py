@@ -21,7 +21,7 @@ from tests.ranks import ROOT
 from tests.report_run import Elements
 from tests.runs import metrics
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("quickstart")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200), pytest.mark.xdist_group("quickstart")]
 
 STEPS = 60
 # The recipe's network and batches are for minutes; its words for the tiny one would not fit.
@@ -79,7 +79,7 @@ def start(folder: Path, *flags: str) -> subprocess.Popen:
 
 def finish(process: subprocess.Popen, code: int) -> str:
     """What it said; ends only when the last process that it started has ended."""
-    said = process.communicate(timeout=180)[0]
+    said = process.communicate(timeout=600)[0]
     assert process.returncode == code, said
     return said
 
