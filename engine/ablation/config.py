@@ -2,17 +2,15 @@
 
 import difflib
 from dataclasses import asdict, dataclass, field
-from operator import attrgetter
 from typing import Any, Literal
 
 from engine.ablation.arms import ARMS
 from engine.bootstrap.config import (
-    SET_BY_THE_LOOP,
-    TAKEN_OVER,
     CaptionerConfig,
     CleaningConfig,
     FilterConfig,
     PretrainConfig,
+    refuse_stages,
 )
 from engine.config import ConfigError, to_dict
 from engine.ranges import COUNT, PART, SHARE
@@ -96,30 +94,7 @@ class AblationConfig:
         for key in ("train", "eval"):
             if not getattr(self.data, key):
                 raise ConfigError(f"no pairs: set data.{key} to shards or an annotation file")
-        self._refuse_stages()
-
-    def _refuse_stages(self) -> None:
-        """What the experiment gives every stage is not for a section to say."""
-        for stage, keys in SET_BY_THE_LOOP.items():
-            section = getattr(self, stage)
-            for key in keys:
-                if attrgetter(key)(section) != attrgetter(key)(type(section)()):
-                    raise ConfigError(f"{stage}.{key} is set by the experiment: take it out")
-        for stage, keys in TAKEN_OVER.items():
-            section = getattr(self, stage)
-            for key in keys:
-                given, ours = attrgetter(key)(section), attrgetter(key)(self.pretrain)
-                if given not in (attrgetter(key)(type(section)()), ours):
-                    raise ConfigError(
-                        f"{stage}.{key} {given!r} is not the pretraining's {ours!r}, which the "
-                        "stage goes on from: leave it out"
-                    )
-        prompts = self.capfilt.caption.prompt, self.captioner.evaluate.prompt
-        if prompts[0] != prompts[1]:
-            raise ConfigError(
-                f"capfilt.caption.prompt {prompts[0]!r} is not the prompt that the captioner "
-                f"learns behind (captioner.evaluate.prompt {prompts[1]!r})"
-            )
+        refuse_stages(self, "experiment")
 
 
 # Which arms and seeds are made, and where: a folder holds one experiment whatever these are.

@@ -1,6 +1,6 @@
 """The whole loop in one typed, frozen object: a section for each stage, and the guard's limits."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from operator import attrgetter
@@ -180,26 +180,40 @@ class BootstrapConfig:
             raise ConfigError(problem)
         if not self.output_dir.strip():
             raise ConfigError("output_dir is empty: name the folder of the loop")
-        for stage, keys in SET_BY_THE_LOOP.items():
-            section = getattr(self, stage)
-            for key in keys:
-                if attrgetter(key)(section) != attrgetter(key)(type(section)()):
-                    raise ConfigError(f"{stage}.{key} is set by the loop: take it out{_hint(key)}")
-        for stage, keys in TAKEN_OVER.items():
-            section = getattr(self, stage)
-            for key in keys:
-                given, ours = attrgetter(key)(section), attrgetter(key)(self.pretrain)
-                if given not in (attrgetter(key)(type(section)()), ours):
-                    raise ConfigError(
-                        f"{stage}.{key} {given!r} is not the pretraining's {ours!r}, which the "
-                        "stage goes on from: leave it out"
-                    )
-        if self.capfilt.caption.prompt != self.captioner.evaluate.prompt:
-            raise ConfigError(
-                f"capfilt.caption.prompt {self.capfilt.caption.prompt!r} is not the prompt that "
-                f"the captioner learns behind (captioner.evaluate.prompt "
-                f"{self.captioner.evaluate.prompt!r})"
-            )
+        refuse_stages(self, "loop", _hint)
+
+
+def refuse_stages(config: Any, giver: str, hint: Callable[[str], str] = lambda key: "") -> None:
+    """What is given to every stage is not for a section to say, and captions have one prompt.
+
+    Args:
+        config: with the sections pretrain, captioner, filter and capfilt.
+        giver: what sets it, for the message.
+        hint: where a key is set instead, for the message.
+
+    Raises:
+        ConfigError: a section says it, or something else than the pretraining.
+    """
+    for stage, keys in SET_BY_THE_LOOP.items():
+        section = getattr(config, stage)
+        for key in keys:
+            if attrgetter(key)(section) != attrgetter(key)(type(section)()):
+                raise ConfigError(f"{stage}.{key} is set by the {giver}: take it out{hint(key)}")
+    for stage, keys in TAKEN_OVER.items():
+        section = getattr(config, stage)
+        for key in keys:
+            given, ours = attrgetter(key)(section), attrgetter(key)(config.pretrain)
+            if given not in (attrgetter(key)(type(section)()), ours):
+                raise ConfigError(
+                    f"{stage}.{key} {given!r} is not the pretraining's {ours!r}, which the "
+                    "stage goes on from: leave it out"
+                )
+    prompts = config.capfilt.caption.prompt, config.captioner.evaluate.prompt
+    if prompts[0] != prompts[1]:
+        raise ConfigError(
+            f"capfilt.caption.prompt {prompts[0]!r} is not the prompt that the captioner "
+            f"learns behind (captioner.evaluate.prompt {prompts[1]!r})"
+        )
 
 
 def _hint(key: str) -> str:

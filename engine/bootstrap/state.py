@@ -11,6 +11,7 @@ from typing import Any
 
 from engine.bootstrap.config import STAGES, BootstrapConfig, to_dict
 from engine.config import ConfigError
+from engine.differences import differences, flat
 from engine.manifest import sync
 
 STATE, SETTINGS = "bootstrap.json", "config.yaml"
@@ -112,8 +113,8 @@ class State:
 
 def settings_of(config: BootstrapConfig, pairs: dict[str, str]) -> dict[str, Any]:
     """Settings by dotted name that a loop must keep, and the fingerprints of its pairs."""
-    flat = _flat({**to_dict(config), "pairs": pairs})
-    return {k: v for k, v in flat.items() if not any(f"{k}.".startswith(f"{f}.") for f in FREE)}
+    given = flat({**to_dict(config), "pairs": pairs})
+    return {k: v for k, v in given.items() if not any(f"{k}.".startswith(f"{f}.") for f in FREE)}
 
 
 def open_state(config: BootstrapConfig, pairs: dict[str, str]) -> State:
@@ -153,24 +154,10 @@ def open_state(config: BootstrapConfig, pairs: dict[str, str]) -> State:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise ConfigError(f"{path}: not a readable state of a loop of this version") from None
     ours = settings_of(config, pairs)
-    differing = [
-        f"{key} {theirs.get(key)!r} -> {ours.get(key)!r}"
-        for key in sorted(ours.keys() | theirs.keys())
-        if ours.get(key) != theirs.get(key)
-    ]
+    differing = differences(theirs, ours)
     if differing:
         raise ConfigError(
             f"{root} was made with other settings or pairs ({'; '.join(differing)}): change them "
             "back to continue, or choose another output_dir"
         )
     return State(config, pairs, rounds)
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

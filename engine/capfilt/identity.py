@@ -14,6 +14,7 @@ import yaml
 from engine.capfilt.config import CapFiltConfig, to_dict
 from engine.capfilt.folder import IDENTITY, SETTINGS, OutputFolder, put, write_file
 from engine.config import ConfigError
+from engine.differences import differences, flat
 from engine.inference import LoadedBlip
 
 # 2: slots of captions that have ended are refilled, which rounds otherwise.
@@ -100,12 +101,7 @@ def refuse_other(config: CapFiltConfig, identity: dict[str, Any]) -> None:
             f"{root} holds a run already: choose another output_dir, or leave resume at auto to "
             "continue it"
         )
-    ours, theirs = _flat(identity), _flat(found)
-    differing = [
-        f"{key} {theirs.get(key)!r} -> {ours.get(key)!r}"
-        for key in sorted(ours.keys() | theirs.keys())
-        if ours.get(key) != theirs.get(key)
-    ]
+    differing = differences(flat(found), flat(identity))
     if differing:
         raise ConfigError(
             f"{root} was made with other settings or weights ({', '.join(differing)}): give the "
@@ -147,13 +143,3 @@ def _claim(source: Path, target: Path) -> None:
         # told apart here, but at the next start.
         if not target.exists():
             os.replace(source, target)
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

@@ -14,6 +14,7 @@ from blip_model.blip import Blip
 from blip_model.momentum import Momentum
 from engine.checkpoint import Checkpoint, CheckpointError, check_keys
 from engine.config import RunConfig, to_dict
+from engine.differences import flat
 from engine.training.deepspeed_engine import DeepSpeedEngine
 
 # Settings that may differ between a run and its continuation: none of them changes a number.
@@ -108,7 +109,7 @@ def refuse_drift(saved: dict[str, Any], config: RunConfig, where: str) -> None:
     Raises:
         CheckpointError: another task; or lists every setting that differs, with both values.
     """
-    old, new = _flat(saved), _flat(to_dict(config))
+    old, new = flat(saved), flat(to_dict(config))
     was, task = (tree.get("task", "pretraining") for tree in (old, new))
     if was != task:
         raise CheckpointError(
@@ -128,13 +129,3 @@ def refuse_drift(saved: dict[str, Any], config: RunConfig, where: str) -> None:
             f"{where} was made with other settings ({'; '.join(drifted)}): change them back, or "
             "start anew in another output_dir (model.checkpoint takes its weights along)"
         )
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
