@@ -31,10 +31,12 @@ class Running:
     process: BaseProcess
     log: Path
 
-    def end(self, timeout: float | None = None) -> tuple[int, str]:
+    def end(self, timeout: float = 240) -> tuple[int, str]:
         """Wait for it: its exit code, or minus the signal, and what it said."""
         self.process.join(timeout)
-        assert self.process.exitcode is not None, self.log.read_text()
+        if self.process.exitcode is None:
+            self.process.kill()
+            raise AssertionError(f"still running after {timeout:g} s: {self.log.read_text()}")
         return self.process.exitcode, self.log.read_text()
 
 

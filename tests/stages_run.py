@@ -74,9 +74,14 @@ def main() -> int:
     parser.add_argument("--stage", type=int, default=0)
     words = parser.parse_args()
     stop, here = StopRequest(), runtime.start("cpu")
-    left = {}
+    stages, left = Stages(here, stop), {}
     try:
-        for name, stage in plan(words.folder, words.stage, Stages(here, stop)).items():
+        for rank in range(here.world_size):
+            # One by one and before any stage: they write the same files, and look for weights.
+            if rank == here.rank:
+                planned = plan(words.folder, words.stage, stages)
+            here.barrier()
+        for name, stage in planned.items():
             outcome = stage()
             left[name] = alive()
             if name == "evaluation":
