@@ -17,6 +17,8 @@ ROWS = 2048
 # Rows of logits begin on 128 bytes: 30,524 is no multiple of 8, and products of unaligned rows
 # take slow paths.
 ALIGNED = 64
+# Rows that a CPU turns into their gradient at once: the many passes over them stay in its cache.
+BLOCK = 64
 Settle = Callable[
     [torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, float, bool], torch.Tensor
 ]
@@ -63,17 +65,23 @@ def loss_and_gradients(
         states = states_TD[chunk]
         logits = buffer[: len(states), :vocabulary]
         torch.mm(states, weight_VD.T, out=logits)
-        loss += settle(
-            logits, bias_V, targets_T[chunk], weights_T[chunk], label_smoothing, any(needed)
-        ).sum()
+        for block in _blocks(logits):
+            given = (logits[block], bias_V, targets_T[chunk][block], weights_T[chunk][block])
+            loss += settle(*given, label_smoothing, any(needed)).sum()
+            if by_bias is not None:
+                by_bias += logits[block].sum(0, dtype=kind)
         if by_states is not None:
             torch.mm(logits, weight_VD, out=by_states[chunk])
         if needed[1]:
             product = logits.T @ states
             by_weight = product.to(kind) if by_weight is None else by_weight.add_(product)
-        if by_bias is not None:
-            by_bias += logits.sum(0, dtype=kind)
     return loss, [by_states, by_weight, by_bias]
+
+
+def _blocks(logits: torch.Tensor) -> list[slice]:
+    """Rows that are settled together: on a GPU all of them."""
+    size = BLOCK if logits.device.type == "cpu" else len(logits)
+    return [slice(start, start + size) for start in range(0, len(logits), size)]
 
 
 def settle(
@@ -85,15 +93,18 @@ def settle(
     gradient: bool,
 ) -> torch.Tensor:
     """Weighted losses [rows] of logits [rows, V] without bias, which become their gradient."""
-    values = logits.to(torch.promote_types(logits.dtype, torch.float32)) + bias
+    values = logits.to(torch.promote_types(logits.dtype, torch.float32)).add_(bias)
     ignored = targets == IGNORED
     places = targets.masked_fill(ignored, 0)[:, None]
     weights = weights.masked_fill(ignored, 0)
-    log_sum_exp = values.logsumexp(1)
-    picked = values.gather(1, places)[:, 0]
-    losses = log_sum_exp - (1 - label_smoothing) * picked - label_smoothing * values.mean(1)
+    largest = values.amax(1, keepdim=True)
+    values.sub_(largest)
+    picked, mean = values.gather(1, places)[:, 0], values.mean(1)
+    total = values.exp_().sum(1)
+    losses = total.log() - (1 - label_smoothing) * picked - label_smoothing * mean
     if gradient:
-        values.sub_(log_sum_exp[:, None]).exp_().sub_(label_smoothing / logits.shape[1])
-        hit = torch.full_like(places, label_smoothing - 1, dtype=values.dtype)
-        logits.copy_(values.scatter_add_(1, places, hit).mul_(weights[:, None]))
+        spread = weights * (label_smoothing / logits.shape[1])
+        hit = weights * (label_smoothing - 1)
+        values.mul_((weights / total)[:, None]).sub_(spread[:, None])
+        logits.copy_(values.scatter_add_(1, places, hit[:, None].to(values.dtype)))
     return losses * weights
