@@ -10,7 +10,7 @@ from blip_model import Blip
 from blip_model.config import preset
 from engine import checkpoint
 from engine.data.tokenizer import packaged_folder
-from tests.ranks import run_ranks
+from tests.forked import succeed
 from tests.runs import write_config
 from tests.shards import write_shards
 
@@ -41,13 +41,12 @@ def make_world(folder: Path) -> Path:
     data = write_shards(folder / "data", 24)
     write_shards(folder / "more", 16)
     config = write_config(folder, "run", data, train={"max_steps": 1}, model={"queue_size": 8})
-    done = run_ranks(["launch/pretrain.py", "--config", str(config)])
-    assert done.codes == [0], done.said
+    log = folder / "log"
+    succeed("launch.pretrain", ["--config", config], log)
     _write_weights(folder)
     settings = {"train": {"max_steps": 1}, "model": {"checkpoint": str(folder / "tiny")}}
     tuning = write_config(folder, "tuned", data, task="caption", **settings)
-    done = run_ranks(["launch/finetune.py", "--config", str(tuning)])
-    assert done.codes == [0], done.said
+    succeed("launch.finetune", ["--config", tuning], log)
     _write_vocabularies(folder)
     for name, text in YAML.items():
         (folder / name).write_text(text)

@@ -1,28 +1,28 @@
-"""Real processes: one command on N ranks over gloo, and what they said."""
+"""What a launcher gives the ranks of one command, and where they meet."""
 
+import itertools
 import os
 import socket
-import subprocess
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How the ranks ended."""
-
-    codes: list[int]
-    said: list[str]
+# Below those that a system gives out by itself, which anything may be given before a rank takes it;
+# and others for each worker of the tests.
+PORTS = itertools.count(20_000 + os.getpid() % 150 * 64)
 
 
 def free_port() -> int:
-    """A port that is free now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """A port that is free now, and that only this process gives out."""
+    for port in PORTS:
+        with socket.socket() as listener:
+            # As the one that will take it; one that a run has just left is free.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("ports are without end")
 
 
 def environment(rank: int, ranks: int, port: int) -> dict[str, str]:
@@ -36,26 +36,3 @@ def environment(rank: int, ranks: int, port: int) -> dict[str, str]:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
-
-
-def start_ranks(words: list[str], ranks: int = 1) -> list[subprocess.Popen]:
-    """Start `python WORDS` once a rank."""
-    port = free_port()
-    return [
-        subprocess.Popen(
-            [sys.executable, *words],
-            cwd=ROOT,
-            env=environment(rank, ranks, port),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(ranks)
-    ]
-
-
-def run_ranks(words: list[str], ranks: int = 1, timeout: int = 240) -> Ended:
-    """Run `python WORDS` once a rank and wait for all."""
-    processes = start_ranks(words, ranks)
-    said = [process.communicate(timeout=timeout)[0] for process in processes]
-    return Ended([process.returncode for process in processes], said)

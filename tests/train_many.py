@@ -9,11 +9,13 @@ On the last rank, at the step that the option names, `--poison` puts a NaN into 
 data forever.
 `--programs BACKEND` has what is compiled go through another backend than the default.
 `--ledger FILE` appends the keys of every micro-batch that a rank takes. `--follow` has the momentum
-weights follow inside the optimizer's step on a CPU too.
+weights follow inside the optimizer's step on a CPU too. `--room BYTES` lets no file grow larger,
+which is what a full disk does to a write, on any machine and without being root.
 """
 
 import argparse
 import json
+import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -79,11 +81,14 @@ def main() -> int:
     parser.add_argument("--infinite", type=int)
     parser.add_argument("--stall", type=int)
     parser.add_argument("--ledger", type=Path)
+    parser.add_argument("--room", type=int)
     parser.add_argument("--follow", action="store_true")
     parser.add_argument("--programs", default=methods.BACKEND)
     parser.add_argument("configs", nargs="+")
     words = parser.parse_args()
     methods.BACKEND = words.programs
+    if words.room:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (words.room, words.room))
     if words.follow:
         DeepSpeedEngine.one_pass_on = ("cpu", "cuda")
     stop, here, code = StopRequest(), runtime.start("cpu"), 0

@@ -10,13 +10,13 @@ from safetensors.torch import load_file
 
 from launch import evaluate
 from tests.commands import call
-from tests.ranks import run_ranks
+from tests.forked import succeed
 from tests.runs import metrics, weights, write_config
 from tests.shards import caption, picture, write_shards
 
 TASKS = {"caption": ("loss_lm",), "retrieval": ("loss_itc", "loss_itm")}
 STAGES = {"caption": (0, 1, 3), "retrieval": (0, 2, 3)}
-TRAIN = ["-m", "tests.train_many"]
+TRAIN = "tests.train_many"
 TOLERANCE = 1e-4
 
 pytestmark = pytest.mark.xdist_group("finetuning")
@@ -64,9 +64,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         every = {"train": {"max_steps": 7}, "checkpoint": {"every": 1, "keep_last": 9}}
         configs.append(write_tuning(folder, f"{task}_poisoned", task, **every))
     # The other runs end before the poisoned step.
-    ended = run_ranks([*TRAIN, "--poison", "5", *map(str, configs)])
-    assert ended.codes == [0], ended.said
-    (folder / "said").write_text(ended.said[0])
+    succeed(TRAIN, ["--poison", 5, *configs], folder / "said")
     return folder
 
 
@@ -78,8 +76,7 @@ def spread(pretrained: Path) -> Path:
         for task, stages in STAGES.items()
         for stage in stages
     ]
-    ended = run_ranks([*TRAIN, *map(str, configs)], ranks=2)
-    assert ended.codes == [0, 0], ended.said
+    succeed(TRAIN, configs, pretrained / "said_by_two", ranks=2)
     return pretrained
 
 

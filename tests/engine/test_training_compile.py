@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.ranks import run_ranks
+from tests.forked import succeed
 from tests.runs import losses, weights, write_config
 from tests.shards import write_shards
 
@@ -21,9 +21,7 @@ def test_losses_and_weights_equal_those_of_the_plain_run(tmp_path: Path) -> None
     for stage in STAGES:
         sections = {"train": train | {"compile": True}, "deepspeed": {"stage": stage}}
         configs.append(write_config(tmp_path, f"compiled{stage}", data, **sections))
-    words = ["-m", "tests.train_many", "--programs", "eager", *map(str, configs)]
-    ended = run_ranks(words)
-    assert ended.codes == [0], ended.said
+    succeed("tests.train_many", ["--programs", "eager", *configs], tmp_path / "log")
     for stage in STAGES:
         expected, got = losses(tmp_path / "plain"), losses(tmp_path / f"compiled{stage}")
         for step, values in expected.items():

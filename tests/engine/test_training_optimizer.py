@@ -10,12 +10,11 @@ from torch import nn
 from engine.config import TrainSection
 from engine.training.optimizer import GuardedAdamW, build_optimizer
 from kernels import ema_
-from tests.ranks import run_ranks
+from tests.forked import succeed
 from tests.runs import weights, write_config
 from tests.shards import write_shards
 
 MOMENTUM = 0.9
-TRAIN = ["-m", "tests.train_many"]
 
 
 def parameters() -> list[nn.Parameter]:
@@ -83,8 +82,7 @@ def both_ways(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     runs = []
     for name, words in (("after", []), ("inside", ["--follow"])):
         config = write_config(folder, name, data)
-        ended = run_ranks([*TRAIN, "--poison", "2", *words, str(config)])
-        assert ended.codes == [0], ended.said
+        succeed("tests.train_many", ["--poison", 2, *words, config], folder / "log")
         runs.append(folder / name)
     return runs
 

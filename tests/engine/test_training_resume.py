@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from engine.manifest import seal
-from tests.ranks import Ended, run_ranks
+from tests.forked import run, succeed
 from tests.runs import metrics, weights, write_config
 from tests.shards import picture, write_shards
 
@@ -20,20 +20,21 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("done")
     data = write_shards(folder / "data", 48)
     write_config(folder, "run", data, checkpoint={"every": 2}, tensorboard=True)
-    assert train(folder).codes == [0]
+    succeed("launch.pretrain", ["--config", folder / "run.yaml"], folder / "log")
     return folder
 
 
-def train(folder: Path, *flags: str, name: str = "run") -> Ended:
-    """The command, as a user gives it."""
-    return run_ranks(["launch/pretrain.py", "--config", str(folder / f"{name}.yaml"), *flags])
+def train(folder: Path, *flags: object) -> tuple[int, str]:
+    """The command in a process of its own: its exit code, and what it said."""
+    return run("launch.pretrain", ["--config", folder / "run.yaml", *flags], folder / "log")[0]
 
 
-def complaint(ended: Ended) -> str:
+def complaint(ended: tuple[int, str]) -> str:
     """The one line of a run that was refused."""
-    assert ended.codes == [2], ended.said
-    assert "Traceback" not in ended.said[0]
-    (line,) = [line for line in ended.said[0].splitlines() if line.startswith("error:")]
+    code, said = ended
+    assert code == 2, said
+    assert "Traceback" not in said
+    (line,) = [line for line in said.splitlines() if line.startswith("error:")]
     return line
 
 
@@ -42,9 +43,9 @@ pytestmark = pytest.mark.xdist_group("resume")
 
 def test_a_complete_run_says_so_and_changes_nothing(done: Path) -> None:
     before = (done / "run" / "metrics.jsonl").read_bytes()
-    ended = train(done)
-    assert ended.codes == [0]
-    assert "complete at step 4, nothing to do" in ended.said[0]
+    code, said = train(done)
+    assert code == 0
+    assert "complete at step 4, nothing to do" in said
     assert (done / "run" / "metrics.jsonl").read_bytes() == before
 
 
@@ -68,8 +69,8 @@ def test_other_data_is_refused(done: Path, tmp_path: Path) -> None:
 
 def test_a_path_continues_that_checkpoint_in_a_new_folder(done: Path, tmp_path: Path) -> None:
     first = done / "run" / "checkpoints" / "step_00000002"
-    ended = train(done, "--resume", str(first), "--output_dir", str(tmp_path / "branch"))
-    assert ended.codes == [0], ended.said
+    code, said = train(done, "--resume", first, "--output_dir", tmp_path / "branch")
+    assert code == 0, said
     assert [line["step"] for line in metrics(tmp_path / "branch")] == [3, 4]
     ours, theirs = weights(tmp_path / "branch", 4), weights(done / "run", 4)
     assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
@@ -99,9 +100,8 @@ def test_tensors_that_do_not_fit_are_named(
 
 
 def test_the_folder_repeats_the_run(done: Path, tmp_path: Path) -> None:
-    flags = ["--config", str(done / "run" / "config.yaml"), "--output_dir", str(tmp_path / "again")]
-    ended = run_ranks(["launch/pretrain.py", *flags])
-    assert ended.codes == [0], ended.said
+    flags = ["--config", done / "run" / "config.yaml", "--output_dir", tmp_path / "again"]
+    succeed("launch.pretrain", flags, tmp_path / "log")
     ours, theirs = weights(tmp_path / "again", 4), weights(done / "run", 4)
     assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
 
@@ -150,13 +150,12 @@ def test_bad_samples_of_all_ranks_are_counted_once(tmp_path: Path) -> None:
         train={"max_steps": 6, "log_every": 3},
         checkpoint={"every": 3, "keep_last": 3},
     )
-    ended = run_ranks(["launch/pretrain.py", "--config", str(config)], ranks=2)
-    assert ended.codes == [0, 0], ended.said
+    ranks = succeed("launch.pretrain", ["--config", config], tmp_path / "log", ranks=2)
     # One epoch: each bad pair was met once, on whichever rank.
     assert metrics(tmp_path / "run")[-1]["bad_samples"] == 6
     last = tmp_path / "run" / "checkpoints" / "step_00000006" / "state.json"
     assert sum(json.loads(last.read_text())["bad_samples"].values()) == 6
     # Said once for all ranks: the first of its kind by name, and the counts at the end.
-    said = "\n".join(ended.said)
+    said = "\n".join(ranks)
     assert len(re.findall(r"bad sample \S*missing\.png: missing", said)) == 1
     assert said.count("6 bad samples were replaced: 6 missing") == 1

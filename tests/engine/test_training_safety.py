@@ -3,10 +3,7 @@
 import json
 import os
 import re
-import resource
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,11 +13,11 @@ import torch
 from safetensors.torch import load_file
 
 from engine.checkpoint import newest_good
-from tests.ranks import ROOT, environment, free_port, run_ranks, start_ranks
+from tests.forked import Running, end, run, start, succeed
 from tests.runs import losses, metrics, weights, write_config
 from tests.shards import write_shards
 
-TRAIN = ["-m", "tests.train_many"]
+TRAIN = "tests.train_many"
 
 
 def saved(run: Path, step: int) -> dict[str, torch.Tensor]:
@@ -34,15 +31,10 @@ def facts(run: Path, step: int) -> dict[str, Any]:
     return json.loads((run / "checkpoints" / f"step_{step:08d}" / "state.json").read_text())
 
 
-def wait_for_step(run: Path, step: int, process: subprocess.Popen) -> None:
-    """Until a run has logged a step."""
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline and process.poll() is None:
-        path = run / "metrics.jsonl"
-        if path.is_file() and len(path.read_text().splitlines()) >= step:
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"step {step} was not reached: {process.communicate()[0]}")
+def wait_for_line(folder: Path, number: int, running: Running) -> None:
+    """Until a run has logged so many times."""
+    path = folder / "metrics.jsonl"
+    running.until(lambda: path.is_file() and path.read_text().count("\n") >= number)
 
 
 STAGES = (0, 1, 2, 3)
@@ -66,9 +58,7 @@ def poisoned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         )
         for stage in STAGES
     ]
-    ended = run_ranks([*TRAIN, "--poison", "2", *map(str, configs)], ranks=2)
-    assert ended.codes == [0, 0], ended.said
-    return folder, ended.said[0]
+    return folder, succeed(TRAIN, ["--poison", 2, *configs], folder / "log", ranks=2)[0]
 
 
 @pytest.mark.xdist_group("poisoned")
@@ -114,10 +104,11 @@ def test_a_loss_that_is_not_finite_refuses_the_step_whatever_its_gradient(tmp_pa
         for stage in (0, 2)
     ]
     for config in configs:
-        ended = run_ranks([*TRAIN, "--infinite", "2", str(config)], ranks=2)
-        assert ended.codes == [2, 2], ended.said
-        assert "loss of one of: " in ended.said[0]
-        assert "1 steps in a row were not finite" in ended.said[0]
+        ended = run(TRAIN, ["--infinite", 2, config], tmp_path / "log", ranks=2)
+        assert [code for code, _ in ended] == [2, 2], ended
+        said = ended[0][1]
+        assert "loss of one of: " in said
+        assert "1 steps in a row were not finite" in said
         assert newest_good(tmp_path / config.stem / "checkpoints").name == "step_00000002"
 
 
@@ -131,14 +122,14 @@ def test_a_killed_run_goes_on_bit_by_bit(tmp_path: Path) -> None:
     }
     whole = write_config(tmp_path, "whole", data, **settings)
     broken = write_config(tmp_path, "broken", data, **settings)
-    assert run_ranks([*TRAIN, str(whole)]).codes == [0]
-    (process,) = start_ranks([*TRAIN, str(broken)])
-    wait_for_step(tmp_path / "broken", 3, process)
-    process.kill()
-    process.communicate()
+    succeed(TRAIN, [whole], tmp_path / "log")
+    (running,) = start(TRAIN, [broken], tmp_path / "log")
+    wait_for_line(tmp_path / "broken", 3, running)
+    running.process.kill()
+    assert running.end()[0] == -signal.SIGKILL
     resumed_from = int(newest_good(tmp_path / "broken" / "checkpoints").name[5:])
     assert resumed_from >= 4 and resumed_from % 4 == 0
-    assert run_ranks([*TRAIN, str(broken)]).codes == [0]
+    succeed(TRAIN, [broken], tmp_path / "log")
     assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
     assert [line["step"] for line in metrics(tmp_path / "broken")] == list(range(3, 31, 3))
     ours, theirs = weights(tmp_path / "broken", 30), weights(tmp_path / "whole", 30)
@@ -149,12 +140,11 @@ def test_ranks_may_change_and_no_sample_is_repeated_or_lost(tmp_path: Path) -> N
     data = write_shards(tmp_path / "data", 48)
     ledger = tmp_path / "ledger"
     straight = write_config(tmp_path, "straight", data, train={"max_steps": 9})
-    assert run_ranks([*TRAIN, str(straight)]).codes == [0]
+    succeed(TRAIN, [straight], tmp_path / "log")
     for ranks, steps, stage in ((2, 3, 1), (1, 6, 0), (2, 9, 3)):
         zero = {"stage": stage}
         config = write_config(tmp_path, "moved", data, train={"max_steps": steps}, deepspeed=zero)
-        ended = run_ranks([*TRAIN, "--ledger", str(ledger), str(config)], ranks)
-        assert ended.codes == [0] * ranks, ended.said
+        succeed(TRAIN, ["--ledger", ledger, config], tmp_path / "log", ranks)
     lines = [json.loads(line) for p in tmp_path.glob("ledger.*") for line in p.open()]
     keys = [key for line in lines for key in line["keys"]]
     assert sorted(line["step"] for line in lines) == sorted([0, 1, 2, 6, 7, 8] * 2 + [3, 4, 5])
@@ -170,68 +160,55 @@ def test_ranks_may_change_and_no_sample_is_repeated_or_lost(tmp_path: Path) -> N
 def test_sigterm_saves_and_exits_with_75(tmp_path: Path, ranks: int) -> None:
     data = write_shards(tmp_path / "data", 48)
     config = write_config(tmp_path, "run", data, train={"max_steps": 2000})
-    processes = start_ranks([*TRAIN, str(config)], ranks)
-    wait_for_step(tmp_path / "run", 3, processes[0])
-    processes[-1].send_signal(signal.SIGTERM)
-    said = [process.communicate(timeout=60)[0] for process in processes]
-    assert [process.returncode for process in processes] == [75] * ranks, said
+    running = start(TRAIN, [config], tmp_path / "log", ranks)
+    wait_for_line(tmp_path / "run", 3, running[0])
+    os.kill(running[-1].process.pid, signal.SIGTERM)
+    ended = end(running)
+    assert [code for code, _ in ended] == [75] * ranks, ended
     saved = newest_good(tmp_path / "run" / "checkpoints")
     assert int(saved.name[5:]) == metrics(tmp_path / "run")[-1]["step"]
-    assert "saved; start again to continue" in said[0]
+    assert "saved; start again to continue" in ended[0][1]
 
 
 def test_a_stop_is_honoured_while_data_does_not_come(tmp_path: Path) -> None:
     data = write_shards(tmp_path / "data", 48)
     config = write_config(tmp_path, "run", data)
-    processes = start_ranks([*TRAIN, "--stall", "2", str(config)], 2)
-    wait_for_step(tmp_path / "run", 2, processes[0])
+    running = start(TRAIN, ["--stall", 2, config], tmp_path / "log", ranks=2)
+    wait_for_line(tmp_path / "run", 2, running[0])
     time.sleep(1)
-    for process in processes:
-        process.send_signal(signal.SIGTERM)
-    said = [process.communicate(timeout=60)[0] for process in processes]
-    assert [process.returncode for process in processes] == [75, 75], said
+    for one in running:
+        os.kill(one.process.pid, signal.SIGTERM)
+    ended = end(running)
+    assert [code for code, _ in ended] == [75, 75], ended
     assert newest_good(tmp_path / "run" / "checkpoints").name == "step_00000002"
 
 
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     data = write_shards(tmp_path / "data", 48)
     config = write_config(tmp_path, "run", data)
-    processes = start_ranks([*TRAIN, "--stall", "2", str(config)], 2)
-    wait_for_step(tmp_path / "run", 2, processes[0])
+    first, second = start(TRAIN, ["--stall", 2, config], tmp_path / "log", ranks=2)
+    wait_for_line(tmp_path / "run", 2, first)
     time.sleep(1)
     # The first rank waits for the second to agree; it will not wait for ever.
     for _ in range(2):
-        processes[0].send_signal(signal.SIGINT)
+        os.kill(first.process.pid, signal.SIGINT)
         time.sleep(1.5)
-    processes[0].wait(timeout=5)
-    processes[1].kill()
-    said = [process.communicate(timeout=60)[0] for process in processes]
-    assert processes[0].returncode == 128 + signal.SIGINT, said
+    assert first.end(timeout=20)[0] == 128 + signal.SIGINT
+    second.process.kill()
+    assert second.end()[0] == -signal.SIGKILL
 
 
 def test_a_full_disk_stops_with_one_line_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     data = write_shards(tmp_path / "data", 48)
     config = write_config(tmp_path, "run", data)
-    assert run_ranks([*TRAIN, str(config)]).codes == [0]
+    succeed(TRAIN, [config], tmp_path / "log")
     longer = write_config(tmp_path, "run", data, train={"max_steps": 8})
-
-    def limit() -> None:
-        # What a full disk does to a write, on any machine and without being root.
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, 4 << 20))
-
-    done = subprocess.run(
-        [sys.executable, *TRAIN, str(longer)],
-        cwd=ROOT,
-        env=environment(0, 1, free_port()),
-        preexec_fn=limit,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2, done.stderr
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    ((code, said),) = run(TRAIN, ["--room", 4 << 20, longer], tmp_path / "log")
+    assert code == 2, said
+    errors = [line for line in said.splitlines() if line.startswith("error:")]
     assert len(errors) == 1
     assert "the disk is full" in errors[0]
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in said
     folder = tmp_path / "run" / "checkpoints"
     assert {path.name for path in folder.iterdir()} - {".lock"} == {"step_00000004"}
     assert newest_good(folder) is not None
@@ -240,10 +217,9 @@ def test_a_full_disk_stops_with_one_line_and_keeps_the_last_checkpoint(tmp_path:
 def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
     data = write_shards(tmp_path / "data", 48)
     config = write_config(tmp_path, "run", data, train={"max_steps": 2000})
-    (first,) = start_ranks([*TRAIN, str(config)])
-    wait_for_step(tmp_path / "run", 1, first)
-    second = run_ranks([*TRAIN, str(config)])
-    os.kill(first.pid, signal.SIGTERM)
-    first.communicate(timeout=60)
-    assert (second.codes, first.returncode) == ([2], 75)
-    assert "another run is writing here" in second.said[0]
+    (first,) = start(TRAIN, [config], tmp_path / "first.log")
+    wait_for_line(tmp_path / "run", 1, first)
+    ((code, said),) = run(TRAIN, [config], tmp_path / "second.log")
+    os.kill(first.process.pid, signal.SIGTERM)
+    assert (code, first.end()[0]) == (2, 75)
+    assert "another run is writing here" in said

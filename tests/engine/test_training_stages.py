@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.ranks import run_ranks
+from tests.forked import succeed
 from tests.runs import losses, metrics, weights, write_config
 from tests.shards import write_shards
 
@@ -36,8 +36,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 )
             bf16 = {"precision": "bf16"}
             configs.append(write_config(folder, "bf16", data, **bf16))
-        ended = run_ranks(["-m", "tests.train_many", *map(str, configs)], ranks)
-        assert ended.codes == [0] * ranks, ended.said
+        succeed("tests.train_many", configs, folder / "log", ranks)
     return folder
 
 

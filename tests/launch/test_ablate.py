@@ -4,7 +4,6 @@ import json
 import math
 import os
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -182,10 +181,8 @@ def test_two_processes_share_the_work_and_a_stop_is_gone_on_from(
     output, log = tmp_path / "out", tmp_path / "first.log"
     more = ["--arms", '["none"]', "--seeds", "[0, 1]", "--pretrain.train.max_steps", 30]
     first = forked.start("launch.ablate", words(world, output, *more), log)[0]
-    rows, deadline = output / "seed_0" / "none" / "metrics.jsonl", time.monotonic() + 200
-    while not (rows.exists() and rows.read_text()):
-        assert time.monotonic() < deadline and first.process.is_alive(), log.read_text()
-        time.sleep(0.01)
+    rows = output / "seed_0" / "none" / "metrics.jsonl"
+    first.until(lambda: rows.exists() and bool(rows.read_text()))
     second = forked.start("launch.ablate", words(world, output, *more), tmp_path / "second.log")[0]
     os.kill(first.process.pid, signal.SIGTERM)
     assert first.end(200)[0] == 75, log.read_text()

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -52,16 +51,14 @@ def begun(output: Path, number: int, stage: str) -> bool:
     except (OSError, ValueError):
         return False
     folder = output / f"round_{number}" / stage
-    known = number < len(rounds) and rounds[number]["stages"].get(stage) == "running"
+    known = number < len(rounds) and stage in rounds[number]["stages"]
     return known and (any(folder.glob("metrics.jsonl")) or (folder / "run.json").exists())
 
 
 def stop_in(world: Path, output: Path, number: int, stage: str, signal_: int) -> tuple[int, str]:
     """Start a loop and send it a signal while a stage is at work."""
     (running,) = start("launch.bootstrap", words(world, output), output.with_suffix(".log"))
-    while running.process.is_alive() and not begun(output, number, stage):
-        time.sleep(0.002)
-    assert running.process.is_alive(), running.log.read_text()
+    running.until(lambda: begun(output, number, stage))
     os.kill(running.process.pid, signal_)
     return running.end()
 

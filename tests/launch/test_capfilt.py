@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,8 @@ from launch.cli import parse
 from tests.capfilt_folder import data_of, words_of
 from tests.capfilt_runs import clean, from_table, make_world, outcome, words
 from tests.commands import call
-from tests.ranks import ROOT, run_ranks, start_ranks
+from tests.forked import start, succeed
+from tests.ranks import ROOT
 
 pytestmark = pytest.mark.xdist_group("capfilt_launch")
 
@@ -36,12 +36,12 @@ def resolved(*given: object) -> CapFiltConfig:
 
 
 def test_two_ranks_make_what_one_process_makes(world: Path, tmp_path: Path) -> None:
-    done = run_ranks(["launch/capfilt.py", *words(world, tmp_path / "two")], ranks=2)
-    assert done.codes == [0, 0], done.said
-    assert outcome(tmp_path / "two") == outcome(world / "alone")
-    assert "two: complete" in done.said[0]
-    assert "kept " in done.said[0]
-    assert done.said[1] == ""
+    output, log = tmp_path / "two", tmp_path / "log"
+    main, other = succeed("launch.capfilt", words(world, output), log, ranks=2)
+    assert outcome(output) == outcome(world / "alone")
+    assert "two: complete" in main
+    assert "kept " in main
+    assert other == ""
 
 
 @pytest.mark.slow
@@ -66,14 +66,11 @@ def test_a_signal_leaves_nothing_half_and_the_next_start_goes_on(
     output = tmp_path / "out"
     # Many captions a picture, so that there is time for the signal.
     more = ("--caption.samples", "40", "--caption.max_length", "20")
-    (process,) = start_ranks(["launch/capfilt.py", *words(world, output, *more)])
-    deadline = time.monotonic() + 200
-    while not list((output / ".work" / "leases").glob("*@*")):
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=200)[0]
-    assert process.returncode == 75, said
+    (running,) = start("launch.capfilt", words(world, output, *more), tmp_path / "log")
+    running.until(lambda: any((output / ".work" / "leases").glob("*@*")))
+    os.kill(running.process.pid, signal.SIGTERM)
+    code, said = running.end()
+    assert code == 75, said
     assert "shards saved; start again to go on" in said
     assert [path.name for path in (output / ".work").iterdir()] == ["leases"]
     assert not list((output / ".work" / "leases").iterdir())

@@ -11,7 +11,8 @@ import yaml
 from engine.config import RunConfig, to_dict
 from launch.cli import parse
 from launch.finetune import FinetuneConfig
-from tests.ranks import ROOT, run_ranks
+from tests.forked import succeed
+from tests.ranks import ROOT
 from tests.runs import metrics, weights
 from tests.shards import write_shards
 
@@ -75,8 +76,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunConfig]:
             words += ["--model.checkpoint", folder / PRETRAINING[0], "--model.image_size", 64]
         runs[recipe.stem] = resolved(*words, "--data.workers", 0, "--tensorboard", "false")
         runs[recipe.stem].save(folder / f"{recipe.stem}.yaml")
-    done = run_ranks(["-m", "tests.train_many", *(str(folder / f"{name}.yaml") for name in runs)])
-    assert done.codes == [0], done.said
+    succeed("tests.train_many", [folder / f"{name}.yaml" for name in runs], folder / "log")
     return runs
 
 
