@@ -3,9 +3,14 @@
 from dataclasses import dataclass
 
 import torch
+from torch.nn import functional
 
 from blip_model.config import BlipConfig
 from blip_model.token_scores import shaped
+
+# Of a float32 in [0, 1], whose sign bit is 0: exponent and 8 bits of the mantissa stay.
+DROPPED_BITS = 15
+BINS = (0x3F800000 >> DROPPED_BITS) + 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +121,13 @@ def inverse_draw(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch.T
 
 def nucleus_probabilities(logits: torch.Tensor, top_p: float, top_k: int) -> torch.Tensor:
     """Probabilities [N, V] restricted to the nucleus: the fewest tokens that hold `top_p`."""
+    if not top_k and logits.device.type == "cpu" and logits.dtype == torch.float32:
+        return nucleus_by_bins(logits, top_p)
+    return nucleus_by_order(logits, top_p, top_k)
+
+
+def nucleus_by_order(logits: torch.Tensor, top_p: float, top_k: int) -> torch.Tensor:
+    """The same by its definition: in descending order, with limit 0 or k."""
     # The k best come in order: with a limit nothing else needs sorting.
     count = min(top_k, logits.shape[1]) if top_k else logits.shape[1]
     best, index = logits.topk(count, 1) if top_k else logits.sort(1, descending=True)
@@ -123,4 +135,25 @@ def nucleus_probabilities(logits: torch.Tensor, top_p: float, top_k: int) -> tor
     before = ordered.cumsum(1) - ordered
     ordered = ordered.masked_fill(before >= top_p, 0.0)
     kept = torch.zeros_like(logits).scatter(1, index, ordered)
+    return kept / kept.sum(1, keepdim=True)
+
+
+def nucleus_by_bins(logits: torch.Tensor, top_p: float) -> torch.Tensor:
+    """The same for float32 without a limit, where sorting a vocabulary is slow: on a CPU.
+
+    Probabilities are counted into bins by their leading bits, which are in their order. What lies
+    above the bin in which `top_p` is reached is kept, and only inside of that one order matters.
+    """
+    probabilities = logits.softmax(1)
+    # Clamped: a network that is broken gives NaN, which has bits above those of 1.
+    bins = (probabilities.view(torch.int32) >> DROPPED_BITS).clamp_(0, BINS - 1).long()
+    mass = probabilities.new_zeros(len(logits), BINS).scatter_add_(1, bins, probabilities)
+    above = functional.pad(mass.flip(1).cumsum(1).flip(1)[:, 1:], (0, 1))
+    # The lowest one of which not all is too much.
+    border = (above < top_p).byte().argmax(1, keepdim=True)
+    inside = bins == border
+    best, index = probabilities.masked_fill(~inside, 0.0).topk(int(inside.sum(1).max()), 1)
+    before = above.gather(1, border) + best.cumsum(1) - best
+    kept = probabilities.masked_fill(bins <= border, 0.0)
+    kept.scatter_add_(1, index, torch.where(before < top_p, best, 0.0))
     return kept / kept.sum(1, keepdim=True)
