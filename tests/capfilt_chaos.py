@@ -1,12 +1,12 @@
-"""Kills, stops and crowds captioning-and-filtering processes; run as a program of its own.
+"""Kills, stops and crowds captioning-and-filtering processes; a program of its own, see `forked`.
 
-    python -m tests.capfilt_chaos WORLD OUTPUT random|every|together|stopped|published COUNT [SEED]
+    tests.capfilt_chaos WORLD OUTPUT random|every|together|stopped|published COUNT SEED
 
 `random` kills one of two processes after random times, `every` kills a process before each of its
 file operations in turn, or every SEED-th of them, `together` lets that many processes share the
 folder, `stopped` suspends one until another has taken its shard over, `published` is `every` with
-finished files going to OUTPUT.there by URL. One interpreter forks all, because importing torch
-costs seconds. Prints JSON; the output must be that of an undisturbed run.
+finished files going to OUTPUT.there by URL. Prints JSON at its end; the output must be that of an
+undisturbed run.
 """
 
 import json
@@ -63,8 +63,14 @@ def kill_at_random(config: CapFiltConfig, kills: int, seed: int) -> list[int]:
 
 
 def kill_at_every(config: CapFiltConfig, kills: int, step: int) -> list[int]:
-    """One process at a time, killed `step` operations later each time."""
-    return [ended(start(config, 0, 1, step * number)) for number in range(1, kills + 1)]
+    """One process at a time, killed `step` operations later each time, until one lives to its end.
+
+    Later ones would find all complete, in fewer operations than it took to make the last of it.
+    """
+    codes: list[int] = []
+    while len(codes) < kills and 0 not in codes:
+        codes.append(ended(start(config, 0, 1, step * (len(codes) + 1))))
+    return codes
 
 
 def stop_one(config: CapFiltConfig, folder: Path) -> list[int]:
@@ -79,8 +85,10 @@ def stop_one(config: CapFiltConfig, folder: Path) -> list[int]:
     return [other, ended(slow)]
 
 
-def main(world: Path, output: Path, mode: str, count: int, seed: int) -> None:
+def main() -> None:
     """Run one mode, finish the run undisturbed, and print how every process ended."""
+    world, output = (Path(word) for word in sys.argv[1:3])
+    mode, count, seed = sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
     more = ["--lease_seconds", "2" if mode == "stopped" else "20"]
     if mode == "published":
         more += ["--publish_to", f"file://{output}.there"]
@@ -95,8 +103,3 @@ def main(world: Path, output: Path, mode: str, count: int, seed: int) -> None:
         codes = stop_one(config, output)
     last = ended(start(config, 0, 1))
     print(json.dumps({"codes": codes, "last": last}))
-
-
-if __name__ == "__main__":
-    place, out, how, number, *rest = sys.argv[1:]
-    main(Path(place), Path(out), how, int(number), int(rest[0]) if rest else 0)

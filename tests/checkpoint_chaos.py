@@ -1,10 +1,9 @@
-"""Kills writers of checkpoints and looks at what they leave; run as a program of its own.
+"""Kills writers of checkpoints and looks at what they leave; a program of its own, see `forked`.
 
-    python -m tests.checkpoint_chaos FOLDER random|every|together COUNT
+    tests.checkpoint_chaos FOLDER random|every|together COUNT
 
 `random` kills after random times, `every` before each file operation in turn (Python's audit
-events), `together` lets that many writers share the folder and kills none. One interpreter forks
-all writers, because importing torch costs seconds. Prints JSON.
+events), `together` lets that many writers share the folder and kills none. Prints JSON.
 """
 
 import json
@@ -116,13 +115,10 @@ def write_together(folder: Path, writers: int) -> dict[str, object]:
     return {"failed": len(failed), "whole": whole}
 
 
-def main(folder: Path, mode: str, count: int) -> None:
+def main() -> None:
     """Run one mode and print its figures."""
+    folder, mode, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     together = mode == "together"
     figures = write_together(folder, count) if together else kill_in_turn(folder, mode, count)
     left = [path.name for path in folder.iterdir() if path.name.endswith((".tmp", ".replaced"))]
     print(json.dumps({**figures, "left": left}))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

@@ -4,15 +4,13 @@ import contextlib
 import json
 import os
 import resource
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.capfilt_runs import clean, make_world, outcome
-from tests.ranks import ROOT
+from tests.forked import succeed
 
 pytestmark = pytest.mark.xdist_group("capfilt_chaos")
 
@@ -26,13 +24,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def chaos(world: Path, output: Path, mode: str, count: int, seed: int = 0) -> dict:
-    program = [sys.executable, "-m", "tests.capfilt_chaos", str(world), str(output), mode]
-    ended = subprocess.run(
-        [*program, str(count), str(seed)], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert ended.returncode == 0, ended.stderr
-    figures = json.loads(ended.stdout.splitlines()[-1])
-    assert figures["last"] == 0, ended.stderr
+    words, log = (world, output, mode, count, seed), Path(f"{output}.log")
+    (said,) = succeed("tests.capfilt_chaos", words, log)
+    figures = json.loads(said.splitlines()[-1])
+    assert figures["last"] == 0, said
     there = Path(f"{output}.there") if mode == "published" else output
     found, expected = outcome(there), outcome(world / "undisturbed")
     if mode == "published":

@@ -7,7 +7,6 @@ import os
 import resource
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,15 +15,13 @@ import torch
 
 from engine import checkpoint
 from engine.checkpoint import CheckpointError
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.forked import succeed
 
 
 def chaos(folder: Path, mode: str, count: int) -> dict:
-    program = [sys.executable, "-m", "tests.checkpoint_chaos", str(folder), mode, str(count)]
-    ended = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
-    return json.loads(ended.stdout.splitlines()[-1])
+    words, log = (folder, mode, count), folder.with_name(f"{folder.name}.log")
+    (said,) = succeed("tests.checkpoint_chaos", words, log)
+    return json.loads(said.splitlines()[-1])
 
 
 @pytest.mark.slow

@@ -10,38 +10,25 @@ from pathlib import Path
 import pytest
 
 from engine.checkpoint import newest_good
-from tests.ranks import ROOT, free_port
+from tests import terminal
+from tests.forked import succeed
+from tests.ranks import free_port
 from tests.runs import losses, write_config
 from tests.shards import write_shards
 
 DEEPSPEED = Path(sys.executable).with_name("deepspeed")
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 pytestmark = pytest.mark.slow
 
 
-def start(words: list[str]) -> subprocess.Popen:
-    """The launcher in a terminal of its own."""
-    return subprocess.Popen(
-        [str(DEEPSPEED), *words],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def wait_until(found: Path, process: subprocess.Popen, seconds: float = 90) -> None:
+def wait_until(found: Path, process: subprocess.Popen, seconds: float = 180) -> None:
     """Until a path is there and holds something."""
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and process.poll() is None:
         if found.exists() and (found.is_dir() or found.stat().st_size):
             return
-        time.sleep(0.1)
-    process.kill()
-    raise AssertionError(f"{found} did not appear: {process.communicate()[0]}")
+        time.sleep(0.02)
+    raise AssertionError(f"{found} did not appear: {terminal.kill(process)}")
 
 
 @pytest.mark.parametrize("from_terminal", [True, False], ids=["ctrl-c", "sigterm"])
@@ -50,14 +37,14 @@ def test_a_signal_to_the_launcher_saves_the_run(tmp_path: Path, from_terminal: b
     config = write_config(tmp_path, "run", data, train={"max_steps": 5000})
     port = str(free_port())
     words = ["--num_accelerators", "2", "--master_port", port, "launch/pretrain.py"]
-    process = start([*words, "--config", str(config), "--data.workers", "1"])
+    process = terminal.start([DEEPSPEED, *words, "--config", config, "--data.workers", 1])
     wait_until(tmp_path / "run" / "metrics.jsonl", process)
     if from_terminal:
         os.killpg(process.pid, signal.SIGINT)
     else:
         os.kill(process.pid, signal.SIGTERM)
     # Ends when the last process that writes there has ended, not with the command itself.
-    said = process.communicate(timeout=60)[0]
+    said = terminal.finish(process, 90)
     assert "saved; start again to continue" in said
     assert "[rank0]: Traceback" not in said
     saved = newest_good(tmp_path / "run" / "checkpoints")
@@ -72,18 +59,12 @@ def test_two_machines_of_a_hostfile_train_as_one_process(tmp_path: Path) -> None
     words = ["--hostfile", str(hosts), "--no_ssh", "--master_addr", "127.0.0.1"]
     words += ["--master_port", str(free_port())]
     run = ["launch/pretrain.py", "--config", str(config)]
-    machines = [start([*words, "--node_rank", str(number), *run]) for number in range(2)]
-    said = [machine.communicate(timeout=120)[0] for machine in machines]
+    nodes = [[DEEPSPEED, *words, "--node_rank", number, *run] for number in range(2)]
+    machines = [terminal.start(node) for node in nodes]
+    said = [terminal.finish(machine, 200) for machine in machines]
     assert [machine.returncode for machine in machines] == [0, 0], said
-    alone = [sys.executable, "launch/pretrain.py", "--config", str(config)]
-    one = subprocess.run(
-        [*alone, "--output_dir", str(tmp_path / "one")],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-    )
-    assert one.returncode == 0, one.stderr
+    alone = ["--config", config, "--output_dir", tmp_path / "one"]
+    succeed("launch.pretrain", alone, tmp_path / "log")
     ours, theirs = losses(tmp_path / "two"), losses(tmp_path / "one")
     assert set(ours) == set(theirs)
     for step, values in theirs.items():
@@ -105,21 +86,16 @@ def test_the_slurm_script_starts_the_same_command_on_every_machine(tmp_path: Pat
     # The script takes the address from the first host name, which does not resolve here.
     (tmp_path / "scontrol").write_text("#!/usr/bin/env bash\necho 127.0.0.1\necho localhost\n")
     (tmp_path / "scontrol").chmod(0o755)
-    done = subprocess.run(
-        ["bash", "launch/slurm.sh", "--config", str(config)],
-        cwd=ROOT,
-        env={
-            **ENVIRONMENT,
-            "PATH": f"{tmp_path}:{os.environ['PATH']}",
-            "SLURM_JOB_ID": str(free_port()),
-            "SLURM_JOB_NODELIST": "two",
-            "SLURM_SUBMIT_DIR": str(tmp_path),
-        },
-        capture_output=True,
-        text=True,
-        timeout=120,
+    job = terminal.start(
+        ["bash", "launch/slurm.sh", "--config", config],
+        PATH=f"{tmp_path}:{os.environ['PATH']}",
+        # The script takes a port by it.
+        SLURM_JOB_ID=str(free_port()),
+        SLURM_JOB_NODELIST="two",
+        SLURM_SUBMIT_DIR=str(tmp_path),
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "on 2 process(es)" in done.stdout + done.stderr
+    said = terminal.finish(job, 200)
+    assert job.returncode == 0, said
+    assert "on 2 process(es)" in said
     assert set(losses(tmp_path / "run")) == {1, 2, 3, 4}
     assert not list(tmp_path.glob(".hosts.*"))

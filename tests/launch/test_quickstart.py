@@ -1,6 +1,5 @@
 """`bash launch/quickstart.sh` from nothing to its report: interrupted, finished, run again."""
 
-import contextlib
 import json
 import os
 import signal
@@ -16,14 +15,14 @@ from engine.checkpoint import newest_good, steps
 from engine.config import RunConfig
 from engine.data.open_source import open_source
 from launch.cli import parse
+from tests import terminal
 from tests.commands import contents
-from tests.ranks import ROOT
 from tests.report_run import Elements
 from tests.runs import metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200), pytest.mark.xdist_group("quickstart")]
 
-STEPS = 60
+STEPS = 40
 # The recipe's network and batches are for minutes; its words for the tiny one would not fit.
 FLAGS = (
     "--model.preset tiny --model.init_text null --model.queue_size 64 --train.warmup_steps 10 "
@@ -63,36 +62,25 @@ class Finished:
 
 def start(folder: Path, *flags: str) -> subprocess.Popen:
     """The command in a terminal of its own."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "QUICKSTART_DIR": str(folder)}
-    return subprocess.Popen(
-        ["bash", "launch/quickstart.sh", *FLAGS, *flags],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        # A test run in the background ignores Ctrl-C, and what it starts would inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    words = ["bash", "launch/quickstart.sh", *FLAGS, *flags]
+    return terminal.start(words, QUICKSTART_DIR=str(folder))
 
 
 def finish(process: subprocess.Popen, code: int) -> str:
-    """What it said; ends only when the last process that it started has ended."""
-    said = process.communicate(timeout=600)[0]
+    """What it said at its end."""
+    said = terminal.finish(process, 600)
     assert process.returncode == code, said
     return said
 
 
 def wait_for_step(run: Path, step: int, process: subprocess.Popen) -> None:
     """Until metrics of a step are written."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
         if (run / "metrics.jsonl").is_file() and any(m["step"] >= step for m in metrics(run)):
             return
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    raise AssertionError(f"no step {step}: {process.communicate()[0]}")
+    raise AssertionError(f"no step {step}: {terminal.kill(process)}")
 
 
 def saved_steps(run: Path) -> list[int]:
@@ -106,16 +94,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     stopped = [0]
     for from_terminal in (False, True):
         process = start(folder)
-        try:
-            wait_for_step(folder / "pretrain", stopped[-1] + 1, process)
-            if from_terminal:
-                os.killpg(process.pid, signal.SIGINT)
-            else:
-                os.kill(process.pid, signal.SIGTERM)
-            assert "saved; start again to continue" in finish(process, 75)
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+        wait_for_step(folder / "pretrain", stopped[-1] + 1, process)
+        if from_terminal:
+            os.killpg(process.pid, signal.SIGINT)
+        else:
+            os.kill(process.pid, signal.SIGTERM)
+        assert "saved; start again to continue" in finish(process, 75)
         stopped.append(saved_steps(folder / "pretrain")[-1])
         assert not (folder / "pretrain" / "evaluation").exists()
     return Finished(folder, stopped[1:], finish(start(folder), 0))
