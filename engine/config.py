@@ -1,5 +1,6 @@
 """A run in one typed, frozen object: what `config.yaml` holds and every dotted flag sets."""
 
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -255,8 +256,10 @@ class RunConfig:
             )
 
     def save(self, path: Path) -> None:
-        """Write the resolved run as YAML, readable by `--config`."""
-        path.write_text(yaml.safe_dump(to_dict(self), sort_keys=False))
+        """Write the resolved run as YAML, readable by `--config`; at no moment half of it."""
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text(yaml.safe_dump(to_dict(self), sort_keys=False), encoding="utf-8")
+        os.replace(temporary, path)
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:

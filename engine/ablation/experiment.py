@@ -108,10 +108,6 @@ class Experiment:
         for spec in (data.train, data.clean, data.eval):
             if spec:
                 open_source(spec)
-        data = self.config.data
-        for spec in (data.train, data.clean, data.eval):
-            if spec:
-                open_source(spec)
         path, ours = self.folder / "config.yaml", settings_of(self.config)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

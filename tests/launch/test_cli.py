@@ -1,5 +1,8 @@
 """Flags and files become a run; a mistake becomes one line that names the nearest key."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +10,7 @@ import yaml
 
 from engine.config import ConfigError, RunConfig, to_dict
 from launch.cli import parse, run_main
+from tests.ranks import ROOT
 
 
 def run_of(*words: str) -> RunConfig:
@@ -94,3 +98,21 @@ def test_bad_input_exits_with_2_and_one_line(capsys: pytest.CaptureFixture[str])
         run_main(main)
     assert stopped.value.code == 2
     assert capsys.readouterr().err == "error: the file is missing\n"
+
+
+def test_help_and_mistakes_wait_for_no_torch() -> None:
+    mains = ", ".join(f"launch.{path.stem}" for path in (ROOT / "launch").glob("[a-z]*.py"))
+    code = f"import sys, {mains}; from launch.cli import parse; from engine.config import RunConfig"
+    code += "; parse(RunConfig, [], description='', examples='')"
+    code += "; print(sorted({'torch', 'deepspeed', 'transformers'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1:] == ["[]"], done.stdout + done.stderr
+
+
+def test_a_saved_run_is_whole_at_every_moment(tmp_path: Path) -> None:
+    path, seen = tmp_path / "config.yaml", tmp_path / "seen_before"
+    RunConfig(seed=1).save(path)
+    os.link(path, seen)
+    RunConfig(seed=2).save(path)
+    assert ("seed: 1" in seen.read_text(), "seed: 2" in path.read_text()) == (True, True)
+    assert {found.name for found in tmp_path.iterdir()} == {path.name, seen.name}
