@@ -16,6 +16,8 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import torch
+
 from launch.cli import run_main
 from tests.ranks import environment, free_port
 
@@ -117,5 +119,7 @@ def _run(program: str, words: list[str], log: Path, given: dict[str, str]) -> No
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
     os.environ.update(given)
+    # For what is loaded already the environment comes too late.
+    torch.set_num_threads(1)
     sys.argv = [program.rpartition(".")[2] + ".py", *words]
     run_main(importlib.import_module(program).main)

@@ -66,7 +66,7 @@ class Bootstrap:
         try:
             pairs = refuse_unfit(self.plan, self.here, self.stop)
             self.stages.on_main(lambda: open_state(self.config, pairs))
-            with locked(self.plan.root, self.here.is_main):
+            with locked(self.plan.root, self.here):
                 # Once more: another loop may have been here until now.
                 self.state = self.stages.on_main(lambda: open_state(self.config, pairs))
                 self._save()

@@ -8,15 +8,16 @@ from pathlib import Path
 from engine import checkpoint
 from engine.checkpoint import Checkpoint, CheckpointError
 from engine.config import ConfigError, RunConfig
+from engine.runtime import Runtime
 from engine.training.state import refuse_drift
 
 
 @contextlib.contextmanager
-def locked(folder: Path, is_main: bool) -> Iterator[None]:
-    """Hold the folder while the context lasts; the main process does it for all.
+def locked(folder: Path, here: Runtime) -> Iterator[None]:
+    """Hold the folder while the context lasts; the main process does it for all. Collective.
 
     Raises:
-        ConfigError: another run writes there.
+        ConfigError: another run writes there; on every rank, so that none waits for the others.
     """
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"output_dir {folder} is a file")
@@ -25,14 +26,15 @@ def locked(folder: Path, is_main: bool) -> Iterator[None]:
         (folder / ".lock").touch()
     except OSError as error:
         raise ConfigError(f"output_dir {folder}: cannot be written: {error.strerror}") from None
-    if not is_main:
-        yield
-        return
     with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(f"{folder}: another run is writing here") from None
+        taken = False
+        if here.is_main:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                taken = True
+        if here.any(taken):
+            raise ConfigError(f"{folder}: another run is writing here")
         yield
 
 

@@ -65,7 +65,7 @@ class Trainer:
 
     def run(self) -> int:
         """Train to the last step; returns the exit code (0 done, 75 stopped by a signal)."""
-        with run_folder.locked(self.folder, self.runtime.is_main):
+        with run_folder.locked(self.folder, self.runtime):
             resumed = run_folder.find_checkpoint(self.config, self.source.fingerprint)
             self.step = resumed.step if resumed else 0
             if len(set(self.runtime.gather(self.step))) > 1:

@@ -219,7 +219,8 @@ def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
     config = write_config(tmp_path, "run", data, train={"max_steps": 2000})
     (first,) = start(TRAIN, [config], tmp_path / "first.log")
     wait_for_line(tmp_path / "run", 1, first)
-    ((code, said),) = run(TRAIN, [config], tmp_path / "second.log")
+    second = run(TRAIN, [config], tmp_path / "second.log", ranks=2)
     os.kill(first.process.pid, signal.SIGTERM)
-    assert (code, first.end()[0]) == (2, 75)
-    assert "another run is writing here" in said
+    assert ([code for code, _ in second], first.end()[0]) == ([2, 2], 75), second
+    assert "another run is writing here" in second[0][1]
+    assert "Traceback" not in second[0][1] + second[1][1]

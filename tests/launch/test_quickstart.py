@@ -20,7 +20,7 @@ from tests.commands import contents
 from tests.report_run import Elements
 from tests.runs import metrics
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200), pytest.mark.xdist_group("quickstart")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400), pytest.mark.xdist_group("quickstart")]
 
 STEPS = 40
 # The recipe's network and batches are for minutes; its words for the tiny one would not fit.
@@ -68,7 +68,7 @@ def start(folder: Path, *flags: str) -> subprocess.Popen:
 
 def finish(process: subprocess.Popen, code: int) -> str:
     """What it said at its end."""
-    said = terminal.finish(process, 600)
+    said = terminal.finish(process, 1200)
     assert process.returncode == code, said
     return said
 
