@@ -5,6 +5,7 @@ import torch
 from transformers import BlipConfig as HfConfig
 from transformers import BlipForConditionalGeneration
 
+from blip_model import text_cache
 from blip_model.caption import BlipCaption
 from blip_model.convert.huggingface import from_huggingface
 from blip_model.generate import beam_search, nucleus
@@ -50,9 +51,14 @@ def pair_of_models(seed: int) -> tuple[BlipForConditionalGeneration, BlipCaption
     return theirs, ours
 
 
+@pytest.mark.parametrize(
+    ("seed", "suffices"), [(0, True), (1, True), (0, False), (1, False), (2, False)]
+)
 @pytest.mark.parametrize("beams", [1, 2, 3, 4, 5])
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_beams_agree_with_hugging_face(beams: int, seed: int) -> None:
+def test_beams_agree_with_hugging_face(
+    beams: int, seed: int, suffices: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_cache, "states_suffice", lambda config, tokens: suffices)
     theirs, ours = pair_of_models(seed)
     image = torch.randn(COUNT, 3, 32, 32)
     prompt = torch.tensor([[58, 5, 6, 7]] * COUNT)
@@ -72,7 +78,11 @@ def test_beams_agree_with_hugging_face(beams: int, seed: int) -> None:
     assert (got[:, expected.shape[1] :] == 0).all()
 
 
-def test_the_cache_gives_the_logits_of_the_whole_sequence() -> None:
+@pytest.mark.parametrize("suffices", [True, False], ids=["states", "keys and values"])
+def test_the_cache_gives_the_logits_of_the_whole_sequence(
+    suffices: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_cache, "states_suffice", lambda config, tokens: suffices)
     _, ours = pair_of_models(3)
     states = ours.encode_image(torch.randn(2, 3, 32, 32))
     ids = torch.tensor([[58, 5, 6, 9, 11], [58, 8, 7, 3, 4]])
