@@ -7,6 +7,9 @@ import torch
 from blip_model.config import BlipConfig
 from blip_model.token_scores import shaped
 
+# Of the words, up to which a CPU picks the best faster than it sorts all.
+LARGEST_SHARE = 0.25
+
 
 @dataclass(frozen=True, kw_only=True)
 class Nucleus:
@@ -115,12 +118,37 @@ def inverse_draw(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch.T
 
 
 def nucleus_probabilities(logits: torch.Tensor, top_p: float, top_k: int) -> torch.Tensor:
-    """Probabilities [N, V] restricted to the nucleus: the fewest tokens that hold `top_p`."""
-    # The k best come in order: with a limit nothing else needs sorting.
-    count = min(top_k, logits.shape[1]) if top_k else logits.shape[1]
-    best, index = logits.topk(count, 1) if top_k else logits.sort(1, descending=True)
-    ordered = best.softmax(1)
-    before = ordered.cumsum(1) - ordered
-    ordered = ordered.masked_fill(before >= top_p, 0.0)
-    kept = torch.zeros_like(logits).scatter(1, index, ordered)
-    return kept / kept.sum(1, keepdim=True)
+    """Probabilities [N, V] restricted to the nucleus: the fewest tokens that hold `top_p`.
+
+    Of tokens alike at its edge those of smaller number belong to it.
+    """
+    if top_k and top_k < logits.shape[1]:
+        among = torch.zeros_like(logits, dtype=torch.bool)
+        among.scatter_(1, logits.topk(top_k, 1).indices, True)
+        logits = logits.masked_fill(~among, float("-inf"))
+    probabilities = logits.softmax(1)
+    best = _best(probabilities, top_p)
+    # So many hold too little, and one more.
+    count = (best.cumsum(1)[:, :-1] < top_p).sum(1, keepdim=True) + 1
+    # By value: in which order sorting leaves those alike is not said.
+    least = best.gather(1, count - 1)
+    above, alike = probabilities > least, probabilities == least
+    kept = above | (alike & (alike.cumsum(1) <= count - above.sum(1, keepdim=True)))
+    probabilities = probabilities.masked_fill(~kept, 0.0)
+    return probabilities / probabilities.sum(1, keepdim=True)
+
+
+def _best(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
+    """All of [N, V] in order, or on a CPU only the best that hold `top_p` in every row.
+
+    How many these are is asked of the tensor, which would keep a GPU waiting.
+    """
+    words = probabilities.shape[1]
+    if probabilities.device.type == "cpu":
+        # The others hold less than 1 - top_p together, but for rounding.
+        few = int((probabilities > (1 - top_p) / words).count_nonzero(1).max())
+        if 0 < few <= words * LARGEST_SHARE:
+            best = probabilities.topk(few, 1).values
+            if bool((best.cumsum(1)[:, -1] >= top_p).all()):
+                return best
+    return probabilities.sort(1, descending=True).values
