@@ -3,16 +3,12 @@
 from dataclasses import dataclass
 
 import torch
-from torch.nn import functional
 
 from blip_model.config import BlipConfig
 from blip_model.token_scores import shaped
 
-# Of a float32 in [0, 1], whose sign bit is 0: exponent and 8 bits of the mantissa stay.
-DROPPED_BITS = 15
-BINS = (0x3F800000 >> DROPPED_BITS) + 1
-# Rows of a vocabulary that go through a core's cache together.
-ROWS = 8
+# Of the words, up to which a CPU picks the best faster than it sorts all.
+LARGEST_SHARE = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,40 +118,37 @@ def inverse_draw(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch.T
 
 
 def nucleus_probabilities(logits: torch.Tensor, top_p: float, top_k: int) -> torch.Tensor:
-    """Probabilities [N, V] restricted to the nucleus: the fewest tokens that hold `top_p`."""
-    if not top_k and logits.device.type == "cpu" and logits.dtype == torch.float32:
-        return torch.cat([nucleus_by_bins(rows, top_p) for rows in logits.split(ROWS)])
-    return nucleus_by_order(logits, top_p, top_k)
+    """Probabilities [N, V] restricted to the nucleus: the fewest tokens that hold `top_p`.
 
-
-def nucleus_by_order(logits: torch.Tensor, top_p: float, top_k: int) -> torch.Tensor:
-    """The same by its definition: in descending order, with limit 0 or k."""
-    # The k best come in order: with a limit nothing else needs sorting.
-    count = min(top_k, logits.shape[1]) if top_k else logits.shape[1]
-    best, index = logits.topk(count, 1) if top_k else logits.sort(1, descending=True)
-    ordered = best.softmax(1)
-    before = ordered.cumsum(1) - ordered
-    ordered = ordered.masked_fill(before >= top_p, 0.0)
-    kept = torch.zeros_like(logits).scatter(1, index, ordered)
-    return kept / kept.sum(1, keepdim=True)
-
-
-def nucleus_by_bins(logits: torch.Tensor, top_p: float) -> torch.Tensor:
-    """The same for float32 without a limit, where sorting a vocabulary is slow: on a CPU.
-
-    Probabilities are counted into bins by their leading bits, which are in their order. What lies
-    above the bin in which `top_p` is reached is kept, and only inside of that one order matters.
+    Of tokens alike at its edge those of smaller number belong to it.
     """
+    if top_k and top_k < logits.shape[1]:
+        among = torch.zeros_like(logits, dtype=torch.bool)
+        among.scatter_(1, logits.topk(top_k, 1).indices, True)
+        logits = logits.masked_fill(~among, float("-inf"))
     probabilities = logits.softmax(1)
-    # Clamped: a network that is broken gives NaN, which has bits above those of 1.
-    bins = (probabilities.view(torch.int32) >> DROPPED_BITS).clamp_(0, BINS - 1).long()
-    mass = probabilities.new_zeros(len(logits), BINS).scatter_add_(1, bins, probabilities)
-    above = functional.pad(mass.flip(1).cumsum(1).flip(1)[:, 1:], (0, 1))
-    # The lowest one of which not all is too much.
-    border = (above < top_p).byte().argmax(1, keepdim=True)
-    inside = bins == border
-    best, index = probabilities.masked_fill(~inside, 0.0).topk(int(inside.sum(1).max()), 1)
-    before = above.gather(1, border) + best.cumsum(1) - best
-    kept = probabilities.masked_fill(bins <= border, 0.0)
-    kept.scatter_add_(1, index, torch.where(before < top_p, best, 0.0))
-    return kept / kept.sum(1, keepdim=True)
+    best = _best(probabilities, top_p)
+    # So many hold too little, and one more.
+    count = (best.cumsum(1)[:, :-1] < top_p).sum(1, keepdim=True) + 1
+    # By value: in which order sorting leaves those alike is not said.
+    least = best.gather(1, count - 1)
+    above, alike = probabilities > least, probabilities == least
+    kept = above | (alike & (alike.cumsum(1) <= count - above.sum(1, keepdim=True)))
+    probabilities = probabilities.masked_fill(~kept, 0.0)
+    return probabilities / probabilities.sum(1, keepdim=True)
+
+
+def _best(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
+    """All of [N, V] in order, or on a CPU only the best that hold `top_p` in every row.
+
+    How many these are is asked of the tensor, which would keep a GPU waiting.
+    """
+    words = probabilities.shape[1]
+    if probabilities.device.type == "cpu":
+        # The others hold less than 1 - top_p together, but for rounding.
+        few = int((probabilities > (1 - top_p) / words).count_nonzero(1).max())
+        if 0 < few <= words * LARGEST_SHARE:
+            best = probabilities.topk(few, 1).values
+            if bool((best.cumsum(1)[:, -1] >= top_p).all()):
+                return best
+    return probabilities.sort(1, descending=True).values

@@ -4,16 +4,18 @@ import torch
 
 from blip_model.blip import Blip
 from blip_model.med import MedLayer
+from blip_model.picture_cache import KeptKeysValues, KeptStates, states_suffice
 from kernels import attention
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 
 
 class DecodingCache:
-    """What S pictures with R rows each need to go on by a token: every layer's keys and values.
+    """What S pictures with R rows each need to go on by a token.
 
-    A picture's own are projected once; its rows (samples or beams) attend to them as one longer
-    block of queries. Slots differ in length, and what lies beyond a slot's length is not seen, so
+    Of the rows, samples or beams, every layer's keys and values; of the picture, whatever is less
+    work for all its tokens (see `picture_cache`): its rows attend to it as one longer block of
+    queries. Slots differ in length, and what lies beyond a slot's length is not seen, so
     another picture takes it as it is. Slots that nobody holds are computed like the others.
 
     Args:
@@ -27,12 +29,12 @@ class DecodingCache:
     """
 
     def __init__(self, model: Blip, slots: int, rows: int, max_length: int) -> None:
-        self.decoder = model.text_decoder
+        self.config, self.decoder = model.config, model.text_decoder
         self.slots, self.rows, self.max_length = slots, rows, max_length
         device = self.decoder.bert.embeddings.word_embeddings.weight.device
         self.lengths = torch.zeros(slots, dtype=torch.int64, device=device)
-        # Of each layer, made when the first pictures tell shapes and dtypes.
-        self._image: list[Pair] = []
+        # Made when the first pictures tell shapes and dtypes.
+        self._pictures: KeptStates | KeptKeysValues | None = None
         self._text: list[Pair] = []
 
     def admit(
@@ -48,18 +50,22 @@ class DecodingCache:
         Returns:
             float32 logits [N, V] after the last id; all rows of a picture start from the same.
         """
+        if self._pictures is None:
+            self._pictures = self._room_for_pictures(ids.shape[1])
+        device = image_states.device.type
+        if torch.is_autocast_enabled(device):
+            # Once, not for every product with them.
+            image_states = image_states.to(torch.get_autocast_dtype(device))
         states = self.decoder.bert.embeddings(ids)
         for number, layer in enumerate(self.decoder.bert.encoder.layer):
-            image = layer.crossattention.self.keys_values(image_states)
             text = layer.attention.self.keys_values(states)
-            if number == len(self._image):
-                self._make_room(image, text)
-            for cache, new in zip(self._image[number], image, strict=True):
-                cache[slots] = new
+            if number == len(self._text):
+                self._text.append(self._room_for(text))
             for cache, new in zip(self._text[number], text, strict=True):
                 cache.unflatten(0, (self.slots, -1))[slots, :, :, : ids.shape[1]] = new[:, None]
             states = layer.attention.attend(states, *text, causal=True)
-            states = layer.crossattention.attend(states, *image)
+            entering = (number, layer.crossattention, slots, image_states)
+            states = self._pictures.enter(*entering, states)
             states = layer.feed_forward(states)
         self.lengths[slots] = ids.shape[1]
         return self.decoder.cls.predictions(states[:, -1]).float()
@@ -72,7 +78,7 @@ class DecodingCache:
         for number, layer in enumerate(self.decoder.bert.encoder.layer):
             states = self._self_attend(number, layer, states, at, seen)
             together = states.view(self.slots, self.rows, -1)
-            together = layer.crossattention.attend(together, *self._image[number])
+            together = self._pictures.attend(number, layer.crossattention, together)
             states = together.view(states.shape)
             states = layer.feed_forward(states)
         self.lengths += 1
@@ -90,7 +96,7 @@ class DecodingCache:
     def keep(self, slots: torch.Tensor) -> None:
         """Go on with these slots [K] only, in this order."""
         rows = slots[:, None] * self.rows + torch.arange(self.rows, device=slots.device)
-        self._image = [(k.index_select(0, slots), v.index_select(0, slots)) for k, v in self._image]
+        self._pictures.keep(slots)
         self.slots, self.lengths = len(slots), self.lengths[slots]
         self.reorder(rows.flatten())
 
@@ -109,10 +115,14 @@ class DecodingCache:
         context = attention(block.self.queries(states), *caches, key_mask=seen)
         return block.output(context.transpose(1, 2).flatten(2), states)
 
-    def _make_room(self, image: Pair, text: Pair) -> None:
-        """For a layer; contiguous by head, so that no step copies what it multiplies with."""
-        self._image.append(tuple(new.new_zeros(self.slots, *new.shape[1:]) for new in image))
+    def _room_for_pictures(self, prompt: int) -> KeptStates | KeptKeysValues:
+        """By the most tokens that a picture may get; the last of a row is chosen, not read."""
+        tokens = prompt + self.rows * (self.max_length - 1 - prompt)
+        kind = KeptStates if states_suffice(self.config, tokens) else KeptKeysValues
+        return kind(self.slots)
+
+    def _room_for(self, text: Pair) -> Pair:
+        """Keys and values of a layer's rows, as the pictures' own contiguous by head."""
         count, length = self.slots * self.rows, self.max_length
         shapes = [(count, new.shape[1], length, new.shape[3]) for new in text]
-        pairs = zip(text, shapes, strict=True)
-        self._text.append(tuple(new.new_zeros(shape) for new, shape in pairs))
+        return tuple(new.new_zeros(shape) for new, shape in zip(text, shapes, strict=True))

@@ -257,7 +257,8 @@ def load(
     has_encoder = any(name.startswith("text_encoder.") for name in weights.tensors)
     model = Blip(config, text_encoder=has_encoder, text_decoder=has_decoder)
     start_from(model, weights)
+    model = model.to(device)
     if precision == "bf16":
         store_products(model, torch.bfloat16)
     vocabulary = section.vocabulary if section else None
-    return LoadedBlip(model.to(device), open_tokenizer(vocabulary, config), precision)
+    return LoadedBlip(model, open_tokenizer(vocabulary, config), precision)

@@ -3,6 +3,7 @@
 from kernels.adamw_ema.op import adamw_ema_
 from kernels.add_norm.op import add_norm
 from kernels.all_gather import all_gather
+from kernels.attention.absorbed import attention_absorbed
 from kernels.attention.op import attention
 from kernels.attention.packed import attention_packed
 from kernels.bias_gelu.op import linear_gelu
@@ -17,6 +18,7 @@ __all__ = [
     "add_norm",
     "all_gather",
     "attention",
+    "attention_absorbed",
     "attention_packed",
     "draw_hard_negatives",
     "ema_",

@@ -1,6 +1,7 @@
 """Attention by its definition, scores materialised."""
 
 import torch
+import torch.nn.functional as F
 
 
 def attention_reference(
@@ -52,3 +53,17 @@ def attention_packed_reference(
             mask = torch.ones(shape, dtype=torch.bool, device=query.device).tril()
         seen.append(attention_reference(query, key, value, mask, dropout))
     return torch.cat(seen, 1).transpose(0, 1)
+
+
+def attention_absorbed_reference(
+    query: torch.Tensor,
+    source: torch.Tensor,
+    key_weight: torch.Tensor,
+    value_weight: torch.Tensor,
+    value_bias: torch.Tensor,
+) -> torch.Tensor:
+    """Keys and values are projected and attended to. See `attention_absorbed`."""
+    heads = (query.shape[1], -1)
+    key = F.linear(source, key_weight).unflatten(2, heads).transpose(1, 2)
+    value = F.linear(source, value_weight, value_bias).unflatten(2, heads).transpose(1, 2)
+    return attention_reference(query, key, value, None, 0.0).transpose(1, 2).flatten(2)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from blip_model import text_cache
 from blip_model.beams import Beams
 from blip_model.caption import BlipCaption
 from blip_model.generate import captions
@@ -86,14 +87,19 @@ def grouped(pictures: Encoded, sizes: list[int]) -> Iterator[Encoded]:
 
 
 @pytest.mark.parametrize("how", [SAMPLED, SEARCHED], ids=["sampled", "searched"])
-@pytest.mark.parametrize("slots", SIZES)
+@pytest.mark.parametrize(
+    ("slots", "suffices"), [*((slots, False) for slots in SIZES), (3, True), (7, True)]
+)
 def test_captions_are_those_of_every_picture_alone(
     model: BlipCaption,
     pictures: Encoded,
     expected: dict[str, torch.Tensor],
     how: Nucleus | Beams,
     slots: int,
+    suffices: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(text_cache, "states_suffice", lambda config, tokens: suffices)
     found = list(caption_groups(model, grouped(pictures, SIZES[slots]), how, slots))
     assert [len(group) for group in found] == SIZES[slots]
     name = "sampled" if how is SAMPLED else "searched"

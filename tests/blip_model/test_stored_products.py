@@ -1,46 +1,111 @@
-"""Weights stored in bf16: the bits that autocast computes anyway, without its casts."""
+"""Weights stored in bf16: what autocast computes anyway, without its casts and layouts."""
 
 import copy
 
+import pytest
 import torch
 
 from blip_model import Blip
 from blip_model.generate import beam_search
 from blip_model.stored_products import store_products
+from kernels.packed_linear import packing_problem
 from tests.tiny import spread, tiny_config
 
+PROBLEM = packing_problem(torch.zeros(1, dtype=torch.bfloat16))
+needs_packing = pytest.mark.skipif(PROBLEM is not None, reason=str(PROBLEM))
+FEW_WORDS = {"vocab_size": 60, "sep_token_id": 2, "bos_token_id": 58, "enc_token_id": 59}
+WORDS = "text_encoder.embeddings.word_embeddings.weight"
 
-def test_stored_weights_compute_the_same_bits() -> None:
+
+@pytest.fixture(scope="module")
+def model() -> Blip:
     torch.manual_seed(0)
-    model = Blip(tiny_config()).eval()
+    model = Blip(tiny_config(**FEW_WORDS)).eval()
     spread(model)
-    stored = copy.deepcopy(model)
-    store_products(stored, torch.bfloat16)
+    return model
+
+
+def stored(model: Blip, backend: str) -> Blip:
+    """A copy with stored products."""
+    model = copy.deepcopy(model)
+    store_products(model, torch.bfloat16, backend=backend)
+    return model
+
+
+@torch.no_grad()
+def outputs(model: Blip, precision: str = "bf16") -> list[torch.Tensor]:
+    """States of pictures, scores and features of texts, logits; then captions."""
+    torch.manual_seed(1)
     size = model.config.image_size
-    image, ids = torch.randn(3, 3, size, size), torch.randint(200, 900, (3, 5))
+    image, ids = torch.randn(3, 3, size, size), torch.randint(3, 58, (3, 5))
     mask = torch.ones_like(ids)
-    results = []
-    for one in (model, stored):
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            states = one.encode_image(image)
-            score = one.match(ids, mask, states)
-            caption = beam_search(one, states, ids[:, :2], max_length=9)
-            text = one.text_feature(one.encode_text(ids, mask))
-        results.append((states, score, caption, text))
-    for plain, cast in zip(*results, strict=True):
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        states = model.encode_image(image)
+        score = model.match(ids, mask, states)
+        text = model.text_feature(model.encode_text(ids, mask))
+        logits = model.decode(ids, None, states)
+        captions = beam_search(model, states, ids[:, :2], max_length=9)
+    return [states, score, text, logits, captions]
+
+
+def test_stored_weights_compute_the_same_bits(model: Blip) -> None:
+    for plain, cast in zip(outputs(model), outputs(stored(model, "reference")), strict=True):
         assert torch.equal(plain, cast)
 
 
-def test_what_is_not_multiplied_stays_as_it_was() -> None:
-    model = Blip(tiny_config())
-    before = {name: p.clone() for name, p in model.named_parameters()}
-    store_products(model, torch.bfloat16)
-    after = dict(model.named_parameters())
-    words = "text_encoder.embeddings.word_embeddings.weight"
-    assert after[words].dtype == torch.float32
-    assert torch.equal(after[words], before[words])
-    head = model.text_decoder.cls.predictions.decoder.weight
+@needs_packing
+def test_packed_weights_are_no_further_from_fp32(model: Blip) -> None:
+    truth, plain = outputs(model, "fp32"), outputs(model)
+    packed = outputs(stored(model, "onednn"))
+    *numbers, captions = zip(truth, plain, packed, strict=True)
+    for right, known, found in numbers:
+        assert found.dtype == known.dtype
+        allowed, error = ((x - right).square().mean().sqrt() for x in (known, found))
+        assert 0 < error <= 1.5 * allowed
+    assert torch.equal(captions[1], captions[2])
+
+
+@needs_packing
+def test_packed_weights_keep_names_and_values(model: Blip) -> None:
+    packed, plain = stored(model, "auto"), stored(model, "reference")
+    assert "PackedMlpOutput" in str(packed) and "Packed" not in str(plain)
+    # Of packed weights nothing else is held.
+    held = {tuple(parameter.shape) for parameter in packed.visual_encoder.blocks.parameters()}
+    assert all(len(shape) == 1 for shape in held)
+    for again in (packed, copy.deepcopy(packed), packed.to("cpu")):
+        state, expected = again.state_dict(), plain.state_dict()
+        assert state.keys() == expected.keys()
+        for name, tensor in expected.items():
+            assert state[name].dtype == tensor.dtype
+            assert torch.equal(state[name], tensor)
+    for found, copied in zip(outputs(packed), outputs(copy.deepcopy(packed)), strict=True):
+        assert torch.equal(found, copied)
+
+
+@needs_packing
+def test_packed_weights_neither_move_nor_change(model: Blip) -> None:
+    packed = stored(model, "onednn")
+    for move in (packed.float, lambda: packed.to("meta")):
+        with pytest.raises(RuntimeError, match="choose device and dtype before they are packed"):
+            move()
+    with pytest.raises(RuntimeError, match="weight is packed: load weights before they are"):
+        packed.load_state_dict(packed.state_dict())
+
+
+def test_a_backend_that_cannot_run_is_refused() -> None:
+    model = Blip(tiny_config(**FEW_WORDS))
+    with pytest.raises(RuntimeError, match="cannot run here: it packs bfloat16, not float16"):
+        store_products(model, torch.float16, backend="onednn")
+    with pytest.raises(ValueError, match="unknown backend 'fast': choose auto, onednn, reference"):
+        store_products(model, torch.bfloat16, backend="fast")
+
+
+def test_what_is_not_multiplied_stays_as_it_was(model: Blip) -> None:
+    before, after = model.state_dict(), stored(model, "auto").state_dict()
+    assert after[WORDS].dtype == torch.float32
+    assert torch.equal(after[WORDS], before[WORDS])
+    head = after["text_decoder.cls.predictions.decoder.weight"]
     assert head.dtype == torch.bfloat16
-    assert torch.equal(head, before[words].bfloat16())
+    assert torch.equal(head, before[WORDS].bfloat16())
     norms = [p for name, p in after.items() if "norm" in name.lower()]
     assert norms and all(p.dtype == torch.float32 for p in norms)

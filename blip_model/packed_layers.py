@@ -1,0 +1,81 @@
+"""Linear maps for inference on a CPU, whose weights are packed for it and exist only so."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from blip_model.layers import LinearGelu, MlpOutput
+from kernels.packed_linear import pack, packed_linear, unpack
+
+
+class PackedLinear(nn.Module):
+    """A linear map that cannot be trained, moved or loaded into; checkpoints see its plain weight.
+
+    Args:
+        linear: whose weight and bias are copied, in the dtype that they have.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        bias = linear.bias
+        if bias is not None:
+            bias = nn.Parameter(bias.detach(), requires_grad=False)
+        self.register_parameter("bias", bias)
+        self._packed = pack(linear.weight.detach())
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """[O, I], a copy made for whoever asks."""
+        return unpack(self._packed)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return packed_linear(x, self._packed, self.bias)
+
+    def with_gelu(self, x: torch.Tensor) -> torch.Tensor:
+        """The map and the exact GELU after it."""
+        return packed_linear(x, self._packed, self.bias, gelu=True)
+
+    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
+        destination[f"{prefix}weight"] = self.weight
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+
+    def _load_from_state_dict(self, state: dict, prefix: str, *rest: Any) -> None:
+        raise RuntimeError(f"{prefix}weight is packed: load weights before they are")
+
+    def _apply(self, change: Callable, recurse: bool = True) -> nn.Module:
+        probe = torch.empty(0, dtype=self._packed.dtype)
+        changed = change(probe)
+        if (changed.device, changed.dtype) != (probe.device, probe.dtype):
+            raise RuntimeError(
+                f"packed weights stay {str(probe.dtype)[6:]} on the CPU: choose device and dtype "
+                "before they are packed"
+            )
+        return super()._apply(change, recurse)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies: an opaque tensor has no bytes that Python could copy."""
+        return {**self.__dict__, "_packed": self.weight}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._packed = pack(self._packed)
+
+
+class PackedLinearGelu(PackedLinear):
+    """`LinearGelu`, packed."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.with_gelu(x)
+
+
+class PackedMlpOutput(PackedLinear):
+    """`MlpOutput`, packed; the first map, which is handed in with the input, is packed too."""
+
+    def forward(self, x: torch.Tensor, first: PackedLinear) -> torch.Tensor:
+        return super().forward(first.with_gelu(x))
+
+
+# What packs each kind of map.
+PACKED = {nn.Linear: PackedLinear, LinearGelu: PackedLinearGelu, MlpOutput: PackedMlpOutput}
