@@ -24,6 +24,7 @@ TRAINING_ONLY = (
     *(f"{part}_m." for part in PARTS),
     *("image_queue", "text_queue", "idx_queue", "queue_ptr", "ptr_queue", "temp"),
 )
+DECODER, LOOKS = "text_decoder.bert", "encoder.layer.0.crossattention.self.key.weight"
 CAPTIONER, RETRIEVER, ANSWERER = (
     "BlipForConditionalGeneration",
     "BlipForImageTextRetrieval",
@@ -57,6 +58,8 @@ def to_huggingface(
     heads = {"vision_proj", "text_proj", "itm_head"}
     classes = {}
     if roots == {"visual_encoder", "text_encoder", "text_decoder"}:
+        if len({kept[f"{side}.{LOOKS}"].shape for side in ("text_encoder", DECODER)}) > 1:
+            raise ValueError("transformers' answerer needs pictures as wide as texts")
         classes[ANSWERER] = roots
     elif roots == {"visual_encoder", "text_decoder"}:
         classes[CAPTIONER] = roots

@@ -14,6 +14,7 @@ from blip_model.convert.original import from_original, to_original, with_queue_n
 from blip_model.convert.positions import resize_positions
 from blip_model.convert.shapes import check_shapes, infer_config, with_image_size
 from blip_model.momentum import Momentum
+from blip_model.vqa import BlipVqa
 from tests import golden_files
 from tests.tiny import tiny_config, tiny_inputs
 
@@ -131,6 +132,14 @@ def test_the_scorer_gives_transformers_scores(name: str) -> None:
         torch.testing.assert_close(match, scorer(**inputs).itm_score, **CLOSE)
         itc = scorer(**inputs, use_itm_head=False).itm_score
         torch.testing.assert_close(similarity, itc, **CLOSE)
+
+
+def test_an_answerer_with_pictures_of_another_width_has_no_place_in_transformers() -> None:
+    network = BlipVqa(tiny_config(vision_width=48))
+    weights = network.state_dict()
+    check_shapes(weights, infer_config(weights, vision_heads=2, dropout=0.0))
+    with pytest.raises(ValueError, match="answerer needs pictures as wide as texts"):
+        to_huggingface(weights)
 
 
 def test_transformers_weights_load_strictly_and_give_their_logits() -> None:

@@ -12,6 +12,7 @@ from blip_model.caption import BlipCaption
 from blip_model.momentum import Momentum
 from blip_model.pretrain import BlipPretrain
 from blip_model.retrieval import BlipRetrieval
+from blip_model.vqa import BlipVqa
 from engine.checkpoint import CheckpointError
 from engine.config import ModelSection
 from engine.data.tokenizer import packaged_folder
@@ -43,6 +44,34 @@ def test_pretrained_weights_start_every_network(tmp_path: Path) -> None:
         assert set(report.loaded) == set(state)
         assert report.fresh == ()
         assert set(report.dropped) == golden.keys() - state.keys()
+
+
+def test_a_med_starts_an_answerer_of_two_texts_apart(tmp_path: Path) -> None:
+    place, golden = pth(tmp_path, "pretrain"), golden_weights("pretrain")
+    model = BlipVqa(golden_files.read("pretrain").config)
+    report = initialise(model, ModelSection(checkpoint=place))
+    assert report.fresh == ()
+    assert all(torch.equal(tensor, golden[name]) for name, tensor in model.state_dict().items())
+    # What looks at questions does not fit what looked at wider pictures.
+    wide = tiny_config(vision_width=48)
+    torch.save({"model": Blip(wide).state_dict()}, tmp_path / "wide.pth")
+    model = BlipVqa(wide)
+    weights = open_weights(str(tmp_path / "wide.pth"), vision_heads=2)
+    looking = "text_decoder.bert.encoder.layer.{}.crossattention.self.{}.weight"
+    fresh = {looking.format(layer, name) for layer in range(2) for name in ("key", "value")}
+    assert set(start_from(model, weights).fresh) == fresh
+
+
+def test_an_answerer_is_taken_whole_and_starts_nothing_else(tmp_path: Path) -> None:
+    place, config = pth(tmp_path, "vqa"), golden_files.read("vqa").config
+    model = BlipVqa(config)
+    assert initialise(model, ModelSection(checkpoint=place)).fresh == ()
+    golden = golden_weights("vqa")
+    assert all(torch.equal(tensor, golden[name]) for name, tensor in model.state_dict().items())
+    with pytest.raises(CheckpointError, match="answers questions, which starts nothing else"):
+        initialise(BlipCaption(config), ModelSection(checkpoint=place))
+    with pytest.raises(CheckpointError, match=r"lacks \d+ tensors: text_encoder\."):
+        initialise(model, ModelSection(checkpoint=pth(tmp_path, "caption")))
 
 
 def test_a_scorer_without_temperature_keeps_a_fresh_one(tmp_path: Path) -> None:
