@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from blip_model import Blip
+from blip_model.convert.shapes import network_of
 from blip_model.generate import beam_search, nucleus
 from blip_model.stored_products import store_products
 from engine.config import ConfigError, ModelSection
@@ -25,6 +26,11 @@ from engine.weights import open_weights, start_from
 log = logging.getLogger(__name__)
 Picture = str | Path | bytes | Image.Image | np.ndarray
 MAX_PIXELS = 25_000_000
+USES = {
+    "text_encoder": "retrieve or score",
+    "text_decoder": "caption",
+    "cls_head": "judge sentences about two pictures",
+}
 
 
 class LoadedBlip:
@@ -59,13 +65,18 @@ class LoadedBlip:
         return torch.stack([evaluation_view(_open(one), size) for one in many]).to(self.device)
 
     def require(self, part: str) -> None:
-        """Refuse weights that lack a part: `text_encoder` scores pairs, `text_decoder` captions.
+        """Refuse weights that lack a part.
+
+        `text_encoder` with its heads scores pairs, `text_decoder` captions, `cls_head` judges what
+        is said of two pictures.
 
         Raises:
             ConfigError: they do.
         """
-        if getattr(self.model, part, None) is None:
-            use = {"text_encoder": "retrieve or score", "text_decoder": "caption"}[part]
+        # Text encoders of other tasks come without the heads that score pairs.
+        needed = "itm_head" if part == "text_encoder" else part
+        if getattr(self.model, needed, None) is None:
+            use = USES[part]
             raise ConfigError(f"these weights cannot {use}: they have no {part}")
 
     @torch.no_grad()
@@ -253,9 +264,7 @@ def load(
             config = replace(config, image_size=section.image_size)
         except ValueError as error:
             raise ConfigError(f"model.image_size: {error}") from None
-    has_decoder = any(name.startswith("text_decoder.") for name in weights.tensors)
-    has_encoder = any(name.startswith("text_encoder.") for name in weights.tensors)
-    model = Blip(config, text_encoder=has_encoder, text_decoder=has_decoder)
+    model = network_of(weights.tensors, config)
     start_from(model, weights)
     if precision == "bf16":
         store_products(model, torch.bfloat16)
