@@ -32,6 +32,7 @@ USES = {
     "text_encoder": "retrieve or score",
     "text_decoder": "caption",
     ANSWERS: "answer questions",
+    "cls_head": "judge sentences about two pictures",
 }
 
 
@@ -69,8 +70,8 @@ class LoadedBlip:
     def require(self, part: str) -> None:
         """Refuse weights that lack a part.
 
-        `text_encoder` with its heads scores pairs, `text_decoder` captions, and the decoder of
-        `ANSWERS` answers questions.
+        `text_encoder` with its heads scores pairs, `text_decoder` captions, `cls_head` judges what
+        is said of two pictures, and the decoder of `ANSWERS` answers questions.
 
         Raises:
             ConfigError: they do.

@@ -9,6 +9,7 @@ import torch
 
 from blip_model.blip import Blip
 from blip_model.config import BlipConfig
+from blip_model.convert.nlvr import is_fresh, is_nlvr, with_two_attentions
 from blip_model.convert.original import from_original, with_queue_names
 from blip_model.convert.shapes import (
     answers_questions,
@@ -18,6 +19,7 @@ from blip_model.convert.shapes import (
 )
 from blip_model.convert.towers import fit_rows, text_tower, vision_tower
 from blip_model.momentum import Momentum
+from blip_model.nlvr import BlipNlvr
 from blip_model.vqa import BlipVqa
 from engine import huggingface_folder
 from engine.checkpoint import CheckpointError, check_keys, read
@@ -195,7 +197,8 @@ def start_from(model: Blip, weights: Weights) -> Loaded:
 
     Momentum copies, queues and parts that this network lacks are left aside. A temperature that
     the file lacks (Hugging Face's and the original's scorer have none) keeps its first value, and
-    so does what an answering decoder looks at questions with, where pictures have another width.
+    so does what NLVR2's network has and a MED has not, and what an answering decoder looks at
+    questions with, where pictures have another width.
 
     Raises:
         CheckpointError: a tensor of the network is missing or of another shape, or the weights
@@ -211,6 +214,9 @@ def start_from(model: Blip, weights: Weights) -> Loaded:
         other = {n for n in looking if n in tensors and tensors[n].shape != own[n].shape}
         tensors = {n: t for n, t in tensors.items() if n not in other}
         may_lack |= other
+    if isinstance(model, BlipNlvr) and not is_nlvr(tensors):
+        tensors = with_two_attentions(tensors)
+        may_lack |= {name for name in own if is_fresh(name)}
     given = {name: tensor for name, tensor in tensors.items() if name in own}
     _check(own, given, set(own) - may_lack | (may_lack & set(given)), weights.place)
     return _load(model, given, [*weights.dropped, *(tensors.keys() - own.keys())])

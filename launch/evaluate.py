@@ -16,7 +16,11 @@ EXAMPLES = """
   python launch/evaluate.py --task caption --model.checkpoint model_base.pth \\
     --data.eval annotations.json --data.image_root images --output_dir runs/captions
 """
-TASKS = ("retrieval", "caption")
+TASKS = (
+    "retrieval",
+    "caption",
+    "nlvr",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +28,7 @@ class EvaluateConfig(RunConfig):
     """An evaluation.
 
     Args:
-        task: retrieval or caption.
+        task: retrieval, caption, or nlvr (sentences about two pictures).
     """
 
     task: str = "retrieval"

@@ -110,6 +110,10 @@ FINETUNE = [
     ("--task retrieval --model.checkpoint captioner", "captioner lacks "),
     ("--data.max_tokens 5", "evaluate.prompt takes 4 tokens, which leaves none for a caption"),
     ("--data.train missing", "missing: no such file or folder"),
+    ("--task nlvr", "data: statements about two pictures come in a .json file"),
+    ("--task nlvr --data.train pairs.json", "pairs.json: row 0 has no two paths in 'images'"),
+    ("--task nlvr --data.train half.json", "half.json: row 1 (a.png, b.png) has a 'label' that is"),
+    ("--task nlvr --data.train page.json", "page.json: not readable as json"),
     ("--output_dir tuned --task retrieval", "belongs to a caption run, not to one of retrieval"),
     ("--output_dir run", "belongs to a pretraining run, not to one of caption"),
     ("--output_dir tuned --evaluate.prompt a", "(evaluate.prompt 'a picture of ' -> 'a')"),
@@ -130,6 +134,8 @@ EVALUATE = [
     ("--task caption --evaluate.max_length 65", "at most the network's 64 positions"),
     ("--task caption --evaluate.max_length 4 --evaluate.min_length 1", "the prompt's 4 tokens"),
     ("--task caption --model.checkpoint scorer", "cannot caption: they have no text_decoder"),
+    ("--task nlvr --data.eval half.json", "half.json: row 1 (a.png, b.png) has a 'label' that is"),
+    ("--task nlvr --data.eval whole.json", "cannot judge sentences about two pictures: they have"),
     ("--model.checkpoint captioner", "cannot retrieve or score: they have no text_encoder"),
 ]
 

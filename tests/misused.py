@@ -57,6 +57,9 @@ def make_world(folder: Path) -> Path:
     (folder / "page.json").write_text("<html>")
     (folder / "captionless.json").write_text('[{"image": "a.png"}]')
     (folder / "pairs.json").write_text('[{"image": "a.png", "caption": "a"}]')
+    statement = {"images": ["a.png", "b.png"], "sentence": "both are red", "label": "True"}
+    (folder / "whole.json").write_text(json.dumps([statement]))
+    (folder / "half.json").write_text(json.dumps([statement, statement | {"label": "true"}]))
     (folder / "list.json").write_text("[]")
     (folder / "batch.json").write_text('{"train_batch_size": 3}')
     for name in ("empty", "filled", "set", "torn_set", "results", "notes", "torn_loop"):

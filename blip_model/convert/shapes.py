@@ -8,8 +8,10 @@ import torch
 
 from blip_model.blip import Blip
 from blip_model.config import PRESETS, BlipConfig
+from blip_model.convert.nlvr import is_nlvr
 from blip_model.convert.positions import resize_positions
 from blip_model.momentum import PARTS
+from blip_model.nlvr import BlipNlvr
 from blip_model.vqa import BlipVqa
 
 CLS, POSITIONS = "visual_encoder.cls_token", "visual_encoder.pos_embed"
@@ -102,6 +104,8 @@ def network_of(names: Collection[str], config: BlipConfig) -> Blip:
     roots = {name.partition(".")[0] for name in names}
     if answers_questions(names):
         return BlipVqa(config)
+    if is_nlvr(names):
+        return BlipNlvr(config)
     encoder = bool(roots & {"text_encoder", "text_encoder_m"})
     return Blip(config, text_encoder=encoder, text_decoder="text_decoder" in roots)
 
@@ -123,6 +127,8 @@ def expected_shapes(
     # An encoder may come without its heads only beside a decoder (question answering).
     if roots & HEADS or "text_decoder" not in roots:
         wanted |= HEADS
+    if is_nlvr(weights):
+        wanted |= {"text_encoder"}
     shapes = {name: shape for name, shape in online.items() if name.partition(".")[0] in wanted}
     for part in PARTS:
         if f"{part}_m" in roots:

@@ -18,6 +18,8 @@ class RawSample:
         image_id: equal for pairs of one picture.
         image: encoded picture, or None where it is missing.
         problem: why the store could not give it whole, or None.
+        second: the other encoded picture of a statement about two, or None.
+        label: 1 where a statement is true, 0 where it is false, or None.
     """
 
     key: str
@@ -27,6 +29,8 @@ class RawSample:
     image_id: int
     image: bytes | None
     problem: str | None = None
+    second: bytes | None = None
+    label: int | None = None
 
 
 class Source(Protocol):

@@ -71,7 +71,7 @@ def test_the_round_trip_over_all_formats_is_equal_to_the_bit(name: str) -> None:
     assert_equal(to_original(back), weights)
 
 
-@pytest.mark.parametrize("name", GOLDEN)
+@pytest.mark.parametrize("name", [*GOLDEN, "nlvr"])
 def test_the_golden_networks_are_recognised_from_their_shapes(name: str) -> None:
     weights, golden = from_original(golden_weights(name)), golden_files.read(name).config
     config = infer_config(weights, dropout=golden.dropout)
@@ -218,8 +218,23 @@ def test_a_scorer_without_its_matching_head_is_not_complete() -> None:
 
 
 def test_networks_that_transformers_lacks_are_refused() -> None:
-    with pytest.raises(ValueError, match="no BLIP class of cls_head, text_encoder, visual_encoder"):
+    with pytest.raises(ValueError, match="no BLIP that looks at two pictures"):
         to_huggingface(golden_weights("nlvr"))
+    alone = {n: t for n, t in golden_weights("filter").items() if n.startswith("visual_encoder.")}
+    with pytest.raises(ValueError, match="no BLIP class of visual_encoder"):
+        to_huggingface(alone)
+
+
+def test_a_network_for_two_pictures_is_whole_or_refused() -> None:
+    weights, config = golden_weights("nlvr"), golden_files.read("nlvr").config
+    assert_equal(to_original(from_original(weights)), weights)
+    merging = "text_encoder.encoder.layer.7.crossattention.output.merge_layer.weight"
+    for gone in (merging, "cls_head.2.bias", "text_encoder.embeddings.LayerNorm.bias"):
+        with pytest.raises(ValueError, match=f"^lacks {gone}$"):
+            check_shapes({n: t for n, t in weights.items() if n != gone}, config)
+    early = merging.replace("7", "5")
+    with pytest.raises(ValueError, match=f"^has unexpected {early}$"):
+        check_shapes({**weights, early: weights[merging]}, config)
 
 
 def test_heads_of_an_unknown_width_must_be_given() -> None:

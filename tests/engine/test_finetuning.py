@@ -1,4 +1,4 @@
-"""Captioner and filter train like a pretraining: ranks, stages, poison, and resuming."""
+"""Every task trains like a pretraining: ranks, stages, poison, and resuming."""
 
 import json
 from pathlib import Path
@@ -12,10 +12,25 @@ from launch import evaluate
 from tests.commands import call
 from tests.ranks import run_ranks
 from tests.runs import metrics, weights, write_config
-from tests.shards import caption, picture, write_shards
+from tests.shards import caption, picture, write_shards, write_statements
 
-TASKS = {"caption": ("loss_lm",), "retrieval": ("loss_itc", "loss_itm")}
-STAGES = {"caption": (0, 1, 3), "retrieval": (0, 2, 3)}
+TASKS = {
+    "caption": ("loss_lm",),
+    "retrieval": ("loss_itc", "loss_itm"),
+    "nlvr": ("loss_nlvr",),
+}
+STAGES = {
+    "caption": (0, 1, 3),
+    "retrieval": (0, 2, 3),
+    "nlvr": (0, 2, 3),
+}
+# What a task's pairs do not come in.
+DATA = {"nlvr": "statements.json"}
+EVALUATED = {
+    "caption": 16,
+    "retrieval": 16,
+    "nlvr": 48,
+}
 TRAIN = ["-m", "tests.train_many"]
 TOLERANCE = 1e-4
 
@@ -37,7 +52,7 @@ def write_pairs(folder: Path) -> Path:
 def write_tuning(folder: Path, name: str, task: str, **sections: Any) -> Path:
     """A tiny fine-tuning of the pretraining in `folder`."""
     sections["model"] = {"checkpoint": str(folder / "pretrain")} | sections.get("model", {})
-    data = folder / "pairs.json"
+    data = folder / DATA.get(task, "pairs.json")
     return write_config(folder, name, data, task=task, **sections)
 
 
@@ -52,6 +67,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with pairs, a pretraining, and fine-tunings of it in one process."""
     folder = tmp_path_factory.mktemp("finetuning")
     write_pairs(folder)
+    write_statements(folder, 48)
     configs = [write_config(folder, "pretrain", write_shards(folder / "data", 24))]
     for task in TASKS:
         configs.append(write_tuning(folder, f"{task}_ranks1_stage0", task))
@@ -114,7 +130,7 @@ def test_losses_of_other_tasks_are_null(pretrained: Path, task: str) -> None:
     for line in metrics(pretrained / f"{task}_whole"):
         for name in ("loss_itc", "loss_itm", "loss_lm"):
             assert (line[name] is not None) == (name in TASKS[task])
-        assert (line["temperature"] is None) == (task == "caption")
+        assert (line["temperature"] is None) == (task != "retrieval")
         assert line["skipped_steps"] == 0
 
 
@@ -146,26 +162,28 @@ def test_what_became_of_the_weights_is_said(pretrained: Path) -> None:
     said = (pretrained / "said").read_text()
     lines = {line for line in said.splitlines() if "tensors loaded" in line}
     # Every fresh start of a task says the same line.
-    of_retrieval, of_caption = sorted(lines)
+    of_nlvr, of_retrieval, of_caption = sorted(lines)
     assert of_caption.startswith(f"{pretrained / 'pretrain'}: 93 tensors loaded; left aside: ")
     for part in ("text_encoder (", "itm_head (2)", "visual_encoder_m (", "image_queue (1)"):
         assert part in of_caption
     # Momentum encoders and queues go on, the pointer under its other name.
     assert of_retrieval.endswith("left aside: text_decoder (63)")
+    assert of_nlvr.endswith("; fresh: cls_head (4)")
 
 
 @each_task
 def test_a_tuned_run_is_evaluated_by_its_own_settings(
     pretrained: Path, tmp_path: Path, task: str
 ) -> None:
-    run, data = pretrained / f"{task}_whole", pretrained / "pairs.json"
+    run, data = pretrained / f"{task}_whole", pretrained / DATA.get(task, "pairs.json")
     words = ["--config", run / "config.yaml", "--model.checkpoint", run, "--data.eval", data]
     words += ["--evaluate.num_beams", 1, "--output_dir"]
     done = call(evaluate.main, *words, tmp_path / "own")
     assert done.code == 0, done.err
     results = json.loads((tmp_path / "own" / "results.json").read_text())
-    assert (results["task"], results["count"]) == (task, 16)
-    (other,) = set(TASKS) - {task}
+    assert (results["task"], results["count"]) == (task, EVALUATED[task])
+    other = {"caption": "retrieval"}.get(task, "caption")
+    words[words.index("--data.eval") + 1] = pretrained / "pairs.json"
     refused = call(evaluate.main, *words, tmp_path / "other", "--task", other)
     assert refused.code == 2
     assert "these weights cannot" in refused.err

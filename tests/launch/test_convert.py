@@ -65,6 +65,23 @@ def test_there_and_back_over_every_format(
     assert left == {"in.pth", "a", "b", "c", "out.pth"}
 
 
+def test_a_network_for_two_pictures_goes_there_and_back_and_not_to_transformers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    golden = pth(tmp_path / "in.pth", "nlvr")
+    words = ["--from", "original", "--input", tmp_path / "in.pth", "--to"]
+    run(monkeypatch, *words, "ours", "--output", tmp_path / "a")
+    assert "image encoder, text encoder, head for two pictures, " in capsys.readouterr().out
+    back = ["--from", "ours", "--input", tmp_path / "a", "--to", "original", "--output"]
+    run(monkeypatch, *back, tmp_path / "out.pth")
+    again = torch.load(tmp_path / "out.pth", weights_only=True)["model"]
+    assert again.keys() == golden.keys()
+    assert all(torch.equal(again[key], golden[key]) for key in golden)
+    with pytest.raises(ConfigError, match="in.pth: transformers has no BLIP that looks at two"):
+        run(monkeypatch, *words, "hf", "--output", tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
 def test_a_folder_for_transformers_is_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -167,10 +184,12 @@ def test_nothing_is_written_over(
 
 def test_bad_input_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pth(tmp_path / "caption.pth", "caption")
-    pth(tmp_path / "nlvr.pth", "nlvr")
+    broken = golden_files.read("nlvr").under("weights.")
+    del broken["cls_head.2.weight"]
+    torch.save({"model": broken}, tmp_path / "nlvr.pth")
     for words, message in [
         (["--from", "hf", "--input", "caption.pth"], "is the original's"),
-        (["--from", "original", "--input", "nlvr.pth"], "no BLIP weights that fit together"),
+        (["--from", "original", "--input", "nlvr.pth"], "fit together: lacks cls_head.2.weight"),
         (["--from", "original", "--input", "missing.pth"], "no such file or folder"),
         (["--from", "original", "--input", "."], "no weights in it"),
         (["--from", "theirs", "--input", "."], "from: expected"),
