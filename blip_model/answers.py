@@ -39,9 +39,9 @@ class Answers:
     capacity: int | None = None
     block: int | None = None
 
-    def to(self, device: torch.device | str) -> "Answers":
-        """The same on `device`, copied without blocking."""
-        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Answers":
+        """The same on `device`."""
+        return self._with(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "Answers":
         """The same in page-locked memory."""
@@ -54,7 +54,7 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Questions:
+class QuestionStates:
     """Questions that were read with their pictures.
 
     Attributes:
@@ -65,16 +65,18 @@ class Questions:
     states: torch.Tensor
     mask: torch.Tensor
 
-    def of(self, number: torch.Tensor) -> "Questions":
+    def of(self, number: torch.Tensor) -> "QuestionStates":
         """Questions [N] by number."""
-        return Questions(self.states.index_select(0, number), self.mask.index_select(0, number))
+        return QuestionStates(
+            self.states.index_select(0, number), self.mask.index_select(0, number)
+        )
 
 
 def answer_losses(
     decoder: TextDecoder,
     config: BlipConfig,
     answers: Answers,
-    questions: Questions,
+    questions: QuestionStates,
     label_smoothing: float,
 ) -> torch.Tensor:
     """Summed next-token loss of each answer, [A] float32: the definition, padded."""
@@ -96,7 +98,7 @@ def packed_answering(
     decoder: TextDecoder,
     config: BlipConfig,
     answers: Answers,
-    questions: Questions,
+    questions: QuestionStates,
     label_smoothing: float,
 ) -> torch.Tensor:
     """sum(weight * `answer_losses`) / questions, with less work; a scalar."""
@@ -114,7 +116,7 @@ def packed_answer_losses(
     decoder: TextDecoder,
     config: BlipConfig,
     answers: Answers,
-    questions: Questions,
+    questions: QuestionStates,
     label_smoothing: float,
 ) -> torch.Tensor:
     """`answer_losses` without padding, and few logits at a time; of answers without capacity."""
@@ -134,7 +136,7 @@ def packed_answer_losses(
 
 
 def _decoded(
-    decoder: TextDecoder, config: BlipConfig, answers: Answers, questions: Questions
+    decoder: TextDecoder, config: BlipConfig, answers: Answers, questions: QuestionStates
 ) -> tuple[torch.Tensor, torch.Tensor, Packing]:
     """States [T, D] that predict a token, the tokens [T] that they should, and their places.
 

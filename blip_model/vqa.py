@@ -7,7 +7,7 @@ import torch
 
 from blip_model.answers import (
     Answers,
-    Questions,
+    QuestionStates,
     answer_losses,
     packed_answer_losses,
     packed_answering,
@@ -74,19 +74,19 @@ class BlipVqa(Blip):
         mask: torch.Tensor,
         image_states: torch.Tensor,
         capacity: int | None = None,
-    ) -> Questions:
+    ) -> QuestionStates:
         """Questions [B, L], each with its picture [B, P, vision width]."""
         ids, text = with_first_token(ids, self.config.enc_token_id), self.text_encoder
         if self.plain:
-            return Questions(text(ids, mask, image_states), mask.bool())
+            return QuestionStates(text(ids, mask, image_states), mask.bool())
         packing = Packing.of(mask, capacity)
         states = SharedEmbeddings.of(text, ids, packing).own()
         states = looking_states(text, states, packing, image_states, causal=False)
-        return Questions(packing.pad(states), packing.mask)
+        return QuestionStates(packing.pad(states), packing.mask)
 
     @torch.no_grad()
     def rank(
-        self, questions: Questions, ids: torch.Tensor, mask: torch.Tensor, shortlist: int
+        self, questions: QuestionStates, ids: torch.Tensor, mask: torch.Tensor, shortlist: int
     ) -> torch.Tensor:
         """The most likely of given answers to each question.
 
@@ -119,11 +119,11 @@ class BlipVqa(Blip):
         return listed.gather(1, best)[:, 0]
 
     @torch.no_grad()
-    def generate(self, questions: Questions, how: Beams) -> torch.Tensor:
+    def generate(self, questions: QuestionStates, how: Beams) -> torch.Tensor:
         """Free answers: [B, max_length] ids, [DEC] first, padded after [SEP].
 
-        Questions of equal length are answered together, so that no answer looks at padding; in
-        the original, those of a batch do.
+        Questions of equal length are answered together, so that no answer looks at padding; in the
+        original, those of a batch do.
         """
         mask, device = questions.mask, questions.mask.device
         lengths = mask.sum(1)

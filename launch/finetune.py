@@ -23,6 +23,7 @@ TASKS = (
     "caption",
     "retrieval",
     "nlvr",
+    "vqa",
 )
 
 
@@ -32,7 +33,7 @@ class FinetuneConfig(RunConfig):
 
     Args:
         task: `caption` makes a captioner, `retrieval` (contrast and matching) a filter, `nlvr`
-            judges sentences about two pictures.
+            judges sentences about two pictures, `vqa` answers questions.
     """
 
     task: str = ""

@@ -4,6 +4,8 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 
+from blip_model.answers import Answers
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -19,6 +21,7 @@ class Batch:
         capacity: places for the tokens of all captions, one of few numbers; None: as many as
             there are tokens.
         label: [B] int64, 1 where a statement is true; None for pairs.
+        answers: of questions; None for pairs.
     """
 
     image: torch.Tensor
@@ -29,6 +32,7 @@ class Batch:
     reason: list[str]
     capacity: int | None = None
     label: torch.Tensor | None = None
+    answers: Answers | None = None
 
     def __len__(self) -> int:
         return self.image.shape[0]
@@ -42,6 +46,6 @@ class Batch:
         """The same batch in page-locked memory (called by the data loader)."""
         return replace(self, **{n: tensor.pin_memory() for n, tensor in self._tensors().items()})
 
-    def _tensors(self) -> dict[str, torch.Tensor]:
-        named = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in named.items() if isinstance(value, torch.Tensor)}
+    def _tensors(self) -> dict[str, torch.Tensor | Answers]:
+        named, kinds = {f.name: getattr(self, f.name) for f in fields(self)}, torch.Tensor | Answers
+        return {name: value for name, value in named.items() if isinstance(value, kinds)}

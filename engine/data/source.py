@@ -20,6 +20,8 @@ class RawSample:
         problem: why the store could not give it whole, or None.
         second: the other encoded picture of a statement about two, or None.
         label: 1 where a statement is true, 0 where it is false, or None.
+        answers: to a question, each with its weight.
+        people: what each of several people answered to it, where that is known.
     """
 
     key: str
@@ -31,6 +33,8 @@ class RawSample:
     problem: str | None = None
     second: bytes | None = None
     label: int | None = None
+    answers: tuple[tuple[str, float], ...] = ()
+    people: tuple[str, ...] = ()
 
 
 class Source(Protocol):

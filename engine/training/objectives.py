@@ -12,14 +12,17 @@ from blip_model.flops import (
     nlvr_flops,
     pretraining_flops,
     retrieval_flops,
+    vqa_flops,
 )
 from blip_model.momentum import Momentum
 from blip_model.nlvr import BlipNlvr
 from blip_model.pretrain import BlipPretrain
 from blip_model.retrieval import BlipRetrieval
+from blip_model.vqa import BlipVqa
 from engine.config import ConfigError, RunConfig
 from engine.data.batch import Batch
 from engine.data.loader import Slots
+from engine.data.questions import QuestionSlots
 from engine.data.statements import StatementSlots
 from engine.data.tokenizer import Tokenizer
 from engine.weights import Loaded, initialise, open_weights, start_from, start_momentum
@@ -231,10 +234,40 @@ class Nlvr:
         return nlvr_flops(self.config, tokens)
 
 
+class Answering:
+    """Visual question answering: the decoder learns people's answers by their shares.
+
+    Raises:
+        ConfigError: no weights to start from.
+    """
+
+    losses = ("loss_lm",)
+    prompt = ""
+    slots = QuestionSlots
+
+    def __init__(self, config: RunConfig, tokenizer: Tokenizer) -> None:
+        refuse_no_weights(config)
+        self.section, self.config = config.model, config.model.network()
+
+    def build(self, fresh: bool) -> Built:
+        """Image encoder, text encoder and decoder of the weights, the last two apart from now."""
+        model = BlipVqa(self.config, label_smoothing=self.section.label_smoothing)
+        return Built(model, None, initialise(model, self.section) if fresh else Loaded())
+
+    def settings(self, batch: Batch, contrast: dict[str, Any]) -> dict[str, Any]:
+        """Keywords of the forward."""
+        return {"answers": batch.answers, "capacity": contrast["capacity"]}
+
+    def flops(self, tokens: float) -> float:
+        """Useful FLOP a question."""
+        return vqa_flops(self.config, tokens)
+
+
 OBJECTIVES = {
     "caption": Captioning,
     "retrieval": Retrieval,
     "nlvr": Nlvr,
+    "vqa": Answering,
 }
 
 

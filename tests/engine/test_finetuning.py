@@ -12,24 +12,27 @@ from launch import evaluate
 from tests.commands import call
 from tests.ranks import run_ranks
 from tests.runs import metrics, weights, write_config
-from tests.shards import caption, picture, write_shards, write_statements
+from tests.shards import caption, picture, write_questions, write_shards, write_statements
 
 TASKS = {
     "caption": ("loss_lm",),
     "retrieval": ("loss_itc", "loss_itm"),
     "nlvr": ("loss_nlvr",),
+    "vqa": ("loss_lm",),
 }
 STAGES = {
     "caption": (0, 1, 3),
     "retrieval": (0, 2, 3),
     "nlvr": (0, 2, 3),
+    "vqa": (0, 3),
 }
 # What a task's pairs do not come in.
-DATA = {"nlvr": "statements.json"}
+DATA = {"nlvr": "statements.json", "vqa": "questions.json"}
 EVALUATED = {
     "caption": 16,
     "retrieval": 16,
     "nlvr": 48,
+    "vqa": 48,
 }
 TRAIN = ["-m", "tests.train_many"]
 TOLERANCE = 1e-4
@@ -68,6 +71,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finetuning")
     write_pairs(folder)
     write_statements(folder, 48)
+    write_questions(folder, 48)
     configs = [write_config(folder, "pretrain", write_shards(folder / "data", 24))]
     for task in TASKS:
         configs.append(write_tuning(folder, f"{task}_ranks1_stage0", task))
@@ -162,7 +166,9 @@ def test_what_became_of_the_weights_is_said(pretrained: Path) -> None:
     said = (pretrained / "said").read_text()
     lines = {line for line in said.splitlines() if "tensors loaded" in line}
     # Every fresh start of a task says the same line.
-    of_nlvr, of_retrieval, of_caption = sorted(lines)
+    of_vqa = next(line for line in lines if ": 149 tensors loaded" in line)
+    of_nlvr, of_retrieval, of_caption = sorted(lines - {of_vqa})
+    assert "fresh" not in of_vqa and "itm_head (2)" in of_vqa
     assert of_caption.startswith(f"{pretrained / 'pretrain'}: 93 tensors loaded; left aside: ")
     for part in ("text_encoder (", "itm_head (2)", "visual_encoder_m (", "image_queue (1)"):
         assert part in of_caption
@@ -192,7 +198,8 @@ def test_a_tuned_run_is_evaluated_by_its_own_settings(
 @each_task
 def test_a_poisoned_batch_changes_nothing(pretrained: Path, task: str) -> None:
     run = pretrained / f"{task}_poisoned"
-    assert (pretrained / "said").read_text().count("step 5 was not finite and changed nothing") == 2
+    said = (pretrained / "said").read_text()
+    assert said.count("step 5 was not finite and changed nothing") == len(TASKS)
     before, after, last = (state(run, step) for step in (5, 6, 7))
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert any(not torch.equal(last[name], tensor) for name, tensor in after.items())

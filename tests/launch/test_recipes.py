@@ -13,7 +13,7 @@ from launch.cli import parse
 from launch.finetune import FinetuneConfig
 from tests.ranks import ROOT, run_ranks
 from tests.runs import metrics, weights
-from tests.shards import write_shards, write_statements
+from tests.shards import write_questions, write_shards, write_statements
 
 # The recipes of captioning and filtering, of the loop and of its ablation have their own tests.
 EVERY = sorted((ROOT / "launch" / "recipes").glob("*.yaml"))
@@ -26,11 +26,12 @@ LOSSES = {
     "caption": ("lm",),
     "retrieval": ("itc", "itm"),
     "nlvr": ("nlvr",),
+    "vqa": ("lm",),
 }
 
 HEADS = {"caption": "captioner", "retrieval": "filter"}
 # Tasks whose data are not pairs.
-WRITERS = {"nlvr": write_statements}
+WRITERS = {"nlvr": write_statements, "vqa": write_questions}
 
 each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 
@@ -171,6 +172,23 @@ def test_nlvr_is_the_papers() -> None:
     assert (train.epochs, train.max_steps, train.global_batch_size) == (15, None, 256)
     assert (train.learning_rate, train.min_learning_rate, train.warmup_steps) == (3e-5, 0, 0)
     assert (train.schedule, train.weight_decay, train.clip_norm) == ("cosine_epoch", 0.05, 0)
+
+
+def test_vqa_is_the_papers() -> None:
+    """Li et al. 2022, section 5.3, and the original's configs/vqa.yaml, model and data set."""
+    config = resolved("--config", ROOT / "launch" / "recipes" / "finetune_vqa.yaml")
+    model, data, train, network = config.model, config.data, config.train, config.model.network()
+    assert config.task == "vqa"
+    assert (model.preset, network.image_size, network.vision_drop_path) == ("base", 480, 0.1)
+    assert (data.max_words, data.max_tokens, data.min_crop_scale) == (50, 35, 0.5)
+    assert data.horizontal_flip and data.rand_augment
+    # 16 questions on each of 16 GPUs.
+    assert (train.epochs, train.max_steps, train.global_batch_size) == (10, None, 256)
+    assert (train.learning_rate, train.min_learning_rate, train.warmup_steps) == (2e-5, 0, 0)
+    assert (train.schedule, train.weight_decay, train.clip_norm) == ("cosine_epoch", 0.05, 0)
+    evaluate = config.evaluate
+    assert (model.label_smoothing, evaluate.shortlist, evaluate.num_beams) == (0.1, 128, 3)
+    assert (evaluate.min_length, evaluate.max_length) == (1, 10)
 
 
 def test_every_recipe_says_how_to_run_it() -> None:
