@@ -4,41 +4,51 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from engine.config import ConfigError, EvaluateSection, RunConfig
 from engine.data.evaluation_set import EvaluationSet
 from engine.data.open_source import open_source
+from engine.data.question_set import QuestionSet
+from engine.data.questions import open_questions
 from engine.data.statements import StatementSet, open_statements
 from engine.evaluation.caption import evaluate_captions
 from engine.evaluation.nlvr import evaluate_nlvr
 from engine.evaluation.retrieval import evaluate_retrieval
-from engine.inference import LoadedBlip, load
+from engine.evaluation.vqa import evaluate_vqa
+from engine.inference import ANSWERS, LoadedBlip, load
 
 Evaluator = Callable[[LoadedBlip, Any, EvaluateSection], dict[str, Any]]
 PARTS = {
     "retrieval": "text_encoder",
     "caption": "text_decoder",
     "nlvr": "cls_head",
+    "vqa": ANSWERS,
 }
 # What opens a task's data, and what goes through it in order.
 SETS = {
     "retrieval": (open_source, EvaluationSet),
     "caption": (open_source, EvaluationSet),
     "nlvr": (open_statements, StatementSet),
+    "vqa": (partial(open_questions, needed="question_id"), QuestionSet),
 }
 EVALUATORS: dict[str, Evaluator] = {
     "retrieval": evaluate_retrieval,
     "caption": evaluate_captions,
     "nlvr": evaluate_nlvr,
+    "vqa": evaluate_vqa,
 }
+# What predictions are called where the original calls them so.
+PREDICTIONS = {"vqa": "vqa_result.json"}
 
 
 def evaluate(config: RunConfig, task: str) -> dict[str, Any]:
     """Evaluate `model.checkpoint` on `data.eval` and write `output_dir/results.json`.
 
-    Answers that a benchmark takes in go to `output_dir/predictions.json`.
+    Answers that a benchmark takes in go to `output_dir/predictions.json`, those of VQA to
+    `output_dir/vqa_result.json`.
 
     Raises:
         ConfigError: no checkpoint, no data, or results of another evaluation in output_dir.
@@ -60,7 +70,7 @@ def evaluate(config: RunConfig, task: str) -> dict[str, Any]:
     predictions = results.pop("predictions", None)
     results["checkpoint"] = config.model.checkpoint
     if predictions is not None:
-        write_results(folder / "predictions.json", predictions)
+        write_results(folder / PREDICTIONS.get(task, "predictions.json"), predictions)
     write_results(folder / "results.json", results)
     for name, value in results["metrics"].items():
         chance = results["chance"].get(name)
