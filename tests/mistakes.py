@@ -166,6 +166,7 @@ COLLECT = [
     ("--held_out 100000", "held_out is 100000: only"),
     ("--samples_per_shard 0", "samples_per_shard is 0"),
     ("--source web", "source 'web' is not known"),
+    ("--tasks vgq", "tasks: 'vgq' is not known: choose "),
     ("--output_dir file", "output_dir file is a file"),
     ("--output_dir file/below", "output_dir file/below: cannot be written: Not a directory"),
     ("--output_dir filled", "filled is not empty"),

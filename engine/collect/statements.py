@@ -100,14 +100,15 @@ def make_statements(
             row["identifier"] = f"{part}-{number}"
         named = {name for row in rows for name in row["images"]}
         for sample in samples:
-            if _file_of(sample) in named:
-                (folder / _file_of(sample)).write_bytes(sample.image or b"")
+            if file_of(sample) in named:
+                (folder / file_of(sample)).write_bytes(sample.image or b"")
         (folder / f"{part}.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
         counts[part] = len(rows)
     return counts
 
 
-def _file_of(sample: RawSample) -> str:
+def file_of(sample: RawSample) -> str:
+    """Where a picture lies below the folder of a task."""
     return f"images/{NOT_A_NAME.sub('_', sample.uid)}.{extension_of(sample.image or b'')}"
 
 
@@ -115,7 +116,7 @@ def _named(samples: Sequence[RawSample]) -> list[Seen]:
     """Pictures that are there and have a name."""
     good = [sample for sample in samples if sample.image and not sample.problem]
     texts = [next((text for text in s.captions if isinstance(text, str)), "") for s in good]
-    return [Seen(_file_of(s), shown_by(text)) for s, text in zip(good, texts, strict=True)]
+    return [Seen(file_of(s), shown_by(text)) for s, text in zip(good, texts, strict=True)]
 
 
 def _shared(pictures: dict[str, list[Seen]]) -> list[str]:
