@@ -33,7 +33,7 @@ WORD, NOT_A_NAME = re.compile(r"[a-z]{3,}"), re.compile(r"[^\w-]")
 # Words of names that are no sight, and the sides, which a statement speaks of itself.
 UNSEEN = {"and", "for", "not", "the", "with", "left", "right"}
 # Pictures that must show a thing, so that it can be learnt and judged.
-LEAST = {"train": 60, "heldout": 6}
+LEAST = {"train": 100, "heldout": 6}
 # A sentence, and of which pictures (left, right) it is true: 1 shows {a}, 0 does not, or shows {b}.
 FORMS: tuple[tuple[str, set[tuple[int, int]]], ...] = (
     ("both pictures show {a}", {(1, 1)}),

@@ -98,7 +98,7 @@ def test_words_alone_tell_nothing_and_pictures_stay_in_their_part(made: Path, pa
 
 
 def test_the_same_seed_gives_the_same_statements_and_another_others(tmp_path: Path) -> None:
-    data = str(write_shards(tmp_path / "data", 512, per_shard=600))
+    data = str(write_shards(tmp_path / "data", 832, per_shard=900))
     files = []
     for number, seed in enumerate((0, 0, 1)):
         folder = tmp_path / str(number)

@@ -36,6 +36,8 @@ EVALUATED = {
 }
 TRAIN = ["-m", "tests.train_many"]
 TOLERANCE = 1e-4
+# Their true gradient is 0: AdamW makes steps of the noise in its place.
+KEY_BIASES = ("self.key.bias", "self0.key.bias", "self1.key.bias", "attn.qkv.bias")
 
 pytestmark = pytest.mark.xdist_group("finetuning")
 each_task = pytest.mark.parametrize("task", TASKS)
@@ -113,7 +115,7 @@ def test_two_processes_train_what_one_does(spread: Path, task: str, stage: int) 
     reference, ours = weights(alone, 4), weights(two, 4)
     assert set(ours) == set(reference)
     for key, tensor in reference.items():
-        if not key.endswith(("self.key.bias", "attn.qkv.bias")):
+        if not key.endswith(KEY_BIASES):
             torch.testing.assert_close(ours[key], tensor, rtol=TOLERANCE, atol=TOLERANCE, msg=key)
 
 
