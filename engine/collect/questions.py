@@ -10,8 +10,8 @@ What a picture shows is what its name says. The rules:
 - `what colour is the REST?`: a name of one colour and other words, about nobody.
 - Of the three last kinds there are as many as the pictures give, a quarter of all at most each; the
   first makes up the rest.
-- Of ten people, none to three, drawn evenly, answer something else of the same kind: no for yes,
-  another colour, or a neighbouring skin tone.
+- Of ten people, none or one, drawn evenly, answers something else of the same kind: no for yes,
+  another colour, or a neighbouring skin tone. Two would be enough to make that answer 0.6 right.
 - Training questions are about training pictures alone, held-out ones about held-out pictures.
 """
 
@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.collect.statements import LEAST, PEOPLE, TONES, file_of, shown_by
+from engine.collect.statements import PEOPLE, TONES, file_of, shown_by
 from engine.config import ConfigError
 from engine.data.open_source import open_source
 from engine.data.source import RawSample
@@ -33,7 +33,9 @@ COLOURS = (
 )
 YES_NO = ("yes", "no")
 TONE_NAMES = tuple(tone.removesuffix(" skin tone") for tone in TONES)
-PEOPLE_ASKED, MOST_OTHERS = 10, 3
+# Pictures that must show a thing, so that it can be learnt and judged.
+LEAST = {"train": 60, "heldout": 6}
+PEOPLE_ASKED, MOST_OTHERS = 10, 1
 # Of the questions that have more answers than two, each kind is one in so many at most.
 SHARE = 4
 # Draws of a picture and a word for each question, before it is believed that there are no more.

@@ -3,16 +3,16 @@
 import signal
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from blip_model.answers import Answers
 from engine.config import ConfigError, RunConfig
+from engine.data.answers import weighted
 from engine.data.augment import Augmentation
 from engine.data.batch import Batch
-from engine.data.bounds import LENGTHS, bounded, up
+from engine.data.bounds import bounded
 from engine.data.captions import choose_caption
 from engine.data.counter import Draws
 from engine.data.images import BadSample, decode_image
@@ -118,29 +118,8 @@ class Collate:
             reason=[sample.reason for sample in samples],
             capacity=capacity,
             label=torch.tensor(labels) if labels else None,
-            answers=self.of_questions(answers) if any(answers) else None,
+            answers=weighted(answers, self.tokenizer, self.max_tokens, self.bounded),
         )
-
-    def of_questions(self, groups: list[tuple[tuple[str, float], ...]]) -> Answers:
-        """Answers of a batch's questions, one or more to each; they are not cleaned."""
-        texts = [text for group in groups for text, _ in group]
-        weights = [weight for group in groups for _, weight in group]
-        owners = [question for question, group in enumerate(groups) for _ in group]
-        if self.bounded:
-            # Empty ones of weight 0 bring their number to one of few.
-            spare = -len(texts) % len(groups)
-            texts, weights = texts + [""] * spare, weights + [0.0] * spare
-            owners += [len(groups) - 1] * spare
-        ids, mask = self.tokenizer.encode(texts, self.max_tokens)
-        question = torch.tensor(owners)
-        answers = Answers(ids, mask, question, torch.tensor(weights))
-        if not self.bounded:
-            return answers
-        ids, mask, capacity = bounded(ids, mask, self.max_tokens)
-        tokens = torch.zeros(len(groups), dtype=torch.int64)
-        block = int(tokens.index_add(0, question, mask[:, 1:].sum(1)).max())
-        places = {"capacity": capacity - len(ids), "block": up(block, LENGTHS)}
-        return replace(answers, ids=ids, mask=mask, **places)
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,10 @@ from engine.config import (
     RunConfig,
     TrainSection,
 )
+from engine.data.answers import weighted
 from engine.data.batch import Batch
 from engine.data.captions import clean_question
-from engine.data.loader import Collate, build_loader
+from engine.data.loader import build_loader
 from engine.data.questions import QuestionSlots, open_questions, read_answer_list
 from engine.data.tokenizer import open_tokenizer
 from engine.evaluation.run import evaluate
@@ -146,8 +147,8 @@ def test_ranks_and_resuming_do_not_change_the_global_batches(tmp_path: Path) -> 
 def test_bounded_answers_have_few_shapes_and_the_same_loss(tmp_path: Path) -> None:
     tokenizer = open_tokenizer(None)
     groups = [(("red", 0.7), ("light green", 0.3)), (("a very long answer", 0.2),), (("no", 1.0),)]
-    plain = Collate(tokenizer, 12).of_questions(groups)
-    bounded = Collate(tokenizer, 12, bounded=True).of_questions(groups)
+    plain = weighted(groups, tokenizer, 12, False)
+    bounded = weighted(groups, tokenizer, 12, True)
     assert (len(plain.ids), len(bounded.ids)) == (4, 6)
     assert bounded.question.tolist() == [0, 0, 1, 2, 2, 2]
     assert bounded.ids.shape[1] % 4 == 0 and bounded.block % 4 == 0
