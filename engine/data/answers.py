@@ -6,9 +6,10 @@ from dataclasses import replace
 import torch
 
 from blip_model.answers import Answers
-from engine.data.bounds import LENGTHS, bounded, up
+from engine.data.bounds import bounded, up
 from engine.data.tokenizer import Tokenizer
 
+PARTS, LEAST = 4, 4
 Weighted = tuple[tuple[str, float], ...]
 
 
@@ -22,7 +23,8 @@ def weighted(
         tokenizer: of the answers.
         max_tokens: kept of one.
         few_shapes: bring them to one of few shapes, as `bounded` does: empty ones of weight 0
-            make their number a multiple of that of the questions.
+            make them 1, 2, 4, ... times as many as questions, their places are a quarter, a half,
+            ... of all, and those of one question 4, 8, 16, ...
     """
     if not any(groups):
         return None
@@ -30,7 +32,7 @@ def weighted(
     weights = [weight for group in groups for _, weight in group]
     owners = [question for question, group in enumerate(groups) for _ in group]
     if few_shapes:
-        spare = -len(texts) % len(groups)
+        spare = len(groups) * _power_of_two(-(-len(texts) // len(groups))) - len(texts)
         texts, weights = texts + [""] * spare, weights + [0.0] * spare
         owners += [len(groups) - 1] * spare
     ids, mask = tokenizer.encode(texts, max_tokens)
@@ -38,8 +40,15 @@ def weighted(
     answers = Answers(ids, mask, question, torch.tensor(weights))
     if not few_shapes:
         return answers
-    ids, mask, capacity = bounded(ids, mask, max_tokens)
-    tokens = torch.zeros(len(groups), dtype=torch.int64)
-    block = int(tokens.index_add(0, question, mask[:, 1:].sum(1)).max())
-    places = {"capacity": capacity - len(ids), "block": up(block, LENGTHS)}
-    return replace(answers, ids=ids, mask=mask, **places)
+    ids, mask, _ = bounded(ids, mask, max_tokens)
+    of_answer = mask[:, 1:].sum(1)
+    of_question = torch.zeros(len(groups), dtype=torch.int64).index_add(0, question, of_answer)
+    places = len(ids) * (ids.shape[1] - 1)
+    capacity = min(up(int(of_answer.sum()), -(-places // PARTS)), places)
+    block = max(LEAST, _power_of_two(int(of_question.max())))
+    return replace(answers, ids=ids, mask=mask, capacity=capacity, block=block)
+
+
+def _power_of_two(value: int) -> int:
+    """The least that is not below."""
+    return 1 << (value - 1).bit_length()

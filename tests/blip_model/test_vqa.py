@@ -4,10 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from blip_model.answers import Answers
 from blip_model.beams import Beams
+from blip_model.flops import vqa_flops
 from blip_model.vqa import BlipVqa
 from tests.tiny import spread, tiny_config, tiny_inputs
 
@@ -128,3 +131,30 @@ def test_ranking_leaves_padding_and_repeated_questions_out() -> None:
             model.rank(questions, candidates, there, 40)
         spent.append(counter.get_total_flops())
     assert spent[1] < 0.65 * spent[0], spent
+
+
+@torch.no_grad()
+def test_the_work_of_a_question_is_counted() -> None:
+    _, fast = both()
+    image, ids, _, _ = batch()
+    # The counter does not see into fused attention.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        fast.read_questions(ids, torch.ones_like(ids), fast.encode_image(image))
+    counted = 3 * counter.get_total_flops() / len(image)
+    assert counted == pytest.approx(vqa_flops(fast.config, ids.shape[1]), rel=1e-3)
+
+
+@pytest.mark.slow
+def test_it_is_one_program_for_each_shape() -> None:
+    torch._dynamo.reset()
+    _, fast = both()
+    made = CompileCounterWithBackend("eager")
+    program = torch.compile(fast.forward, backend=made, fullgraph=True, dynamic=False)
+    for seed in (0, 1):
+        inputs = (*batch(capacity=60, block=30)[:1], *tiny_inputs(6, 9, seed, CONFIG)[1:])
+        answers = batch(capacity=60, block=30)[3]
+        want = fast(*inputs, answers, capacity=60)["loss_lm"]
+        got = program(*inputs, answers, capacity=60)["loss_lm"]
+        torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)
+    assert made.frame_count == 1
+    torch._dynamo.reset()
