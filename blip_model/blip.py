@@ -18,12 +18,18 @@ class Blip(nn.Module):
 
     Args:
         config: sizes.
-        text_encoder: with the text encoder, both projections, matching head and temperature.
+        text_encoder: with the text encoder.
         text_decoder: with the decoder; beside an encoder it shares its weights.
+        heads: beside the text encoder both projections, matching head and temperature.
     """
 
     def __init__(
-        self, config: BlipConfig, *, text_encoder: bool = True, text_decoder: bool = True
+        self,
+        config: BlipConfig,
+        *,
+        text_encoder: bool = True,
+        text_decoder: bool = True,
+        heads: bool = True,
     ) -> None:
         super().__init__()
         self.config = config
@@ -31,11 +37,12 @@ class Blip(nn.Module):
         self.visual_encoder = VisionTransformer(config)
         self.text_encoder = TextTransformer(config) if text_encoder else None
         self.temp = None
-        if text_encoder:
+        if text_encoder and heads:
             self.vision_proj = nn.Linear(config.vision_width, config.embed_dim)
             self.text_proj = nn.Linear(config.text_width, config.embed_dim)
             self.temp = nn.Parameter(torch.tensor(0.07))
             self.itm_head = nn.Linear(config.text_width, 2)
+        if text_encoder:
             self.text_encoder.apply(fresh)
         self.text_decoder = None
         if text_decoder:
@@ -106,7 +113,7 @@ class Blip(nn.Module):
     def clamp_temperature_(self) -> None:
         """Keep the temperature in [0.001, 0.5]; called after a step, before the next forward.
 
-        A network without text encoder has none.
+        A network without heads has none.
         """
         if self.temp is not None:
             self.temp.clamp_(*TEMPERATURE_RANGE)

@@ -8,6 +8,7 @@ Similarities are left out.
 from dataclasses import dataclass
 
 from blip_model.config import BlipConfig
+from blip_model.nlvr import MERGED_FROM
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Forward:
         unimodal: a text without its picture.
         fused: a text that looks at a picture.
         keys_values: the picture's keys and values for all cross-attentions.
+        cross: what a text's tokens do in all of them; it is in `fused`.
         head: the LM head for every token.
     """
 
@@ -28,6 +30,7 @@ class Forward:
     unimodal: float
     fused: float
     keys_values: float
+    cross: float
     head: float
 
 
@@ -47,12 +50,11 @@ def forward_flops(config: BlipConfig, tokens: float) -> Forward:
     vision_m = (config.vision_layers - 1) * block + cls_block + patches
     self_attention = 8 * d * d + 4 * tokens * d
     feed_forward = 4 * d * inner
-    cross = 4 * d * d + 4 * n * d
+    cross = layers * tokens * (4 * d * d + 4 * n * d)
     unimodal = layers * tokens * (self_attention + feed_forward)
-    fused = layers * tokens * (self_attention + feed_forward + cross)
     keys_values = layers * n * 4 * d * dv
     head = tokens * (2 * d * d + 2 * d * config.vocab_size)
-    return Forward(vision, vision_m, unimodal, fused, keys_values, head)
+    return Forward(vision, vision_m, unimodal, unimodal + cross, keys_values, cross, head)
 
 
 def pretraining_flops(config: BlipConfig, tokens: float) -> float:
@@ -86,3 +88,16 @@ def contrast_flops(config: BlipConfig, tokens: float) -> float:
     """FLOP a pair of contrast alone, without momentum encoders."""
     f = forward_flops(config, tokens)
     return 3 * (f.vision_first + f.unimodal)
+
+
+def nlvr_flops(config: BlipConfig, tokens: float) -> float:
+    """FLOP a sentence of NLVR2 with its two pictures."""
+    f = forward_flops(config, tokens)
+    merged = max(0, config.text_layers - MERGED_FROM) * tokens * 4 * config.text_width**2
+    return 3 * (2 * (f.vision + f.keys_values + f.cross) + f.unimodal + merged)
+
+
+def vqa_flops(config: BlipConfig, tokens: float) -> float:
+    """FLOP a question with its picture. Answers are left out, a percent of it at 480 pixels."""
+    f = forward_flops(config, tokens)
+    return 3 * (f.vision + f.fused + f.keys_values)

@@ -165,10 +165,11 @@ class MedLayer(nn.Module):
         key_mask: torch.Tensor | None,
         image_states_BPD: torch.Tensor | None,
         causal: bool,
+        image_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         states_BLD = self.attention(states_BLD, states_BLD, key_mask, causal)
         if image_states_BPD is not None:
-            states_BLD = self.crossattention(states_BLD, image_states_BPD)
+            states_BLD = self.crossattention(states_BLD, image_states_BPD, image_mask)
         return self.feed_forward(states_BLD)
 
     def feed_forward(self, states: torch.Tensor) -> torch.Tensor:
@@ -204,6 +205,7 @@ class TextTransformer(nn.Module):
         mask_BL: torch.Tensor | None = None,
         image_states_BPD: torch.Tensor | None = None,
         causal: bool = False,
+        image_mask_BP: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Run all layers.
 
@@ -212,14 +214,16 @@ class TextTransformer(nn.Module):
             mask_BL: [B, L], non-zero where there is a token; None for no padding.
             image_states_BPD: [B, P, vision width]; None skips cross-attention.
             causal: a token sees itself and earlier ones only.
+            image_mask_BP: [B, P], non-zero where there is a state; None where all are. A picture's
+                all are, a question's are not.
 
         Returns:
             [B, L, D].
         """
-        key_mask = None if mask_BL is None else mask_BL.bool()
+        key_mask, image_mask = (None if m is None else m.bool() for m in (mask_BL, image_mask_BP))
         states = self.embeddings(ids_BL)
         for layer in self.encoder.layer:
-            inputs = (states, key_mask, image_states_BPD, causal)
+            inputs = (states, key_mask, image_states_BPD, causal, image_mask)
             states = run_layer(layer, *inputs, recompute=self.recompute)
         return states
 
@@ -269,10 +273,15 @@ class TextDecoder(nn.Module):
         self.cls = LmHead(config, self.bert.embeddings.word_embeddings)
 
     def forward(
-        self, ids_BL: torch.Tensor, mask_BL: torch.Tensor | None, image_states_BPD: torch.Tensor
+        self,
+        ids_BL: torch.Tensor,
+        mask_BL: torch.Tensor | None,
+        image_states_BPD: torch.Tensor,
+        image_mask_BP: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """[B, L] ids and [B, P, vision width] -> logits [B, L, V]."""
-        return self.cls.predictions(self.bert(ids_BL, mask_BL, image_states_BPD, causal=True))
+        states = self.bert(ids_BL, mask_BL, image_states_BPD, True, image_mask_BP)
+        return self.cls.predictions(states)
 
 
 def initialise_text(module: nn.Module, std: float) -> None:

@@ -3,10 +3,8 @@
 import torch
 
 from blip_model.blip import Blip, with_first_token
-from blip_model.med import MedLayer
-from blip_model.packed_text import SharedEmbeddings, cross_attend, self_attend
+from blip_model.packed_text import SharedEmbeddings, looking_states
 from blip_model.packing import Packing
-from blip_model.recompute import run_layer
 from kernels import lm_loss
 
 
@@ -36,14 +34,7 @@ def packed_captioning(
     decoder, packing = model.text_decoder, Packing.of(mask, capacity)
     ids = with_first_token(ids, model.config.bos_token_id)
     states = SharedEmbeddings.of(decoder.bert, ids, packing).own()
-
-    def run(layer: MedLayer, states: torch.Tensor) -> torch.Tensor:
-        states = self_attend(layer.attention, states, packing, causal=True)
-        states = cross_attend(layer.crossattention, states, image_states, packing)
-        return layer.feed_forward(states)
-
-    for layer in decoder.bert.encoder.layer:
-        states = run_layer(run, layer, states, recompute=decoder.bert.recompute)
+    states = looking_states(decoder.bert, states, packing, image_states, causal=True)
     scoring = {"label_smoothing": label_smoothing, "group_size": group_size}
     return caption_loss(model, states, ids, packing, prompt_length=prompt_length, **scoring)
 

@@ -97,7 +97,11 @@ def self_attend(
 
 
 def cross_attend(
-    block: MedAttention, states: torch.Tensor, image_states: torch.Tensor, asking: Packing
+    block: MedAttention,
+    states: torch.Tensor,
+    image_states: torch.Tensor,
+    asking: Packing,
+    image_mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Cross-attention of packed states.
 
@@ -106,6 +110,7 @@ def cross_attend(
         states: [T, D].
         image_states: [B, P, vision width].
         asking: of the T tokens into B rows, each of which looks at the picture of its number.
+        image_mask: [B, P] bool, which of the states are there; None where all are.
 
     Returns:
         [T, D].
@@ -113,8 +118,41 @@ def cross_attend(
     keys, values = block.self.keys_values(image_states)
     queries = heads(block, asking.pad(block.self.query(states)))
     dropout = block.dropout if block.training else 0.0
-    context = attention(queries, keys, values, dropout=dropout)
+    context = attention(queries, keys, values, key_mask=image_mask, dropout=dropout)
     return block.output(asking.pack(context.transpose(1, 2).flatten(2)), states)
+
+
+def looking_states(
+    text: TextTransformer,
+    states: torch.Tensor,
+    packing: Packing,
+    image_states: torch.Tensor,
+    *,
+    causal: bool,
+    asking: Packing | None = None,
+    image_mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """All layers with cross-attention on packed embeddings [T, D]: what `text(...)` packs to.
+
+    Args:
+        text: whose layers.
+        states: [T, D] embeddings.
+        packing: of the texts.
+        image_states: [B, P, vision width].
+        causal: a token sees itself and earlier ones.
+        asking: see `cross_attend`; None where each text has its own picture.
+        image_mask: see `cross_attend`.
+    """
+
+    def run(layer: MedLayer, states: torch.Tensor) -> torch.Tensor:
+        states = self_attend(layer.attention, states, packing, causal=causal)
+        looking = (image_states, packing if asking is None else asking, image_mask)
+        states = cross_attend(layer.crossattention, states, *looking)
+        return layer.feed_forward(states)
+
+    for layer in text.encoder.layer:
+        states = run_layer(run, layer, states, recompute=text.recompute)
+    return states
 
 
 def heads(block: MedAttention, padded: torch.Tensor) -> torch.Tensor:

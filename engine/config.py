@@ -186,7 +186,10 @@ class EvaluateSection:
 
     Args:
         batch_size: pictures or texts a forward pass.
-        shortlist: candidates of the contrastive ranking that matching re-ranks (k).
+        shortlist: candidates of the contrastive ranking that matching re-ranks (k), and answers
+            of the list whose first tokens are the likeliest.
+        answer_list: JSON list of answers, the likeliest of which is chosen; null writes answers
+            like captions.
         num_beams: of captioning.
         max_length: longest caption in tokens, prompt included.
         min_length: shortest caption in tokens, prompt included.
@@ -196,6 +199,7 @@ class EvaluateSection:
 
     batch_size: int = 64
     shortlist: int = 128
+    answer_list: str | None = None
     num_beams: int = 3
     max_length: int = 20
     min_length: int = 5

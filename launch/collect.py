@@ -13,6 +13,7 @@ EXAMPLES = """
   python launch/collect.py --output_dir runs/data/openmoji
   python launch/collect.py --output_dir runs/data/openmoji224 --size 224 --held_out 400
   python launch/collect.py --output_dir runs/data/noisy --noise 0.3 --clean_fraction 0.1
+  python launch/collect.py --output_dir runs/data/openmoji --tasks vqa
   python launch/collect.py --source openclipart --held_out 100
   python launch/collect.py --source tuxpaint --held_out 200
 """

@@ -15,8 +15,16 @@ EXAMPLES = """
     --model.checkpoint runs/mine --output_dir runs/mine/evaluation/retrieval
   python launch/evaluate.py --task caption --model.checkpoint model_base.pth \\
     --data.eval annotations.json --data.image_root images --output_dir runs/captions
+  python launch/evaluate.py --task vqa --config launch/recipes/finetune_vqa.yaml \\
+    --model.checkpoint model_vqa.pth --data.eval vqa_test.json --data.image_root VQA \\
+    --evaluate.answer_list answer_list.json --output_dir runs/vqa_test
 """
-TASKS = ("retrieval", "caption")
+TASKS = (
+    "retrieval",
+    "caption",
+    "nlvr",
+    "vqa",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +32,7 @@ class EvaluateConfig(RunConfig):
     """An evaluation.
 
     Args:
-        task: retrieval or caption.
+        task: retrieval, caption, nlvr (sentences about two pictures), or vqa (questions).
     """
 
     task: str = "retrieval"

@@ -19,7 +19,12 @@ EXAMPLES = """
     --model.checkpoint runs/quickstart/pretrain --data.train runs/quickstart/data/train \\
     --output_dir runs/quickstart/filter
 """
-TASKS = ("caption", "retrieval")
+TASKS = (
+    "caption",
+    "retrieval",
+    "nlvr",
+    "vqa",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +32,8 @@ class FinetuneConfig(RunConfig):
     """A fine-tuning.
 
     Args:
-        task: `caption` makes a captioner, `retrieval` (contrast and matching) a filter.
+        task: `caption` makes a captioner, `retrieval` (contrast and matching) a filter, `nlvr`
+            judges sentences about two pictures, `vqa` answers questions.
     """
 
     task: str = ""
@@ -43,7 +49,7 @@ def main() -> int:
     stop = StopRequest()
     config = parse(
         FinetuneConfig,
-        description="Fine-tune BLIP weights (model.checkpoint) to a captioner or a filter.",
+        description="Fine-tune BLIP weights (model.checkpoint) to a downstream task.",
         examples=EXAMPLES,
     )
     # Imported late: help and configuration errors need no torch, and DeepSpeed looks at the

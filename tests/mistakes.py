@@ -102,7 +102,7 @@ PRETRAIN = [
 
 FINETUNE = [
     ("--tusk caption", "did you mean 'task'?"),
-    ("--task vqa", "task 'vqa' is not known: choose caption or retrieval"),
+    ("--task vgq", "task 'vgq' is not known: choose caption or retrieval"),
     ("--task ", "task '' is not known: choose caption or retrieval"),
     ("--model.checkpoint null", "no weights to fine-tune: set model.checkpoint"),
     ("--model.checkpoint wide", ", the network needs "),
@@ -110,6 +110,13 @@ FINETUNE = [
     ("--task retrieval --model.checkpoint captioner", "captioner lacks "),
     ("--data.max_tokens 5", "evaluate.prompt takes 4 tokens, which leaves none for a caption"),
     ("--data.train missing", "missing: no such file or folder"),
+    ("--task nlvr", "data: statements about two pictures come in a .json file"),
+    ("--task nlvr --data.train pairs.json", "pairs.json: row 0 has no two paths in 'images'"),
+    ("--task nlvr --data.train half.json", "half.json: row 1 (a.png, b.png) has a 'label' that is"),
+    ("--task nlvr --data.train page.json", "page.json: not readable as json"),
+    ("--task vqa", "data: questions come in a .json file"),
+    ("--task vqa --data.train asked.json", "asked.json: row 1 (a.png) has no 'answer'"),
+    ("--task vqa --data.train pairs.json", "pairs.json: row 0 (a.png) has no 'question'"),
     ("--output_dir tuned --task retrieval", "belongs to a caption run, not to one of retrieval"),
     ("--output_dir run", "belongs to a pretraining run, not to one of caption"),
     ("--output_dir tuned --evaluate.prompt a", "(evaluate.prompt 'a picture of ' -> 'a')"),
@@ -118,7 +125,7 @@ FINETUNE = [
 
 EVALUATE = [
     ("--tusk caption", "did you mean 'task'?"),
-    ("--task vqa", "task 'vqa' is not known: choose retrieval or caption"),
+    ("--task vgq", "task 'vgq' is not known: choose retrieval or caption"),
     ("--model.checkpoint null", "no model: set model.checkpoint"),
     ("--data.eval null", "no pairs: set data.eval"),
     ("--data.eval missing", "missing: no such file or folder"),
@@ -130,6 +137,10 @@ EVALUATE = [
     ("--task caption --evaluate.max_length 65", "at most the network's 64 positions"),
     ("--task caption --evaluate.max_length 4 --evaluate.min_length 1", "the prompt's 4 tokens"),
     ("--task caption --model.checkpoint scorer", "cannot caption: they have no text_decoder"),
+    ("--task nlvr --data.eval half.json", "half.json: row 1 (a.png, b.png) has a 'label' that is"),
+    ("--task nlvr --data.eval whole.json", "cannot judge sentences about two pictures: they have"),
+    ("--task vqa --data.eval pairs.json", "pairs.json: row 0 (a.png) has no 'question'"),
+    ("--task vqa --data.eval asked.json", "asked.json: row 1 (a.png) has no 'question_id'"),
     ("--model.checkpoint captioner", "cannot retrieve or score: they have no text_encoder"),
 ]
 
@@ -155,6 +166,7 @@ COLLECT = [
     ("--held_out 100000", "held_out is 100000: only"),
     ("--samples_per_shard 0", "samples_per_shard is 0"),
     ("--source web", "source 'web' is not known"),
+    ("--tasks vgq", "tasks: 'vgq' is not known: choose "),
     ("--output_dir file", "output_dir file is a file"),
     ("--output_dir file/below", "output_dir file/below: cannot be written: Not a directory"),
     ("--output_dir filled", "filled is not empty"),

@@ -56,6 +56,12 @@ def make_world(folder: Path) -> Path:
     (folder / "page.json").write_text("<html>")
     (folder / "captionless.json").write_text('[{"image": "a.png"}]')
     (folder / "pairs.json").write_text('[{"image": "a.png", "caption": "a"}]')
+    statement = {"images": ["a.png", "b.png"], "sentence": "both are red", "label": "True"}
+    (folder / "whole.json").write_text(json.dumps([statement]))
+    (folder / "half.json").write_text(json.dumps([statement, statement | {"label": "true"}]))
+    asked = {"image": "a.png", "question": "what is it?", "dataset": "vg"}
+    rows = [asked | {"answer": "a cat", "question_id": 1}, asked]
+    (folder / "asked.json").write_text(json.dumps(rows))
     (folder / "list.json").write_text("[]")
     (folder / "batch.json").write_text('{"train_batch_size": 3}')
     for name in ("empty", "filled", "set", "torn_set", "results", "notes", "torn_loop"):

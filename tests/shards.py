@@ -1,6 +1,7 @@
 """Small real sets of pairs: drawn pictures with captions that name what is on them."""
 
 import io
+import json
 import struct
 import zlib
 from pathlib import Path
@@ -44,6 +45,38 @@ def write_shards(folder: Path, count: int, per_shard: int = 20) -> Path:
             facts = {"uid": f"uid-{number}", "url": f"http://example.org/{number}"}
             writer.add(f"{number:05d}", picture(number), "png", caption(number), facts)
     return folder
+
+
+def write_statements(folder: Path, count: int) -> Path:
+    """`count` statements about two of 16 drawn pictures, every other one true, as NLVR2's JSON."""
+    rows = []
+    for number in range(16):
+        (folder / f"{number}.png").write_bytes(picture(number))
+    for number in range(count):
+        left, right = number % 16, (5 * number + 3) % 16
+        shown = left if number % 2 else (left + 1) % 8
+        row = {"images": [f"{left}.png", f"{right}.png"], "identifier": f"test-{number}"}
+        row["sentence"] = f"The left picture shows something {COLOURS[shown % 8]}."
+        rows.append(row | {"label": str(bool(number % 2))})
+    (folder / "statements.json").write_text(json.dumps(rows))
+    return folder / "statements.json"
+
+
+def write_questions(folder: Path, count: int) -> Path:
+    """`count` questions about 16 drawn pictures, every fourth Visual Genome's, in BLIP's JSON."""
+    rows = []
+    for number in range(16):
+        (folder / f"{number}.png").write_bytes(picture(number))
+    for number in range(count):
+        colour = COLOURS[number % 8]
+        row = {"image": f"{number % 16}.png", "question": "What colour is it, really?"}
+        if number % 4 == 3:
+            row |= {"dataset": "vg", "answer": colour}
+        else:
+            row |= {"dataset": "vqa", "answer": [colour] * 7 + [f"light {colour}"] * 2 + ["none"]}
+        rows.append(row | {"question_id": number})
+    (folder / "questions.json").write_text(json.dumps(rows))
+    return folder / "questions.json"
 
 
 def bomb(width: int, height: int) -> bytes:

@@ -2,6 +2,7 @@
 
 import torch
 
+from blip_model.convert.nlvr import is_nlvr
 from blip_model.convert.original import TIED_HEAD, from_original
 from blip_model.momentum import PARTS
 
@@ -24,6 +25,7 @@ TRAINING_ONLY = (
     *(f"{part}_m." for part in PARTS),
     *("image_queue", "text_queue", "idx_queue", "queue_ptr", "ptr_queue", "temp"),
 )
+DECODER, LOOKS = "text_decoder.bert", "encoder.layer.0.crossattention.self.key.weight"
 CAPTIONER, RETRIEVER, ANSWERER = (
     "BlipForConditionalGeneration",
     "BlipForImageTextRetrieval",
@@ -56,7 +58,11 @@ def to_huggingface(
     roots = {name.partition(".")[0] for name in kept}
     heads = {"vision_proj", "text_proj", "itm_head"}
     classes = {}
+    if is_nlvr(weights):
+        raise ValueError("transformers has no BLIP that looks at two pictures (NLVR2)")
     if roots == {"visual_encoder", "text_encoder", "text_decoder"}:
+        if len({kept[f"{side}.{LOOKS}"].shape for side in ("text_encoder", DECODER)}) > 1:
+            raise ValueError("transformers' answerer needs pictures as wide as texts")
         classes[ANSWERER] = roots
     elif roots == {"visual_encoder", "text_decoder"}:
         classes[CAPTIONER] = roots

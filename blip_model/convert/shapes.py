@@ -1,14 +1,18 @@
 """The network that a state dict belongs to: its sizes, and every name and shape it must have."""
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 import torch
 
 from blip_model.blip import Blip
 from blip_model.config import PRESETS, BlipConfig
+from blip_model.convert.nlvr import is_nlvr
 from blip_model.convert.positions import resize_positions
 from blip_model.momentum import PARTS
+from blip_model.nlvr import BlipNlvr
+from blip_model.vqa import BlipVqa
 
 CLS, POSITIONS = "visual_encoder.cls_token", "visual_encoder.pos_embed"
 PATCH, WORDS = "visual_encoder.patch_embed.proj.weight", "embeddings.word_embeddings.weight"
@@ -89,6 +93,23 @@ def _heads(tower: str, width: int) -> int:
     return width // 64
 
 
+def answers_questions(names: Collection[str]) -> bool:
+    """Whether weights of these names, in our names, are question answering's."""
+    roots = {name.partition(".")[0] for name in names}
+    return {"text_encoder", "text_decoder"} <= roots and not roots & HEADS
+
+
+def network_of(names: Collection[str], config: BlipConfig) -> Blip:
+    """A fresh network with a place for these weights, in our names; momentum apart."""
+    roots = {name.partition(".")[0] for name in names}
+    if answers_questions(names):
+        return BlipVqa(config)
+    if is_nlvr(names):
+        return BlipNlvr(config)
+    encoder = bool(roots & {"text_encoder", "text_encoder_m"})
+    return Blip(config, text_encoder=encoder, text_decoder="text_decoder" in roots)
+
+
 def expected_shapes(
     weights: dict[str, torch.Tensor], config: BlipConfig
 ) -> dict[str, tuple[int, ...]]:
@@ -100,16 +121,14 @@ def expected_shapes(
     """
     roots = {name.partition(".")[0] for name in weights}
     with torch.device("meta"):
-        network = Blip(
-            config,
-            text_encoder=bool(roots & {"text_encoder", "text_encoder_m"}),
-            text_decoder="text_decoder" in roots,
-        )
+        network = network_of(weights, config)
     online = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     wanted = roots | {"visual_encoder"}
     # An encoder may come without its heads only beside a decoder (question answering).
     if roots & HEADS or "text_decoder" not in roots:
         wanted |= HEADS
+    if is_nlvr(weights):
+        wanted |= {"text_encoder"}
     shapes = {name: shape for name, shape in online.items() if name.partition(".")[0] in wanted}
     for part in PARTS:
         if f"{part}_m" in roots:

@@ -8,11 +8,12 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from engine.collect import openclipart, openmoji, tuxpaint
 from engine.collect.drawing import Drawing, draw
+from engine.collect.tasks import make_tasks, refuse_unknown
 from engine.collect.world import make_world
 from engine.config import ConfigError
 from engine.data.images import BadSample
@@ -41,6 +42,8 @@ class CollectConfig:
             captions is swapped, with a record of it, and a small clean set (`world/clean`) of
             other pictures; null makes none.
         clean_fraction: share of the training pairs that is the clean set.
+        tasks: downstream tasks to derive from the pictures and their names as well, under
+            `tasks/NAME`; for a complete set, too.
     """
 
     source: str = "openmoji"
@@ -51,6 +54,7 @@ class CollectConfig:
     samples_per_shard: int = 512
     noise: float | None = None
     clean_fraction: float = 0.1
+    tasks: str | list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.source not in SOURCES:
@@ -63,6 +67,12 @@ class CollectConfig:
             raise ConfigError(f"noise is {self.noise}: must be {SHARE}")
         if self.clean_fraction not in PART or self.clean_fraction == 1:
             raise ConfigError(f"clean_fraction is {self.clean_fraction}: must be between 0 and 1")
+        refuse_unknown(self.task_names)
+
+    @property
+    def task_names(self) -> list[str]:
+        """Of `tasks`, one or many."""
+        return [self.tasks] if isinstance(self.tasks, str) else self.tasks
 
     @property
     def folder(self) -> Path:
@@ -114,7 +124,8 @@ def split(
 def collect(config: CollectConfig, progress: Callable[[str], None] = print) -> Path:
     """Draw, split and write the pair set as indexed shards under `train/` and `heldout/`.
 
-    With noise, `world/` holds what training on web pairs starts from, see `make_world`.
+    With noise, `world/` holds what training on web pairs starts from, see `make_world`; `tasks/`
+    holds the data of downstream tasks.
 
     Returns:
         The folder. One that is complete with the same settings is left untouched.
@@ -131,7 +142,8 @@ def collect(config: CollectConfig, progress: Callable[[str], None] = print) -> P
             raise ConfigError(
                 f"{folder} holds a pair set with other settings: choose another folder"
             )
-        progress(f"{folder}: complete, nothing to do")
+        if not make_tasks(folder, config.task_names, config.seed, progress):
+            progress(f"{folder}: complete, nothing to do")
         return folder
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder} is not empty and holds no complete pair set: choose another")
@@ -150,11 +162,13 @@ def collect(config: CollectConfig, progress: Callable[[str], None] = print) -> P
     finally:
         shutil.rmtree(building, ignore_errors=True)
     progress(f"{folder}: {counts['train']} training pairs, {counts['heldout']} held out")
+    make_tasks(folder, config.task_names, config.seed, progress)
     return folder
 
 
 def _settings(config: CollectConfig) -> dict[str, object]:
-    return {name: value for name, value in asdict(config).items() if name != "output_dir"}
+    apart = ("output_dir", "tasks")
+    return {name: value for name, value in asdict(config).items() if name not in apart}
 
 
 def _settings_of(facts: Path) -> object:

@@ -226,7 +226,7 @@ def make_world(
         trusted, web = read_pairs(clean), redundant(read_pairs(train), min_word_count)
         count = max(2, round(clean_fraction * len(trusted)))
         trusted = random.Random(f"clean {seed}").sample(trusted, count)
-    with _aside(folder) as building:
+    with aside(folder) as building:
         world = World.at(building)
         pairs = write_noisy(world.web, web, noise, seed)
         write_pairs(world.clean, trusted, [pair.caption for pair in trusted])
@@ -239,7 +239,7 @@ def make_world(
 
 
 @contextlib.contextmanager
-def _aside(folder: Path) -> Iterator[Path]:
+def aside(folder: Path) -> Iterator[Path]:
     """A folder to build in, which takes its name when the context ends well."""
     building = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     building.mkdir(parents=True)

@@ -41,18 +41,12 @@ class Annotations:
     @property
     def fingerprint(self) -> str:
         """Hash of all rows."""
-        state = xxhash.xxh3_128()
-        for batch in self._table.to_batches():
-            for column in batch.columns:
-                for buffer in column.buffers():
-                    if buffer is not None:
-                        state.update(buffer)
-        return state.hexdigest()
+        return fingerprint_of(self._table)
 
     def read(self, number: int) -> RawSample:
         """One pair."""
         row = {name: self._table[name][number].as_py() for name in self._table.column_names}
-        content, problem = self._picture(row["image"])
+        content, problem = read_picture(self.root / row["image"])
         return RawSample(
             key=row["image"],
             uid=row["uid"],
@@ -63,16 +57,28 @@ class Annotations:
             problem=problem,
         )
 
-    def _picture(self, name: str) -> tuple[bytes | None, str | None]:
-        try:
-            path = self.root / name
-            if path.stat().st_size > MAX_FILE_BYTES:
-                return None, "file_too_large"
-            return path.read_bytes(), None
-        except FileNotFoundError:
-            return None, "missing"
-        except (OSError, ValueError, UnicodeError):
-            return None, "unreadable_name"
+
+def fingerprint_of(table: pa.Table) -> str:
+    """Hash of all rows."""
+    state = xxhash.xxh3_128()
+    for batch in table.to_batches():
+        for column in batch.columns:
+            for buffer in column.buffers():
+                if buffer is not None:
+                    state.update(buffer)
+    return state.hexdigest()
+
+
+def read_picture(path: Path) -> tuple[bytes | None, str | None]:
+    """A file's bytes, or why they cannot be had."""
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            return None, "file_too_large"
+        return path.read_bytes(), None
+    except FileNotFoundError:
+        return None, "missing"
+    except (OSError, ValueError, UnicodeError):
+        return None, "unreadable_name"
 
 
 def _read_table(path: Path) -> pa.Table:

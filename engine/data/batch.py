@@ -1,8 +1,10 @@
 """What every loader yields and every objective takes."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
+
+from blip_model.answers import Answers
 
 
 @dataclass(frozen=True)
@@ -10,7 +12,7 @@ class Batch:
     """One micro-batch of a rank, in slot order.
 
     Attributes:
-        image: [B, 3, H, W] float32, normalised.
+        image: [B, 3, H, W] float32, normalised; [B, 2, 3, H, W] for statements about two.
         input_ids: [B, T] int64, [CLS] first, [SEP] last, padded with 0 to the longest caption.
         attention_mask: [B, T] int64, 1 where there is a token.
         image_id: [B] int64, equal for samples of the same picture.
@@ -18,6 +20,8 @@ class Batch:
         reason: B reason codes, "" for a good sample, else why its slot holds a substitute.
         capacity: places for the tokens of all captions, one of few numbers; None: as many as
             there are tokens.
+        label: [B] int64, 1 where a statement is true; None for pairs.
+        answers: of questions; None for pairs.
     """
 
     image: torch.Tensor
@@ -27,22 +31,21 @@ class Batch:
     key: list[str]
     reason: list[str]
     capacity: int | None = None
+    label: torch.Tensor | None = None
+    answers: Answers | None = None
 
     def __len__(self) -> int:
         return self.image.shape[0]
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch with its tensors on `device`, copied without blocking."""
-        moved = {
-            name: getattr(self, name).to(device, non_blocking=True)
-            for name in ("image", "input_ids", "attention_mask", "image_id")
-        }
+        moved = {n: tensor.to(device, non_blocking=True) for n, tensor in self._tensors().items()}
         return replace(self, **moved)
 
     def pin_memory(self) -> "Batch":
         """The same batch in page-locked memory (called by the data loader)."""
-        pinned = {
-            name: getattr(self, name).pin_memory()
-            for name in ("image", "input_ids", "attention_mask", "image_id")
-        }
-        return replace(self, **pinned)
+        return replace(self, **{n: tensor.pin_memory() for n, tensor in self._tensors().items()})
+
+    def _tensors(self) -> dict[str, torch.Tensor | Answers]:
+        named, kinds = {f.name: getattr(self, f.name) for f in fields(self)}, torch.Tensor | Answers
+        return {name: value for name, value in named.items() if isinstance(value, kinds)}

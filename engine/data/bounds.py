@@ -28,12 +28,12 @@ def bounded(
         ids and mask [B, L' >= L], and a number of tokens, at least as many as there are.
     """
     count, length = ids.shape
-    longest = min(_up(length, LENGTHS), max(max_tokens, length))
+    longest = min(up(length, LENGTHS), max(max_tokens, length))
     ids, mask = (F.pad(tensor, (0, longest - length)) for tensor in (ids, mask))
-    step = max(LEAST, _up(count * max_tokens, PARTS) // PARTS)
-    return ids, mask, min(_up(int(mask.sum()), step), count * longest)
+    step = max(LEAST, up(count * max_tokens, PARTS) // PARTS)
+    return ids, mask, min(up(int(mask.sum()), step), count * longest)
 
 
-def _up(value: int, step: int) -> int:
-    """The next multiple."""
+def up(value: int, step: int) -> int:
+    """The next multiple of `step`."""
     return -(-value // step) * step

@@ -21,13 +21,33 @@ def clean_caption(text: Any, max_words: int) -> str:
     Raises:
         BadSample: bad_text for what is not text, empty_caption when nothing is left.
     """
+    return _first_words(PUNCTUATION.sub(" ", valid_text(text).lower()), max_words)
+
+
+def clean_question(text: Any, max_words: int) -> str:
+    """A question likewise, but that the characters leave no space behind (BLIP's cleaning).
+
+    Raises:
+        BadSample: bad_text for what is not text, empty_caption when nothing is left.
+    """
+    return _first_words(PUNCTUATION.sub("", valid_text(text).lower()), max_words)
+
+
+def valid_text(text: Any) -> str:
+    """Valid Unicode in composed form, no control or direction characters, at most 4 kB.
+
+    Raises:
+        BadSample: bad_text for what is not text.
+    """
     if not isinstance(text, str):
         raise BadSample("bad_text")
     text = text.encode("utf-8", "replace")[:MAX_BYTES].decode("utf-8", "ignore")
     text = unicodedata.normalize("NFC", text)
-    text = "".join(c if c.isspace() or unicodedata.category(c)[0] != "C" else "" for c in text)
-    text = SPACES.sub(" ", PUNCTUATION.sub(" ", text.lower())).strip()
-    words = text.split(" ")[:max_words]
+    return "".join(c if c.isspace() or unicodedata.category(c)[0] != "C" else "" for c in text)
+
+
+def _first_words(text: str, max_words: int) -> str:
+    words = SPACES.sub(" ", text).strip().split(" ")[:max_words]
     if not words[0]:
         raise BadSample("empty_caption")
     return " ".join(words)

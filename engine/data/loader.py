@@ -9,14 +9,16 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from engine.config import ConfigError, RunConfig
+from engine.data.answers import weighted
 from engine.data.augment import Augmentation
 from engine.data.batch import Batch
 from engine.data.bounds import bounded
 from engine.data.captions import choose_caption
 from engine.data.counter import Draws
 from engine.data.images import BadSample, decode_image
+from engine.data.open_source import open_source
 from engine.data.order import Order
-from engine.data.source import Source
+from engine.data.source import RawSample, Source
 from engine.data.tokenizer import Tokenizer
 
 SUBSTITUTES = 100
@@ -32,10 +34,18 @@ class Sample:
     image_id: int
     key: str
     reason: str
+    label: int | None = None
+    answers: tuple[tuple[str, float], ...] = ()
 
 
 class Slots(Dataset):
-    """Slot number to sample. A bad sample keeps its slot and gets a deterministic substitute."""
+    """Slot number to sample. A bad sample keeps its slot and gets a deterministic substitute.
+
+    Attributes:
+        open_source: opens what `data.train` names.
+    """
+
+    open_source = staticmethod(open_source)
 
     def __init__(self, config: RunConfig, source: Source) -> None:
         self.source = source
@@ -53,19 +63,27 @@ class Slots(Dataset):
             try:
                 if raw.problem:
                     raise BadSample(raw.problem)
-                draws = Draws(self.seed, TEXT, slot)
-                caption = choose_caption(raw.captions, self.data.max_words, draws)
-                image = decode_image(raw.image, self.data.max_pixels)
+                pixels, caption = self.content(raw, slot)
             except BadSample as bad:
                 reason = reason or bad.reason
                 number = candidates.below(len(self.source))
                 continue
-            pixels = self.augmentation(image, Draws(self.seed, CROP, slot))
-            return Sample(pixels, caption, raw.image_id, key, reason)
+            return Sample(pixels, caption, raw.image_id, key, reason, raw.label, raw.answers)
         hint = "; is data.image_root right?" if reason == "missing" else ""
         raise ConfigError(
             f"{SUBSTITUTES} samples in a row are bad, the first ({key}): {reason}{hint}"
         )
+
+    def content(self, raw: RawSample, slot: int) -> tuple[torch.Tensor, str]:
+        """Picture [3, H, W] and caption, as the slot's counters choose and augment them.
+
+        Raises:
+            BadSample: one of them cannot be used.
+        """
+        draws = Draws(self.seed, TEXT, slot)
+        caption = choose_caption(raw.captions, self.data.max_words, draws)
+        image = decode_image(raw.image, self.data.max_pixels)
+        return self.augmentation(image, Draws(self.seed, CROP, slot)), caption
 
 
 @dataclass(frozen=True)
@@ -89,6 +107,8 @@ class Collate:
         ids, mask, capacity = *self.tokenizer.encode(texts, self.max_tokens), None
         if self.bounded:
             ids, mask, capacity = bounded(ids, mask, self.max_tokens)
+        answers = [sample.answers for sample in samples]
+        labels = [sample.label for sample in samples if sample.label is not None]
         return Batch(
             image=torch.stack([sample.image for sample in samples]),
             input_ids=ids,
@@ -97,6 +117,8 @@ class Collate:
             key=[sample.key for sample in samples],
             reason=[sample.reason for sample in samples],
             capacity=capacity,
+            label=torch.tensor(labels) if labels else None,
+            answers=weighted(answers, self.tokenizer, self.max_tokens, self.bounded),
         )
 
 
@@ -162,6 +184,7 @@ def build_loader(
     start_step: int,
     stop_step: int,
     prompt: str = "",
+    slots: type[Slots] = Slots,
 ) -> DataLoader:
     """Batches of a rank from one optimizer step to another, micro-batch by micro-batch.
 
@@ -178,7 +201,7 @@ def build_loader(
     workers = config.data.workers
     on_gpu = torch.cuda.is_available() and config.device != "cpu"
     return DataLoader(
-        Slots(config, source),
+        slots(config, source),
         batch_sampler=micro_batches,
         num_workers=workers,
         collate_fn=Collate(tokenizer, config.data.max_tokens, prompt, train.compile or on_gpu),

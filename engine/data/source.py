@@ -18,6 +18,10 @@ class RawSample:
         image_id: equal for pairs of one picture.
         image: encoded picture, or None where it is missing.
         problem: why the store could not give it whole, or None.
+        second: the other encoded picture of a statement about two, or None.
+        label: 1 where a statement is true, 0 where it is false, or None.
+        answers: to a question, each with its weight.
+        people: what each of several people answered to it, where that is known.
     """
 
     key: str
@@ -27,6 +31,10 @@ class RawSample:
     image_id: int
     image: bytes | None
     problem: str | None = None
+    second: bytes | None = None
+    label: int | None = None
+    answers: tuple[tuple[str, float], ...] = ()
+    people: tuple[str, ...] = ()
 
 
 class Source(Protocol):

@@ -4,26 +4,51 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from engine.config import ConfigError, EvaluateSection, RunConfig
 from engine.data.evaluation_set import EvaluationSet
 from engine.data.open_source import open_source
+from engine.data.question_set import QuestionSet
+from engine.data.questions import open_questions
+from engine.data.statements import StatementSet, open_statements
 from engine.evaluation.caption import evaluate_captions
+from engine.evaluation.nlvr import evaluate_nlvr
 from engine.evaluation.retrieval import evaluate_retrieval
-from engine.inference import LoadedBlip, load
+from engine.evaluation.vqa import evaluate_vqa
+from engine.inference import ANSWERS, LoadedBlip, load
 
-Evaluator = Callable[[LoadedBlip, EvaluationSet, EvaluateSection], dict[str, Any]]
-PARTS = {"retrieval": "text_encoder", "caption": "text_decoder"}
+Evaluator = Callable[[LoadedBlip, Any, EvaluateSection], dict[str, Any]]
+PARTS = {
+    "retrieval": "text_encoder",
+    "caption": "text_decoder",
+    "nlvr": "cls_head",
+    "vqa": ANSWERS,
+}
+# What opens a task's data, and what goes through it in order.
+SETS = {
+    "retrieval": (open_source, EvaluationSet),
+    "caption": (open_source, EvaluationSet),
+    "nlvr": (open_statements, StatementSet),
+    "vqa": (partial(open_questions, needed="question_id"), QuestionSet),
+}
 EVALUATORS: dict[str, Evaluator] = {
     "retrieval": evaluate_retrieval,
     "caption": evaluate_captions,
+    "nlvr": evaluate_nlvr,
+    "vqa": evaluate_vqa,
 }
+# What predictions are called where the original calls them so.
+PREDICTIONS = {"vqa": "vqa_result.json"}
 
 
 def evaluate(config: RunConfig, task: str) -> dict[str, Any]:
     """Evaluate `model.checkpoint` on `data.eval` and write `output_dir/results.json`.
+
+    Answers that a benchmark takes in go to `output_dir/predictions.json`, those of VQA to
+    `output_dir/vqa_result.json`.
 
     Raises:
         ConfigError: no checkpoint, no data, or results of another evaluation in output_dir.
@@ -34,20 +59,24 @@ def evaluate(config: RunConfig, task: str) -> dict[str, Any]:
         raise ConfigError("no pairs: set data.eval to shards or an annotation file")
     folder = Path(config.output_dir)
     refuse_other_results(folder, task, config.model.checkpoint)
-    source = open_source(config.data.eval, config.data.image_root)
+    opening, collecting = SETS[task]
+    source = opening(config.data.eval, config.data.image_root)
     precision, device = config.precision, config.device
     blip = load(config.model.checkpoint, device=device, precision=precision, section=config.model)
     blip.require(PARTS[task])
     size = blip.model.config.image_size
-    pairs = EvaluationSet(source, size, config.data.max_words, config.data.max_pixels)
-    results = EVALUATORS[task](blip, pairs, config.evaluate)
+    samples = collecting(source, size, config.data.max_words, config.data.max_pixels)
+    results = EVALUATORS[task](blip, samples, config.evaluate)
+    predictions = results.pop("predictions", None)
     results["checkpoint"] = config.model.checkpoint
+    if predictions is not None:
+        write_results(folder / PREDICTIONS.get(task, "predictions.json"), predictions)
     write_results(folder / "results.json", results)
     for name, value in results["metrics"].items():
         chance = results["chance"].get(name)
         beside = "" if chance is None else f"   (chance {chance:.3f})"
         print(f"{name:40s} {value:.3f}{beside}")
-    print(f"{folder / 'results.json'}: {results['count']} pictures", file=sys.stderr)
+    print(f"{folder / 'results.json'}: {results['count']} evaluated", file=sys.stderr)
     return results
 
 
@@ -56,7 +85,7 @@ def refuse_other_results(folder: Path, task: str, checkpoint: str) -> None:
 
     Args:
         folder: that the results go to.
-        task: retrieval or caption.
+        task: its name.
         checkpoint: that is evaluated.
 
     Raises:
@@ -79,7 +108,7 @@ def refuse_other_results(folder: Path, task: str, checkpoint: str) -> None:
     raise ConfigError(f"{path} {problem}: choose another output_dir")
 
 
-def write_results(path: Path, results: dict[str, Any]) -> None:
+def write_results(path: Path, results: dict[str, Any] | list[dict[str, Any]]) -> None:
     """Write JSON whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")

@@ -33,6 +33,12 @@ CURVES = (
         reference=(MATCHING_BY_CHANCE, "guessing"),
     ),
     Curve("loss_lm", "Captioning loss", "LM: predicts the next word of the caption"),
+    Curve(
+        "loss_nlvr",
+        "Two-picture loss",
+        "NLVR2: is the sentence true of the two pictures?",
+        reference=(math.log(2), "guessing"),
+    ),
     Curve("images_per_second", "Throughput", "over all ranks", " pairs/s", from_zero=True),
     Curve("lr", "Learning rate", "schedule of the optimizer", from_zero=True, exact=True),
     Curve("temperature", "Temperature", "learned scale of the contrastive loss"),

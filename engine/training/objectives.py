@@ -6,12 +6,24 @@ from typing import Any, Protocol
 from blip_model.blip import Blip
 from blip_model.caption import BlipCaption
 from blip_model.contrastive import BlipContrast
-from blip_model.flops import caption_flops, contrast_flops, pretraining_flops, retrieval_flops
+from blip_model.flops import (
+    caption_flops,
+    contrast_flops,
+    nlvr_flops,
+    pretraining_flops,
+    retrieval_flops,
+    vqa_flops,
+)
 from blip_model.momentum import Momentum
+from blip_model.nlvr import BlipNlvr
 from blip_model.pretrain import BlipPretrain
 from blip_model.retrieval import BlipRetrieval
+from blip_model.vqa import BlipVqa
 from engine.config import ConfigError, RunConfig
 from engine.data.batch import Batch
+from engine.data.loader import Slots
+from engine.data.questions import QuestionSlots
+from engine.data.statements import StatementSlots
 from engine.data.tokenizer import Tokenizer
 from engine.weights import Loaded, initialise, open_weights, start_from, start_momentum
 
@@ -37,10 +49,12 @@ class Objective(Protocol):
     Attributes:
         losses: names in what the forward returns; their sum is trained.
         prompt: that every text starts with, or "".
+        slots: what opens and prepares its samples.
     """
 
     losses: tuple[str, ...]
     prompt: str
+    slots: type[Slots]
 
     def build(self, fresh: bool) -> Built:
         """The modules; `fresh` ones take the weights that the run starts from."""
@@ -66,6 +80,7 @@ class Pretraining:
 
     losses = ("loss_itc", "loss_itm", "loss_lm")
     prompt = ""
+    slots = Slots
 
     def __init__(self, config: RunConfig, tokenizer: Tokenizer) -> None:
         self.section, self.config = config.model, config.model.network()
@@ -92,6 +107,7 @@ class Contrast:
 
     losses = ("loss_itc",)
     prompt = ""
+    slots = Slots
 
     def __init__(self, config: RunConfig, tokenizer: Tokenizer) -> None:
         self.section, self.config = config.model, config.model.network()
@@ -118,6 +134,7 @@ class Captioning:
     """
 
     losses = ("loss_lm",)
+    slots = Slots
 
     def __init__(self, config: RunConfig, tokenizer: Tokenizer) -> None:
         refuse_no_weights(config)
@@ -155,6 +172,7 @@ class Retrieval:
 
     losses = ("loss_itc", "loss_itm")
     prompt = ""
+    slots = Slots
 
     def __init__(self, config: RunConfig, tokenizer: Tokenizer) -> None:
         refuse_no_weights(config)
@@ -187,7 +205,70 @@ class Retrieval:
         return retrieval_flops(self.config, tokens)
 
 
-OBJECTIVES = {"caption": Captioning, "retrieval": Retrieval}
+class Nlvr:
+    """NLVR2: is what a sentence says of two pictures true?
+
+    Raises:
+        ConfigError: no weights to start from.
+    """
+
+    losses = ("loss_nlvr",)
+    prompt = ""
+    slots = StatementSlots
+
+    def __init__(self, config: RunConfig, tokenizer: Tokenizer) -> None:
+        refuse_no_weights(config)
+        self.section, self.config = config.model, config.model.network()
+
+    def build(self, fresh: bool) -> Built:
+        """A MED's encoders, each cross-attention twice; or weights of this task."""
+        model = BlipNlvr(self.config)
+        return Built(model, None, initialise(model, self.section) if fresh else Loaded())
+
+    def settings(self, batch: Batch, contrast: dict[str, Any]) -> dict[str, Any]:
+        """Keywords of the forward."""
+        return {"label": batch.label}
+
+    def flops(self, tokens: float) -> float:
+        """Useful FLOP a statement."""
+        return nlvr_flops(self.config, tokens)
+
+
+class Answering:
+    """Visual question answering: the decoder learns people's answers by their shares.
+
+    Raises:
+        ConfigError: no weights to start from.
+    """
+
+    losses = ("loss_lm",)
+    prompt = ""
+    slots = QuestionSlots
+
+    def __init__(self, config: RunConfig, tokenizer: Tokenizer) -> None:
+        refuse_no_weights(config)
+        self.section, self.config = config.model, config.model.network()
+
+    def build(self, fresh: bool) -> Built:
+        """Image encoder, text encoder and decoder of the weights, the last two apart from now."""
+        model = BlipVqa(self.config, label_smoothing=self.section.label_smoothing)
+        return Built(model, None, initialise(model, self.section) if fresh else Loaded())
+
+    def settings(self, batch: Batch, contrast: dict[str, Any]) -> dict[str, Any]:
+        """Keywords of the forward."""
+        return {"answers": batch.answers, "capacity": contrast["capacity"]}
+
+    def flops(self, tokens: float) -> float:
+        """Useful FLOP a question."""
+        return vqa_flops(self.config, tokens)
+
+
+OBJECTIVES = {
+    "caption": Captioning,
+    "retrieval": Retrieval,
+    "nlvr": Nlvr,
+    "vqa": Answering,
+}
 
 
 def refuse_no_weights(config: RunConfig) -> None:

@@ -33,7 +33,7 @@ class Telemetry:
         folder: the run folder.
         config: of the run.
         runtime: of this process.
-        losses: of `LOSSES`, those that the run has; a line says null for the others.
+        losses: names of the run's; a line says null for those of `LOSSES` that it lacks.
         start_step: step that the run continues from; later lines of an earlier run are cut.
         last_step: of the run.
         flops_per_pair: forward and backward work, for the MFU.

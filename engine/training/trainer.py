@@ -14,7 +14,6 @@ from engine.config import ConfigError, RunConfig, to_dict
 from engine.data.batch import Batch
 from engine.data.counter import key_of
 from engine.data.loader import BadSampleLedger, build_loader, from_worker, micro_batch_size
-from engine.data.open_source import open_source
 from engine.data.source import Source
 from engine.data.tokenizer import Tokenizer, open_tokenizer
 from engine.runtime import Runtime
@@ -53,6 +52,7 @@ class Trainer:
         network = config.model.network()
         self.tokenizer = open_tokenizer(config.model.vocabulary, network)
         self.objective = objective(config, self.tokenizer)
+        open_source = self.objective.slots.open_source
         self.source: Source = open_source(config.data.train, config.data.image_root)
         self.micro = micro_batch_size(config, runtime.world_size)
         self.accumulation = config.train.global_batch_size // (self.micro * runtime.world_size)
@@ -150,6 +150,7 @@ class Trainer:
                 start_step=self.step,
                 stop_step=self.last_step,
                 prompt=self.objective.prompt,
+                slots=self.objective.slots,
             )
         )
 

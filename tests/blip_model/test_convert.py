@@ -14,6 +14,7 @@ from blip_model.convert.original import from_original, to_original, with_queue_n
 from blip_model.convert.positions import resize_positions
 from blip_model.convert.shapes import check_shapes, infer_config, with_image_size
 from blip_model.momentum import Momentum
+from blip_model.vqa import BlipVqa
 from tests import golden_files
 from tests.tiny import tiny_config, tiny_inputs
 
@@ -70,7 +71,7 @@ def test_the_round_trip_over_all_formats_is_equal_to_the_bit(name: str) -> None:
     assert_equal(to_original(back), weights)
 
 
-@pytest.mark.parametrize("name", GOLDEN)
+@pytest.mark.parametrize("name", [*GOLDEN, "nlvr"])
 def test_the_golden_networks_are_recognised_from_their_shapes(name: str) -> None:
     weights, golden = from_original(golden_weights(name)), golden_files.read(name).config
     config = infer_config(weights, dropout=golden.dropout)
@@ -131,6 +132,14 @@ def test_the_scorer_gives_transformers_scores(name: str) -> None:
         torch.testing.assert_close(match, scorer(**inputs).itm_score, **CLOSE)
         itc = scorer(**inputs, use_itm_head=False).itm_score
         torch.testing.assert_close(similarity, itc, **CLOSE)
+
+
+def test_an_answerer_with_pictures_of_another_width_has_no_place_in_transformers() -> None:
+    network = BlipVqa(tiny_config(vision_width=48))
+    weights = network.state_dict()
+    check_shapes(weights, infer_config(weights, vision_heads=2, dropout=0.0))
+    with pytest.raises(ValueError, match="answerer needs pictures as wide as texts"):
+        to_huggingface(weights)
 
 
 def test_transformers_weights_load_strictly_and_give_their_logits() -> None:
@@ -209,8 +218,23 @@ def test_a_scorer_without_its_matching_head_is_not_complete() -> None:
 
 
 def test_networks_that_transformers_lacks_are_refused() -> None:
-    with pytest.raises(ValueError, match="no BLIP class of cls_head, text_encoder, visual_encoder"):
+    with pytest.raises(ValueError, match="no BLIP that looks at two pictures"):
         to_huggingface(golden_weights("nlvr"))
+    alone = {n: t for n, t in golden_weights("filter").items() if n.startswith("visual_encoder.")}
+    with pytest.raises(ValueError, match="no BLIP class of visual_encoder"):
+        to_huggingface(alone)
+
+
+def test_a_network_for_two_pictures_is_whole_or_refused() -> None:
+    weights, config = golden_weights("nlvr"), golden_files.read("nlvr").config
+    assert_equal(to_original(from_original(weights)), weights)
+    merging = "text_encoder.encoder.layer.7.crossattention.output.merge_layer.weight"
+    for gone in (merging, "cls_head.2.bias", "text_encoder.embeddings.LayerNorm.bias"):
+        with pytest.raises(ValueError, match=f"^lacks {gone}$"):
+            check_shapes({n: t for n, t in weights.items() if n != gone}, config)
+    early = merging.replace("7", "5")
+    with pytest.raises(ValueError, match=f"^has unexpected {early}$"):
+        check_shapes({**weights, early: weights[merging]}, config)
 
 
 def test_heads_of_an_unknown_width_must_be_given() -> None:

@@ -5,14 +5,18 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from blip_model.answers import Answers
 from blip_model.blip import Blip
 from blip_model.caption import BlipCaption
 from blip_model.momentum import Momentum, MomentumFeatures
+from blip_model.nlvr import BlipNlvr
 from blip_model.pretrain import BlipPretrain
 from blip_model.retrieval import BlipRetrieval
+from blip_model.vqa import BlipVqa
 from tests.golden_files import Trace, assert_equal_to, read
 
 VALUE, GRADIENT = 1e-5, 1e-4
+KEY_BIASES = ("self.key.bias", "self0.key.bias", "self1.key.bias")
 
 
 def load(model: Blip, momentum: Momentum | None, weights: dict[str, torch.Tensor]) -> None:
@@ -71,7 +75,7 @@ def without_key_bias(name: str, tensor: torch.Tensor) -> torch.Tensor:
     is 0. AdamW turns the rounding noise in its place into steps of full size and random sign,
     which no two ways of adding up agree on. No output depends on it.
     """
-    if name.endswith("self.key.bias"):
+    if name.endswith(KEY_BIASES):
         return torch.zeros_like(tensor)
     if name.endswith("attn.qkv.bias"):
         query, key, value = tensor.chunk(3)
@@ -163,3 +167,40 @@ def test_golden_filter() -> None:
     assert_equal_to(logits, batch["itm_logits"], "itm_logits", VALUE)
     similarity = model.image_feature(states) @ model.text_feature(model.encode_text(*text)).T
     assert_equal_to(similarity, batch["itc_similarity"], "itc_similarity", VALUE)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_golden_vqa(plain: bool) -> None:
+    trace = read("vqa")
+    model = BlipVqa(trace.config, plain=plain)
+    load(model, None, trace.under("weights."))
+    batch = trace.tensors
+    answers = batch["answers_per_question"]
+    owner = torch.arange(len(answers)).repeat_interleave(answers)
+    answers = Answers(batch["answer_ids"], batch["answer_mask"], owner, batch["answer_weight"])
+    text = (batch["question_ids"], batch["question_mask"])
+    losses = model(batch["image"], *text, answers)
+    assert losses["loss_lm"].item() == pytest.approx(trace.meta["losses"][0], rel=VALUE)
+    losses["loss_lm"].backward()
+    compare_gradients(model, trace.under("grad."))
+    with torch.no_grad():
+        questions = model.read_questions(*text, model.encode_image(batch["image"]))
+    candidates = (batch["candidate_ids"], batch["candidate_mask"])
+    best = model.eval().rank(questions, *candidates, trace.meta["k_test"])
+    assert torch.equal(best, batch["best_candidate"])
+
+
+def test_golden_nlvr() -> None:
+    trace = read("nlvr")
+    model = BlipNlvr(trace.config)
+    load(model, None, trace.under("weights."))
+    batch = trace.tensors
+    # The trace has all left pictures, then all right ones.
+    images = torch.stack(batch["image_pair"].chunk(2), 1)
+    text = (batch["input_ids"], batch["attention_mask"])
+    loss = model(images, *text, label=batch["label"])["loss_nlvr"]
+    assert loss.item() == pytest.approx(trace.meta["losses"][0], rel=VALUE)
+    loss.backward()
+    compare_gradients(model, trace.under("grad."))
+    with torch.no_grad():
+        assert_equal_to(model.judge(images, *text), batch["logits"], "logits", VALUE)

@@ -10,8 +10,10 @@ import transformers
 from blip_model import Blip
 from blip_model.caption import BlipCaption
 from blip_model.momentum import Momentum
+from blip_model.nlvr import BlipNlvr
 from blip_model.pretrain import BlipPretrain
 from blip_model.retrieval import BlipRetrieval
+from blip_model.vqa import BlipVqa
 from engine.checkpoint import CheckpointError
 from engine.config import ModelSection
 from engine.data.tokenizer import packaged_folder
@@ -20,6 +22,7 @@ from tests import golden_files
 from tests.tiny import tiny_config, tiny_inputs
 
 PARTS = ("vision_proj", "text_proj", "itm_head")
+KINDS = ("weight", "bias")
 
 
 def golden_weights(name: str) -> dict[str, torch.Tensor]:
@@ -43,6 +46,69 @@ def test_pretrained_weights_start_every_network(tmp_path: Path) -> None:
         assert set(report.loaded) == set(state)
         assert report.fresh == ()
         assert set(report.dropped) == golden.keys() - state.keys()
+
+
+def test_a_med_starts_an_answerer_of_two_texts_apart(tmp_path: Path) -> None:
+    place, golden = pth(tmp_path, "pretrain"), golden_weights("pretrain")
+    model = BlipVqa(golden_files.read("pretrain").config)
+    report = initialise(model, ModelSection(checkpoint=place))
+    assert report.fresh == ()
+    assert all(torch.equal(tensor, golden[name]) for name, tensor in model.state_dict().items())
+    # What looks at questions does not fit what looked at wider pictures.
+    wide = tiny_config(vision_width=48)
+    torch.save({"model": Blip(wide).state_dict()}, tmp_path / "wide.pth")
+    model = BlipVqa(wide)
+    weights = open_weights(str(tmp_path / "wide.pth"), vision_heads=2)
+    looking = "text_decoder.bert.encoder.layer.{}.crossattention.self.{}.weight"
+    fresh = {looking.format(layer, name) for layer in range(2) for name in ("key", "value")}
+    assert set(start_from(model, weights).fresh) == fresh
+
+
+def test_an_answerer_is_taken_whole_and_starts_nothing_else(tmp_path: Path) -> None:
+    place, config = pth(tmp_path, "vqa"), golden_files.read("vqa").config
+    model = BlipVqa(config)
+    assert initialise(model, ModelSection(checkpoint=place)).fresh == ()
+    golden = golden_weights("vqa")
+    assert all(torch.equal(tensor, golden[name]) for name, tensor in model.state_dict().items())
+    with pytest.raises(CheckpointError, match="answers questions, which starts nothing else"):
+        initialise(BlipCaption(config), ModelSection(checkpoint=place))
+    with pytest.raises(CheckpointError, match=r"lacks \d+ tensors: text_encoder\."):
+        initialise(model, ModelSection(checkpoint=pth(tmp_path, "caption")))
+
+
+def test_a_med_starts_both_cross_attentions_and_leaves_merging_and_head_fresh(
+    tmp_path: Path,
+) -> None:
+    # Six layers are averaged: the seventh is merged.
+    donor = Blip(tiny_config(text_layers=7))
+    torch.save({"model": donor.state_dict()}, tmp_path / "med.pth")
+    model = BlipNlvr(donor.config)
+    drawn = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    report = initialise(model, ModelSection(checkpoint=str(tmp_path / "med.pth")))
+    state, med = model.state_dict(), donor.state_dict()
+    merging = "text_encoder.encoder.layer.6.crossattention.output.merge_layer"
+    fresh = {f"{part}.{kind}" for part in (merging, "cls_head.0", "cls_head.2") for kind in KINDS}
+    assert set(report.fresh) == fresh
+    assert all(torch.equal(state[name], drawn[name]) for name in fresh)
+    for name in state.keys() - fresh:
+        source = name.replace(".self0.", ".self.").replace(".self1.", ".self.")
+        source = source.replace(".dense0.", ".dense.").replace(".dense1.", ".dense.")
+        assert torch.equal(state[name], med[source]), name
+    parts = {name.partition(".")[0] for name in report.dropped}
+    assert parts == {*PARTS, "temp", "text_decoder"}
+
+
+def test_weights_of_two_pictures_are_taken_whole(tmp_path: Path) -> None:
+    place, config = pth(tmp_path, "nlvr"), golden_files.read("nlvr").config
+    model = BlipNlvr(config)
+    report = initialise(model, ModelSection(checkpoint=place))
+    golden = golden_weights("nlvr")
+    assert report.fresh == report.dropped == ()
+    assert all(torch.equal(tensor, golden[name]) for name, tensor in model.state_dict().items())
+    with pytest.raises(CheckpointError, match="lacks .* tensors: "):
+        initialise(BlipRetrieval(config), ModelSection(checkpoint=place))
+    with pytest.raises(CheckpointError, match="lacks .* tensors: text_encoder"):
+        initialise(BlipNlvr(config), ModelSection(checkpoint=pth(tmp_path, "caption")))
 
 
 def test_a_scorer_without_temperature_keeps_a_fresh_one(tmp_path: Path) -> None:

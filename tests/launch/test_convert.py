@@ -10,11 +10,13 @@ import transformers
 
 import engine
 from blip_model import Blip
+from blip_model.beams import Beams
 from blip_model.config import preset
+from blip_model.convert.shapes import network_of
 from engine import checkpoint
 from engine.config import ConfigError
 from engine.data.tokenizer import packaged_folder
-from engine.weights import open_weights
+from engine.weights import open_weights, start_from
 from launch import convert
 from tests import golden_files
 
@@ -63,6 +65,23 @@ def test_there_and_back_over_every_format(
     assert left == {"in.pth", "a", "b", "c", "out.pth"}
 
 
+def test_a_network_for_two_pictures_goes_there_and_back_and_not_to_transformers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    golden = pth(tmp_path / "in.pth", "nlvr")
+    words = ["--from", "original", "--input", tmp_path / "in.pth", "--to"]
+    run(monkeypatch, *words, "ours", "--output", tmp_path / "a")
+    assert "image encoder, text encoder, head for two pictures, " in capsys.readouterr().out
+    back = ["--from", "ours", "--input", tmp_path / "a", "--to", "original", "--output"]
+    run(monkeypatch, *back, tmp_path / "out.pth")
+    again = torch.load(tmp_path / "out.pth", weights_only=True)["model"]
+    assert again.keys() == golden.keys()
+    assert all(torch.equal(again[key], golden[key]) for key in golden)
+    with pytest.raises(ConfigError, match="in.pth: transformers has no BLIP that looks at two"):
+        run(monkeypatch, *words, "hf", "--output", tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
 def test_a_folder_for_transformers_is_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,6 +110,37 @@ def test_a_folder_for_transformers_is_complete(
     with torch.no_grad():
         logits = ours.model.decode(prompt, None, ours.model.encode_image(views))
     assert theirs[0, prompt.shape[1]] == logits[0, -1].argmax()
+
+
+def test_transformers_answers_what_ours_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pth(tmp_path / "in.pth", "vqa")
+    words = ["--from", "original", "--input", tmp_path / "in.pth", "--to", "hf"]
+    run(monkeypatch, *words, "--output", tmp_path / "hf")
+    theirs = transformers.BlipForQuestionAnswering.from_pretrained(tmp_path / "hf").eval()
+    weights, batch = open_weights(str(tmp_path / "hf")), golden_files.read("vqa").tensors
+    ours = network_of(weights.tensors, weights.config).eval()
+    assert start_from(ours, weights).fresh == ()
+    # Two questions of one length: transformers looks at padding when it answers.
+    some = torch.tensor([0, 4])
+    image, ids, mask = (batch[n][some] for n in ("image", "question_ids", "question_mask"))
+    # And it leaves the first tokens to its caller.
+    ids[:, 0] = weights.config.enc_token_id
+    answers = batch["answer_ids"][some].index_fill(
+        1, torch.tensor([0]), weights.config.bos_token_id
+    )
+    how = {"num_beams": 3, "max_length": 8, "min_length": 1}
+    with torch.no_grad():
+        questions = ours.read_questions(ids, mask, ours.encode_image(image))
+        logits = ours.text_decoder(answers, None, questions.states, questions.mask)
+        pictures = theirs.vision_model(image)[0]
+        states = theirs.text_encoder(ids, mask, encoder_hidden_states=pictures)[0]
+        out = theirs.text_decoder(answers, encoder_hidden_states=states)
+        torch.testing.assert_close(logits, out.logits, rtol=1e-5, atol=1e-5)
+        written = theirs.generate(ids, image, mask, **how)
+    mine = ours.generate(questions, Beams(**how))
+    assert torch.equal(mine[:, : written.shape[1]], written)
 
 
 def test_position_embeddings_are_resized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,10 +184,12 @@ def test_nothing_is_written_over(
 
 def test_bad_input_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pth(tmp_path / "caption.pth", "caption")
-    pth(tmp_path / "nlvr.pth", "nlvr")
+    broken = golden_files.read("nlvr").under("weights.")
+    del broken["cls_head.2.weight"]
+    torch.save({"model": broken}, tmp_path / "nlvr.pth")
     for words, message in [
         (["--from", "hf", "--input", "caption.pth"], "is the original's"),
-        (["--from", "original", "--input", "nlvr.pth"], "no BLIP weights that fit together"),
+        (["--from", "original", "--input", "nlvr.pth"], "fit together: lacks cls_head.2.weight"),
         (["--from", "original", "--input", "missing.pth"], "no such file or folder"),
         (["--from", "original", "--input", "."], "no weights in it"),
         (["--from", "theirs", "--input", "."], "from: expected"),

@@ -14,7 +14,7 @@ from launch.finetune import FinetuneConfig
 from tests.forked import succeed
 from tests.ranks import ROOT
 from tests.runs import metrics, weights
-from tests.shards import write_shards
+from tests.shards import write_questions, write_shards, write_statements
 
 # The recipes of captioning and filtering, of the loop and of its ablation have their own tests.
 EVERY = sorted((ROOT / "launch" / "recipes").glob("*.yaml"))
@@ -26,9 +26,13 @@ LOSSES = {
     None: ("itc", "itm", "lm"),
     "caption": ("lm",),
     "retrieval": ("itc", "itm"),
+    "nlvr": ("nlvr",),
+    "vqa": ("lm",),
 }
 
 HEADS = {"caption": "captioner", "retrieval": "filter"}
+# Tasks whose data are not pairs.
+WRITERS = {"nlvr": write_statements, "vqa": write_questions}
 
 each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 
@@ -64,10 +68,11 @@ def test_a_recipe_prints_what_it_resolves_to(recipe: Path, tmp_path: Path) -> No
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunConfig]:
     """Every recipe made tiny, trained for two steps one after the other in one process."""
     folder = tmp_path_factory.mktemp("recipes")
-    data = write_shards(folder / "data", 24)
-    runs = {}
+    pairs, runs = write_shards(folder / "data", 24), {}
+    written = {name: write(folder, 24) for name, write in WRITERS.items()}
     # Fine-tunings start from the first pretraining, at their own picture size.
     for recipe in sorted(RECIPES, key=lambda recipe: task(recipe) is not None):
+        data = written.get(task(recipe), pairs)
         words = ["--config", recipe, "--output_dir", folder / recipe.stem, "--data.train", data]
         words += ["--model.preset", "tiny", "--model.init_vision", "null", "--device", "cpu"]
         words += ["--model.init_text", "null", "--train.max_steps", 2, "--train.log_every", 1]
@@ -153,6 +158,37 @@ def test_fine_tuning_is_the_papers(kind: str) -> None:
         assert (model.queue_size, model.momentum) == (57600, 0.995)
         assert (model.alpha, model.alpha_ramp_epochs) == (0.4, 1)
         assert config.evaluate.shortlist == 256
+
+
+def test_nlvr_is_the_papers() -> None:
+    """Li et al. 2022, section 5.4, and the original's configs/nlvr.yaml and its data set."""
+    config = resolved("--config", ROOT / "launch" / "recipes" / "finetune_nlvr.yaml")
+    model, data, train, network = config.model, config.data, config.train, config.model.network()
+    assert config.task == "nlvr"
+    assert (model.preset, network.image_size, network.vision_drop_path) == ("base", 384, 0.1)
+    assert (data.max_words, data.min_crop_scale) == (40, 0.5)
+    assert data.horizontal_flip and data.rand_augment
+    # 16 statements on each of 16 GPUs.
+    assert (train.epochs, train.max_steps, train.global_batch_size) == (15, None, 256)
+    assert (train.learning_rate, train.min_learning_rate, train.warmup_steps) == (3e-5, 0, 0)
+    assert (train.schedule, train.weight_decay, train.clip_norm) == ("cosine_epoch", 0.05, 0)
+
+
+def test_vqa_is_the_papers() -> None:
+    """Li et al. 2022, section 5.3, and the original's configs/vqa.yaml, model and data set."""
+    config = resolved("--config", ROOT / "launch" / "recipes" / "finetune_vqa.yaml")
+    model, data, train, network = config.model, config.data, config.train, config.model.network()
+    assert config.task == "vqa"
+    assert (model.preset, network.image_size, network.vision_drop_path) == ("base", 480, 0.1)
+    assert (data.max_words, data.max_tokens, data.min_crop_scale) == (50, 35, 0.5)
+    assert data.horizontal_flip and data.rand_augment
+    # 16 questions on each of 16 GPUs.
+    assert (train.epochs, train.max_steps, train.global_batch_size) == (10, None, 256)
+    assert (train.learning_rate, train.min_learning_rate, train.warmup_steps) == (2e-5, 0, 0)
+    assert (train.schedule, train.weight_decay, train.clip_norm) == ("cosine_epoch", 0.05, 0)
+    evaluate = config.evaluate
+    assert (model.label_smoothing, evaluate.shortlist, evaluate.num_beams) == (0.1, 128, 3)
+    assert (evaluate.min_length, evaluate.max_length) == (1, 10)
 
 
 def test_every_recipe_says_how_to_run_it() -> None:

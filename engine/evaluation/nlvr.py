@@ -1,0 +1,69 @@
+"""NLVR2: sentences about two held-out pictures, judged true or false."""
+
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from engine.config import ConfigError, EvaluateSection
+from engine.data.statements import LABELS, StatementSet
+from engine.inference import LoadedBlip
+
+EXAMPLES = 24
+
+
+@torch.no_grad()
+def evaluate_nlvr(
+    blip: LoadedBlip, statements: StatementSet, settings: EvaluateSection
+) -> dict[str, Any]:
+    """Accuracy on held-out statements.
+
+    Chance is the accuracy of always giving the label that more of the statements have.
+
+    Returns:
+        metrics, chance, count, seconds and examples, as `results.json` holds them; predictions, as
+        `predictions.json` does: `[{"identifier": ..., "answer": "True" or "False"}]`.
+
+    Raises:
+        ConfigError: no usable statement, or a model whose scores are not finite.
+    """
+    begun = shown = time.perf_counter()
+    longest, judged = blip.model.config.max_positions, []
+    for views in statements.views(settings.batch_size):
+        texts = statements.sentences[-len(views) :]
+        ids, mask = (part.to(blip.device) for part in blip.tokenizer.encode(texts, longest))
+        with blip.autocast():
+            judged.append(blip.model.judge(views.to(blip.device), ids, mask))
+        if time.perf_counter() - shown > 10:
+            shown = time.perf_counter()
+            done, all_ = len(statements.keys), len(statements.source)
+            print(f"judged {done} of {all_} statements", file=sys.stderr, flush=True)
+    logits = torch.cat(judged)
+    if not logits.isfinite().all():
+        raise ConfigError("the model's scores are not finite: its weights are no good")
+    answers, labels = logits.argmax(1).cpu().numpy(), np.asarray(statements.labels)
+    true = logits.softmax(1)[:, 1].tolist()
+    words = {number: name for name, number in LABELS.items()}
+    return {
+        "task": "nlvr",
+        "metrics": {"accuracy": float((answers == labels).mean())},
+        "chance": {"accuracy": float(max(labels.mean(), 1 - labels.mean()))},
+        "count": len(labels),
+        "bad_samples": len(statements.bad),
+        "seconds": time.perf_counter() - begun,
+        "examples": [
+            {
+                "key": statements.keys[n],
+                "sentence": statements.sentences[n],
+                "label": words[statements.labels[n]],
+                "true": true[n],
+            }
+            for n in range(min(EXAMPLES, len(labels)))
+        ],
+        "predictions": [
+            {"identifier": key, "answer": words[answer]}
+            for key, answer in zip(statements.keys, answers.tolist(), strict=True)
+        ],
+    }

@@ -1,0 +1,123 @@
+"""Visual question answering on held-out questions: answers chosen from a list, or written."""
+
+import json
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from blip_model.answers import QuestionStates
+from blip_model.beams import Beams
+from engine.config import ConfigError, EvaluateSection
+from engine.data.question_set import QuestionSet
+from engine.data.questions import read_answer_list
+from engine.evaluation.answer_accuracy import mean_accuracy, normalised
+from engine.inference import LoadedBlip
+
+EXAMPLES = 24
+# Kept of a question, as in the original.
+MAX_TOKENS = 35
+
+
+class Answerer:
+    """Answers to questions, as an evaluation is set.
+
+    Args:
+        blip: with an answering decoder.
+        settings: with a list of answers, the likeliest of which is chosen; without one, answers
+            are written by beam search.
+
+    Raises:
+        ConfigError: a list that is wrong.
+    """
+
+    def __init__(self, blip: LoadedBlip, settings: EvaluateSection) -> None:
+        self.blip, self.settings = blip, settings
+        self.listed: list[str] | None = None
+        if settings.answer_list is not None:
+            self.listed = read_answer_list(Path(settings.answer_list))
+            tokens = blip.tokenizer.encode(self.listed, blip.model.config.max_positions)
+            self._ids, self._mask = (part.to(blip.device) for part in tokens)
+
+    def __call__(self, questions: QuestionStates) -> list[str]:
+        """An answer to each question."""
+        model, settings = self.blip.model, self.settings
+        if self.listed is not None:
+            best = model.rank(questions, self._ids, self._mask, settings.shortlist)
+            return [self.listed[number] for number in best.tolist()]
+        how = Beams(
+            num_beams=settings.num_beams,
+            max_length=settings.max_length,
+            min_length=settings.min_length,
+        )
+        return self.blip.tokenizer.decode(model.generate(questions, how))
+
+
+@torch.no_grad()
+def evaluate_vqa(
+    blip: LoadedBlip, questions: QuestionSet, settings: EvaluateSection
+) -> dict[str, Any]:
+    """Answers to all questions, and their accuracy where people's are known.
+
+    Chance is the accuracy of giving the answer that most people gave to every question. A question
+    that cannot be shown is answered with "" in the predictions, so that none is missing.
+
+    Returns:
+        metrics, chance, count, seconds and examples, as `results.json` holds them; predictions, as
+        the challenge takes them in: `[{"question_id": ..., "answer": ...}]`.
+
+    Raises:
+        ConfigError: no usable question, a wrong list, or a model whose states are not finite.
+    """
+    begun = shown = time.perf_counter()
+    answering, answers = Answerer(blip, settings), []
+    longest = min(MAX_TOKENS, blip.model.config.max_positions)
+    for views, owners in questions.views(settings.batch_size):
+        texts = questions.questions[-len(owners) :]
+        ids, mask = (part.to(blip.device) for part in blip.tokenizer.encode(texts, longest))
+        with blip.autocast():
+            states = blip.model.encode_image(views.to(blip.device))
+            states = states.index_select(0, torch.tensor(owners, device=blip.device))
+            asked = blip.model.read_questions(ids, mask, states)
+            if not asked.states.isfinite().all():
+                raise ConfigError("the model's states are not finite: its weights are no good")
+            answers += answering(asked)
+        if time.perf_counter() - shown > 10:
+            shown = time.perf_counter()
+            done, all_ = len(answers), len(questions.source)
+            print(f"answered {done} of {all_} questions", file=sys.stderr, flush=True)
+    given = zip(questions.ids + questions.bad_ids, answers + [""] * len(questions.bad), strict=True)
+    return {
+        "task": "vqa",
+        **_scores(answers, questions.people),
+        "count": len(answers),
+        "bad_samples": len(questions.bad),
+        "seconds": time.perf_counter() - begun,
+        "examples": [
+            {
+                "key": questions.keys[number],
+                "question": questions.questions[number],
+                "generated": answers[number],
+                "references": list(questions.people[number]),
+            }
+            for number in range(min(EXAMPLES, len(answers)))
+        ],
+        "predictions": [
+            {"question_id": json.loads(number), "answer": text} for number, text in given
+        ],
+    }
+
+
+def _scores(answers: list[str], people: list[tuple[str, ...]]) -> dict[str, dict[str, float]]:
+    """Metrics and chance over the questions that people answered; empty where there are none."""
+    known = [(one, many) for one, many in zip(answers, people, strict=True) if many]
+    if not known:
+        return {"metrics": {}, "chance": {}}
+    given, human = zip(*known, strict=True)
+    counts = Counter(normalised(answer) for many in human for answer in many)
+    commonest = counts.most_common(1)[0][0]
+    chance = mean_accuracy([commonest] * len(human), human)
+    return {"metrics": {"accuracy": mean_accuracy(given, human)}, "chance": {"accuracy": chance}}
