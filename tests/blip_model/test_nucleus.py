@@ -1,26 +1,34 @@
-"""The nucleus without a full sort: the definition's bits, ties and flat distributions included."""
+"""The nucleus without a sort: the fewest tokens, ties and flat distributions included."""
 
 import pytest
 import torch
 
-from blip_model.nucleus import _best, inverse_draw, nucleus_probabilities
+from blip_model.nucleus import (
+    edge_by_bins,
+    edge_by_order,
+    inverse_draw,
+    nucleus_probabilities,
+)
 
 WORDS = 4000
 
 
-def by_definition(logits: torch.Tensor, top_p: float, top_k: int) -> torch.Tensor:
-    """All tokens in order, one row after the other; those alike in the order of their numbers."""
-    rows = []
-    for row in logits:
-        if top_k:
-            order = row.sort(descending=True, stable=True).indices
-            row = row.index_fill(0, order[top_k:], float("-inf"))
-        probabilities = row.softmax(0)
-        ordered, order = probabilities.sort(descending=True, stable=True)
-        before = torch.cat([torch.zeros(1), ordered.cumsum(0)[:-1]])
-        rows.append(probabilities.index_fill(0, order[before >= top_p], 0.0))
-    kept = torch.stack(rows)
-    return kept / kept.sum(1, keepdim=True)
+KINDS = ["peaked", "flat", "bf16", "few values", "all alike", "one", "mixed", "forbidden"]
+SHARES = (0.3, 0.9, 0.999, 1 - 1e-6, 1.0)
+
+
+def check(logits: torch.Tensor, kept: torch.Tensor, top_p: float) -> None:
+    """Kept are the first in order, those alike by number, and no fewer than hold `top_p`."""
+    for row, found in zip(logits.softmax(1), kept, strict=True):
+        ordered, order = row.sort(descending=True, stable=True)
+        count = int((found > 0).sum())
+        assert count >= 1
+        assert (found[order[:count]] > 0).all()
+        held = ordered.double().cumsum(0)
+        assert held[count - 1] >= top_p - 1e-5
+        assert count == 1 or held[count - 2] < top_p + 1e-5
+        expected = ordered[:count] / ordered[:count].sum()
+        torch.testing.assert_close(found[order[:count]], expected)
 
 
 def spread_over(kind: str, generator: torch.Generator) -> torch.Tensor:
@@ -43,25 +51,49 @@ def spread_over(kind: str, generator: torch.Generator) -> torch.Tensor:
     return logits
 
 
-@pytest.mark.parametrize(
-    "kind",
-    ["peaked", "flat", "bf16", "few values", "all alike", "one", "mixed", "forbidden"],
-)
-def test_the_bits_are_the_definitions(kind: str) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_fewest_that_hold_enough_are_kept(kind: str) -> None:
     generator = torch.Generator().manual_seed(len(kind))
     for _ in range(2):
         logits = spread_over(kind, generator)
-        for top_p in (0.3, 0.9, 0.999, 1 - 1e-6, 1.0):
-            found = nucleus_probabilities(logits, top_p, 0)
-            assert torch.equal(found, by_definition(logits, top_p, 0))
+        for top_p in SHARES:
+            check(logits, nucleus_probabilities(logits, top_p, 0), top_p)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bins_find_the_edge_that_order_finds(kind: str) -> None:
+    generator = torch.Generator().manual_seed(len(kind))
+    for _ in range(2):
+        probabilities = spread_over(kind, generator).softmax(1)
+        # No sum of these is met exactly, so that rounding decides nothing.
+        for top_p in (0.3, 0.7, 0.9123):
+            by_bins, by_order = (
+                find(probabilities, top_p) for find in (edge_by_bins, edge_by_order)
+            )
+            for found, expected in zip(by_bins, by_order, strict=True):
+                assert torch.equal(found, expected)
+
+
+def test_a_row_is_kept_alike_in_any_company() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.cat([spread_over(kind, generator) for kind in KINDS])
+    together = nucleus_probabilities(logits, 0.9, 0)
+    for number in range(len(logits)):
+        alone = nucleus_probabilities(logits[number : number + 1], 0.9, 0)
+        assert torch.equal(alone[0], together[number])
+
+
+def test_a_broken_network_gives_no_token() -> None:
+    assert nucleus_probabilities(torch.full((1, 8), float("nan")), 0.5, 0).isnan().all()
 
 
 @pytest.mark.parametrize("top_k", [1, 40, WORDS - 1, WORDS, 2 * WORDS])
-def test_the_best_k_are_those_of_the_definition(top_k: int) -> None:
+def test_of_the_best_k_the_fewest_are_kept(top_k: int) -> None:
     for kind in ("peaked", "flat"):
         logits = spread_over(kind, torch.Generator().manual_seed(top_k))
-        found = nucleus_probabilities(logits, 0.9, top_k)
-        assert torch.equal(found, by_definition(logits, 0.9, top_k))
+        order = logits.sort(dim=1, descending=True, stable=True).indices
+        limited = logits.scatter(1, order[:, top_k:], float("-inf"))
+        check(limited, nucleus_probabilities(logits, 0.9, top_k), 0.9)
 
 
 def test_the_draws_are_those_of_a_full_sort_in_the_order_of_logits() -> None:
@@ -78,19 +110,3 @@ def test_the_draws_are_those_of_a_full_sort_in_the_order_of_logits() -> None:
         for _ in range(200):
             numbers = torch.rand(5, generator=generator, dtype=torch.float64)
             assert torch.equal(inverse_draw(found, numbers), inverse_draw(before, numbers))
-
-
-@pytest.mark.parametrize(
-    ("kind", "top_p", "few"),
-    [
-        ("one", 0.999, True),
-        ("few values", 0.9, True),
-        ("forbidden", 0.9, True),
-        ("flat", 0.3, False),
-        ("mixed", 0.9, False),
-        ("one", 1.0, False),
-    ],
-)
-def test_all_are_sorted_only_where_many_may_count(kind: str, top_p: float, few: bool) -> None:
-    probabilities = spread_over(kind, torch.Generator().manual_seed(1)).softmax(1)
-    assert (_best(probabilities, top_p).shape[1] < WORDS) == few
