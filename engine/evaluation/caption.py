@@ -1,6 +1,5 @@
 """Captioning of held-out pictures."""
 
-import sys
 import time
 from typing import Any
 
@@ -10,6 +9,7 @@ from engine.config import ConfigError, EvaluateSection
 from engine.data.evaluation_set import EvaluationSet
 from engine.evaluation.metrics import bleu, cider_d, word_f1
 from engine.inference import LoadedBlip
+from engine.progress import Progress
 
 
 @torch.no_grad()
@@ -26,7 +26,7 @@ def evaluate_captions(
     Raises:
         ConfigError: no usable pair, or a model whose states are not finite.
     """
-    begun = shown = time.perf_counter()
+    begun, progress = time.perf_counter(), Progress("captioned", "pictures", len(pairs.source))
     generated: list[str] = []
     for views in pairs.views(settings.batch_size):
         with blip.autocast():
@@ -40,10 +40,7 @@ def evaluate_captions(
             max_length=settings.max_length,
             min_length=settings.min_length,
         )
-        if time.perf_counter() - shown > 10:
-            shown = time.perf_counter()
-            done, all_ = len(generated), len(pairs.source)
-            print(f"captioned {done} of {all_} pictures", file=sys.stderr, flush=True)
+        progress.add(len(states))
     references: list[list[str]] = [[] for _ in pairs.keys]
     for text, picture in zip(pairs.captions, pairs.caption_image, strict=True):
         references[picture].append(text)

@@ -1,6 +1,5 @@
 """Retrieval: a contrastive shortlist, re-ranked by matching."""
 
-import sys
 import time
 from typing import Any
 
@@ -11,6 +10,7 @@ from engine.config import ConfigError, EvaluateSection
 from engine.data.evaluation_set import EvaluationSet
 from engine.evaluation.metrics import chance_recalls, retrieval_recalls
 from engine.inference import LoadedBlip
+from engine.progress import Progress
 
 NOT_LISTED = -100.0
 
@@ -90,7 +90,7 @@ def rerank(
     """
     scores = similarity.float() + NOT_LISTED
     pictures, texts = listed.nonzero(as_tuple=True)
-    shown = time.perf_counter()
+    progress = Progress("matched", "pairs", len(pictures))
     for start in range(0, len(pictures), batch_size):
         image, text = pictures[start : start + batch_size], texts[start : start + batch_size]
         # Padding only as far as this batch needs it.
@@ -100,9 +100,7 @@ def rerank(
                 ids[text, :longest], mask[text, :longest], image_states.index_select(0, image)
             )
         scores[image, text] = logits[:, 1] + similarity[image, text]
-        if time.perf_counter() - shown > 10:
-            shown = time.perf_counter()
-            print(f"matching {start} of {len(pictures)} pairs", file=sys.stderr, flush=True)
+        progress.add(len(image))
     return scores
 
 
