@@ -52,7 +52,7 @@ class Annotations:
     def read(self, number: int) -> RawSample:
         """One pair."""
         row = {name: self._table[name][number].as_py() for name in self._table.column_names}
-        content, problem = self._picture(row["image"])
+        content, problem = read_file(self.root / row["image"])
         return RawSample(
             key=row["image"],
             uid=row["uid"],
@@ -63,16 +63,19 @@ class Annotations:
             problem=problem,
         )
 
-    def _picture(self, name: str) -> tuple[bytes | None, str | None]:
-        try:
-            path = self.root / name
-            if path.stat().st_size > MAX_FILE_BYTES:
-                return None, "file_too_large"
-            return path.read_bytes(), None
-        except FileNotFoundError:
-            return None, "missing"
-        except (OSError, ValueError, UnicodeError):
-            return None, "unreadable_name"
+
+def read_file(path: Path) -> tuple[bytes | None, str | None]:
+    """A picture file's bytes, or what is wrong with it: the code of a bad sample."""
+    try:
+        if not path.is_file():
+            return None, "no_file" if path.exists() else "missing"
+        if path.stat().st_size > MAX_FILE_BYTES:
+            return None, "file_too_large"
+        return path.read_bytes(), None
+    except FileNotFoundError:
+        return None, "missing"
+    except (OSError, ValueError, UnicodeError):
+        return None, "unreadable_name"
 
 
 def _read_table(path: Path) -> pa.Table:
