@@ -13,10 +13,12 @@ from launch.cli import parse, run_main
 EXAMPLES = """
   python launch/evaluate.py --task retrieval --config runs/mine/config.yaml \\
     --model.checkpoint runs/mine --output_dir runs/mine/evaluation/retrieval
+  python launch/evaluate.py --task classification --model.checkpoint model_base.pth \
+    --data.eval folder_of_class_folders --output_dir runs/classes
   python launch/evaluate.py --task caption --model.checkpoint model_base.pth \\
     --data.eval annotations.json --data.image_root images --output_dir runs/captions
 """
-TASKS = ("retrieval", "caption")
+TASKS = ("retrieval", "caption", "classification")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,7 @@ class EvaluateConfig(RunConfig):
     """An evaluation.
 
     Args:
-        task: retrieval or caption.
+        task: retrieval, caption or classification.
     """
 
     task: str = "retrieval"

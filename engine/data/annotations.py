@@ -13,7 +13,7 @@ from engine.config import ConfigError
 from engine.data.source import RawSample, stable_id
 
 IMAGE_COLUMNS = ("image", "image_path", "filepath", "file_path", "path", "filename")
-CAPTION_COLUMNS = ("caption", "captions", "text", "title", "alt_text")
+CAPTION_COLUMNS = ("caption", "captions", "text", "title", "alt_text", "label")
 SUFFIXES = (".json", ".csv", ".tsv", ".parquet")
 MAX_FILE_BYTES = 64 << 20
 
@@ -100,9 +100,10 @@ def _from_json(path: Path, rows: Any) -> pa.Table:
     for number, row in enumerate(rows):
         if not isinstance(row, dict) or not isinstance(row.get("image"), str):
             raise ConfigError(f"{path}: row {number} has no 'image' path")
-        if "caption" not in row:
+        if "caption" not in row and "label" not in row:
             raise ConfigError(f"{path}: row {number} ({row['image']}) has no 'caption'")
-        captions = row["caption"] if isinstance(row["caption"], list) else [row["caption"]]
+        captions = row["caption"] if "caption" in row else row["label"]
+        captions = captions if isinstance(captions, list) else [captions]
         columns["image"].append(row["image"])
         columns["captions"].append([_text(caption) for caption in captions])
         columns["image_id"].append(stable_id(row.get("image_id", row["image"])))

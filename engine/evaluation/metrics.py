@@ -48,7 +48,13 @@ def chance_recalls(
 
 
 def _hits(above: np.ndarray, equal: np.ndarray, right: np.ndarray, k: int) -> float:
-    """Share of queries with a right answer among the first k.
+    """Share of queries with a right answer among the first k."""
+    shares = ranked_hits(above, equal, right, k).tolist()
+    return math.fsum(shares) / len(shares)
+
+
+def ranked_hits(above: np.ndarray, equal: np.ndarray, right: np.ndarray, k: int) -> np.ndarray:
+    """Probability [N] that a query has a right answer among the first k.
 
     A query has `above` better answers, all wrong, and then `equal` ones of which `right` are right,
     in random order: the n places left to them hold none with probability
@@ -59,7 +65,7 @@ def _hits(above: np.ndarray, equal: np.ndarray, right: np.ndarray, k: int) -> fl
         n = min(max(k - wrong_above, 0), tied)
         orders = math.comb(tied, n)
         shares.append((orders - math.comb(tied - good, n)) / orders)
-    return math.fsum(shares) / len(shares)
+    return np.array(shares)
 
 
 def words(text: str) -> list[str]:

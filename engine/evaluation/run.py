@@ -11,14 +11,21 @@ from engine.config import ConfigError, EvaluateSection, RunConfig
 from engine.data.evaluation_set import EvaluationSet
 from engine.data.open_source import open_source
 from engine.evaluation.caption import evaluate_captions
+from engine.evaluation.classification import evaluate_classification
+from engine.evaluation.confusion import draw_confusion
 from engine.evaluation.retrieval import evaluate_retrieval
 from engine.inference import LoadedBlip, load
 
 Evaluator = Callable[[LoadedBlip, EvaluationSet, EvaluateSection], dict[str, Any]]
-PARTS = {"retrieval": "text_encoder", "caption": "text_decoder"}
+PARTS = {
+    "retrieval": "text_encoder",
+    "caption": "text_decoder",
+    "classification": "text_encoder",
+}
 EVALUATORS: dict[str, Evaluator] = {
     "retrieval": evaluate_retrieval,
     "caption": evaluate_captions,
+    "classification": evaluate_classification,
 }
 
 
@@ -43,6 +50,8 @@ def evaluate(config: RunConfig, task: str) -> dict[str, Any]:
     results = EVALUATORS[task](blip, pairs, config.evaluate)
     results["checkpoint"] = config.model.checkpoint
     write_results(folder / "results.json", results)
+    if "confusion" in results:
+        draw_confusion(results["classes"], results["confusion"], folder / "confusion.png")
     for name, value in results["metrics"].items():
         chance = results["chance"].get(name)
         beside = "" if chance is None else f"   (chance {chance:.3f})"
@@ -56,7 +65,7 @@ def refuse_other_results(folder: Path, task: str, checkpoint: str) -> None:
 
     Args:
         folder: that the results go to.
-        task: retrieval or caption.
+        task: that the results are of.
         checkpoint: that is evaluated.
 
     Raises:
