@@ -191,6 +191,7 @@ class EvaluateSection:
         min_length: shortest caption in tokens, prompt included.
         prompt: that every generated caption starts with and that is cut off again; a captioner is
             fine-tuned on captions that start with it.
+        meteor: of captioning: METEOR too, which needs Java and the package pycocoevalcap.
         classes: of classification: names that texts are searched for; null takes each picture's
             text, or the name of its folder, as its class.
         templates: of classification: sentences with {} in the place of the class; null takes the
@@ -203,6 +204,7 @@ class EvaluateSection:
     max_length: int = 20
     min_length: int = 5
     prompt: str = "a picture of "
+    meteor: bool = False
     classes: list[str] | None = None
     templates: list[str] | None = None
 

@@ -18,6 +18,7 @@ class RawSample:
         image_id: equal for pairs of one picture.
         image: encoded picture, or None where it is missing.
         problem: why the store could not give it whole, or None.
+        domain: of its picture, as NoCaps names it, or "".
     """
 
     key: str
@@ -27,6 +28,7 @@ class RawSample:
     image_id: int
     image: bytes | None
     problem: str | None = None
+    domain: str = ""
 
 
 class Source(Protocol):

@@ -7,6 +7,15 @@ from collections import Counter
 import numpy as np
 
 TOKEN = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
+# The Penn Treebank's tokens as captions hold them; see `treebank_words`.
+JOINED = re.compile(r"\b(can)(not)\b|\b(gon|wan)(na)\b|\b(got)(ta)\b")
+CLITIC = re.compile(r"(?<=[^\W_])(n['’]t|['’](?:s|m|d|re|ve|ll))\b")
+TREEBANK = re.compile(
+    r"n't|'(?:s|m|d|re|ve|ll)\b"
+    r"|(?:[a-z]\.){2,}(?!\w)|\b(?:mr|mrs|ms|dr|st|jr|sr|vs)\."
+    r"|\d+(?:[.,:/]\d+)+|[^\W_]+(?:(?:[-/._]|'(?=[a-z]))[^\W_]+)*|[&#$%+=@*/()\[\]{}]"
+)
+BRACKETS = dict(zip("()[]{}", ["-lrb-", "-rrb-", "-lsb-", "-rsb-", "-lcb-", "-rcb-"], strict=True))
 
 
 def retrieval_recalls(
@@ -73,6 +82,18 @@ def words(text: str) -> list[str]:
     return TOKEN.findall(text.lower())
 
 
+def treebank_words(text: str) -> list[str]:
+    """Tokens as COCO's evaluation has them: hyphens join, 's and n't are apart, no punctuation.
+
+    The Penn Treebank tokenizer (Stanford CoreNLP 3.4.1) with lower case, without the punctuation
+    that coco-caption takes out; brackets become -lrb- and -rrb- there, which it does not. By rules
+    for what captions hold, so that no Java is needed.
+    """
+    text = JOINED.sub(lambda found: " ".join(filter(None, found.groups())), text.lower())
+    text = CLITIC.sub(lambda found: " " + found[0].replace("’", "'"), text)
+    return [BRACKETS.get(token, token) for token in TREEBANK.findall(text)]
+
+
 def n_grams(tokens: list[str], longest: int = 4) -> list[Counter]:
     """Counts of the n-grams of each length 1 to `longest`."""
     return [
@@ -92,7 +113,7 @@ def cider_d(candidates: list[str], references: list[list[str]], sigma: float = 6
     Returns:
         Mean over pictures, in [0, 10].
     """
-    counted = [[n_grams(words(text)) for text in group] for group in references]
+    counted = [[n_grams(treebank_words(text)) for text in group] for group in references]
     seen: Counter = Counter()
     for group in counted:
         seen.update({gram for grams in group for counts in grams for gram in counts})
@@ -108,7 +129,7 @@ def cider_d(candidates: list[str], references: list[list[str]], sigma: float = 6
 
     total = 0.0
     for text, group in zip(candidates, counted, strict=True):
-        ours, our_norms, our_length = vector(n_grams(words(text)))
+        ours, our_norms, our_length = vector(n_grams(treebank_words(text)))
         score = 0.0
         for grams in group:
             theirs, norms, length = vector(grams)
@@ -125,17 +146,23 @@ def cider_d(candidates: list[str], references: list[list[str]], sigma: float = 6
 
 
 def bleu(candidates: list[str], references: list[list[str]], longest: int = 4) -> float:
-    """Corpus BLEU (Papineni et al. 2002), the closest reference's length for brevity; in [0, 1]."""
+    """Corpus BLEU (Papineni et al. 2002), the closest reference's length for brevity; in [0, 1].
+
+    Args:
+        candidates: one text a picture.
+        references: texts of each picture.
+        longest: n-gram: BLEU-1 to BLEU-4.
+    """
     matches, totals = [0] * longest, [0] * longest
     length = closest = 0
     for text, group in zip(candidates, references, strict=True):
-        tokens = words(text)
-        lengths = [len(words(reference)) for reference in group]
+        tokens = treebank_words(text)
+        lengths = [len(treebank_words(reference)) for reference in group]
         length += len(tokens)
         closest += min(lengths, key=lambda other: (abs(other - len(tokens)), other))
         best = [Counter() for _ in range(longest)]
         for reference in group:
-            for n, counts in enumerate(n_grams(words(reference), longest)):
+            for n, counts in enumerate(n_grams(treebank_words(reference), longest)):
                 best[n] |= counts
         for n, counts in enumerate(n_grams(tokens, longest)):
             matches[n] += sum((counts & best[n]).values())

@@ -10,7 +10,7 @@ from typing import Any
 from engine.config import ConfigError, EvaluateSection, RunConfig
 from engine.data.evaluation_set import EvaluationSet
 from engine.data.open_source import open_source
-from engine.evaluation.caption import evaluate_captions
+from engine.evaluation.caption import evaluate_captions, submission
 from engine.evaluation.classification import evaluate_classification
 from engine.evaluation.confusion import draw_confusion
 from engine.evaluation.retrieval import evaluate_retrieval
@@ -50,6 +50,8 @@ def evaluate(config: RunConfig, task: str) -> dict[str, Any]:
     results = EVALUATORS[task](blip, pairs, config.evaluate)
     results["checkpoint"] = config.model.checkpoint
     write_results(folder / "results.json", results)
+    if task == "caption":
+        write_results(folder / "captions.json", submission(results))
     if "confusion" in results:
         draw_confusion(results["classes"], results["confusion"], folder / "confusion.png")
     for name, value in results["metrics"].items():
@@ -88,7 +90,7 @@ def refuse_other_results(folder: Path, task: str, checkpoint: str) -> None:
     raise ConfigError(f"{path} {problem}: choose another output_dir")
 
 
-def write_results(path: Path, results: dict[str, Any]) -> None:
+def write_results(path: Path, results: dict[str, Any] | list[dict[str, Any]]) -> None:
     """Write JSON whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")

@@ -178,6 +178,9 @@ def test_results_of_captioning(folder: Path, tmp_path: Path, blip: LoadedBlip) -
     assert [len(group) for group in references] == [1 + n % 3 for n in range(COUNT)]
     assert [example["key"] for example in examples] == [f"{n}.png" for n in range(COUNT)]
     assert [example["image_id"] for example in examples] == list(range(COUNT))
+    sent = json.loads((tmp_path / "out" / "captions.json").read_text())
+    assert sent == [{"image_id": n, "caption": text} for n, text in enumerate(texts)]
+    assert results["metrics"]["bleu1"] == bleu(texts, references, 1)
     for name, score in (("cider", cider_d), ("bleu4", bleu), ("word_f1", word_f1)):
         assert results["metrics"][name] == score(texts, references)
         assert results["chance"][name] == score(texts[1:] + texts[:1], references)
@@ -195,7 +198,8 @@ def test_repetition_and_batch_size_change_nothing(folder: Path, tmp_path: Path, 
         for example, ours in zip(again["examples"], scores, strict=True):
             assert example.pop("scores", []) == pytest.approx(ours, abs=1e-5)
         assert again == first
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["results.json"]
+    files = ["captions.json", "results.json"] if task == "caption" else ["results.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == files
 
 
 BAD = {
