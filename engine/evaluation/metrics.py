@@ -19,7 +19,10 @@ BRACKETS = dict(zip("()[]{}", ["-lrb-", "-rrb-", "-lsb-", "-rsb-", "-lcb-", "-rc
 
 
 def retrieval_recalls(
-    scores: np.ndarray, image_of_text: np.ndarray, ks: tuple[int, ...] = (1, 5, 10)
+    scores: np.ndarray,
+    image_of_text: np.ndarray,
+    ks: tuple[int, ...] = (1, 5, 10),
+    to_text: np.ndarray | None = None,
 ) -> dict[str, float]:
     """Recall at k both ways, as BLIP counts it: the best rank of a picture's texts.
 
@@ -30,6 +33,7 @@ def retrieval_recalls(
         scores: [images, texts], finite.
         image_of_text: [texts] picture of each text.
         ks: cut-offs.
+        to_text: scores by which texts are found, where they differ from those for pictures.
 
     Returns:
         text_to_image_rK and image_to_text_rK, shares in [0, 1].
@@ -39,6 +43,8 @@ def retrieval_recalls(
     above, equal = (scores > own).sum(0), (scores == own).sum(0)
     one = np.ones(texts, np.int64)
     recalls = {f"text_to_image_r{k}": _hits(above, equal, one, k) for k in ks}
+    scores = scores if to_text is None else to_text
+    own = scores[image_of_text, np.arange(texts)]
     best = np.full(images, -np.inf, scores.dtype)
     np.maximum.at(best, image_of_text, own)
     above, equal = (scores > best[:, None]).sum(1), (scores == best[:, None]).sum(1)
