@@ -1,7 +1,7 @@
 """Features of pictures and texts, and scores of pairs, of many of them, into a file."""
 
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from engine.inference import LoadedBlip
 from engine.progress import Progress
 
 SCORES = {"itm_score": pa.float32(), "itc_score": pa.float32()}
+PAIRS = 512
 Row = dict[str, Any]
 
 
@@ -109,16 +110,24 @@ class _Work:
         judge = PairFilter(blip, self.config.max_tokens)
         given = self._cleaned("texts", self._texts) if self._texts is not None else None
         for samples, states in self._encoded(blip):
-            texts = [
-                self._cleaned(sample.key, sample.captions) if given is None else given
-                for sample in samples
-            ]
-            scores = judge.scores(states, [[cleaned for _, cleaned in many] for many in texts])
-            yield [
-                _named(sample) | {"text": text, "itm_score": itm, "itc_score": itc}
-                for sample, many, pairs in zip(samples, texts, scores, strict=True)
-                for (text, _), (itm, itc) in zip(many, pairs, strict=True)
-            ]
+            pairs = self._pairs(samples, given)
+            # However many texts a picture has, so many pairs are scored at once.
+            while part := list(islice(pairs, PAIRS)):
+                mine = sorted({number for number, _, _ in part})
+                texts = [[text for n, _, text in part if n == number] for number in mine]
+                scores = judge.scores(states[mine], texts)
+                yield [
+                    _named(samples[number]) | {"text": text, "itm_score": itm, "itc_score": itc}
+                    for (number, text, _), (itm, itc) in zip(part, chain(*scores), strict=True)
+                ]
+
+    def _pairs(
+        self, samples: list[RawSample], given: list[tuple[str, str]] | None
+    ) -> Iterator[tuple[int, str, str]]:
+        """Number of the sample, text as it is stored, text as it is scored."""
+        for number, sample in enumerate(samples):
+            texts = self._cleaned(sample.key, sample.captions) if given is None else given
+            yield from ((number, stored, cleaned) for stored, cleaned in texts)
 
     def _encoded(self, blip: LoadedBlip) -> Iterator[tuple[list[RawSample], torch.Tensor]]:
         how = {"batch_size": self.config.batch_size, "threads": self.config.threads}

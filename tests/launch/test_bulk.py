@@ -14,7 +14,7 @@ from PIL import Image
 import engine
 from blip_model import Blip
 from engine import checkpoint
-from engine.bulk import skipped, tables
+from engine.bulk import embed, skipped, tables
 from engine.inference import LoadedBlip
 from launch import caption as captioning
 from launch import embed as embedding
@@ -206,7 +206,10 @@ def test_features_of_texts(here: Path, blip: LoadedBlip, tmp_path: Path) -> None
     assert [row["uid"] for row in rows] == ["b.PNG", "b.PNG", "gone.png", "mine"]
 
 
-def test_scores_of_pairs(here: Path, blip: LoadedBlip, tmp_path: Path) -> None:
+def test_scores_of_pairs(
+    here: Path, blip: LoadedBlip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embed, "PAIRS", 3)
     words = ["--what", "pairs", "--batch_size", 4]
     done = run(embedding.main, "shards", *words, "--output", tmp_path / "own.csv")
     assert "own.csv: 6 pairs, 0 skipped" in done.err
