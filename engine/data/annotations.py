@@ -77,6 +77,8 @@ def read_file(path: Path) -> tuple[bytes | None, str | None]:
         return path.read_bytes(), None
     except FileNotFoundError:
         return None, "missing"
+    except PermissionError:
+        return None, "not_permitted"
     except (OSError, ValueError, UnicodeError):
         return None, "unreadable_name"
 

@@ -59,7 +59,7 @@ def evaluate_classification(
     names = _named(settings.classes) if settings.classes else _own(pairs.keys, texts)
     if len(names) < 2:
         raise ConfigError(f"{len(names)} class: classification needs two, see evaluate.classes")
-    labels = np.array([_label(names, some, bool(settings.classes)) for some in texts])
+    labels = np.array([class_of(names, some, bool(settings.classes)) for some in texts])
     used = np.flatnonzero(labels >= 0)
     if not len(used):
         raise ConfigError("no picture's text holds the words of just one of evaluate.classes")
@@ -149,8 +149,14 @@ def _own(keys: list[str], texts: list[list[str]]) -> list[str]:
     return sorted({some[0] for some in texts})
 
 
-def _label(names: list[str], texts: list[str], within: bool) -> int:
-    """Number of the class, -1 for none or several."""
+def class_of(names: list[str], texts: list[str], within: bool) -> int:
+    """Number of a picture's class, -1 for none or several.
+
+    Args:
+        names: of the classes.
+        texts: the picture's, cleaned.
+        within: look for the names' words in the texts; else a text is a name.
+    """
     if not within:
         return names.index(texts[0])
     spaced = [f" {' '.join(text.replace(',', ' ').split())} " for text in texts]

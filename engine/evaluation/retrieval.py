@@ -51,7 +51,8 @@ def evaluate_retrieval(
     lists = [shortlisted(similarity, settings.shortlist, dim) for dim in (0, 1)]
     matched = match_listed(blip, ids, mask, image_states, lists[0] | lists[1], settings.batch_size)
     both = [torch.where(one, matched, NOT_LISTED) + similarity.float() for one in lists]
-    _refuse_not_finite(torch.stack(both))
+    for scores in both:
+        _refuse_not_finite(scores)
     to_image, to_text = (scores.cpu().numpy() for scores in both)
     owner = np.asarray(pairs.caption_image)
     by_similarity = retrieval_recalls(similarity.float().cpu().numpy(), owner)

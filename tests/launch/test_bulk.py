@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,14 @@ def pictures_of(folder: Path) -> list[bytes]:
     return [(folder / "set" / name).read_bytes() for name in FILES] + [picture(n) for n in range(6)]
 
 
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """What stands in a table."""
+    if path.suffix == ".parquet":
+        return pq.read_table(path).to_pylist()
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file)) if path.suffix == ".csv" else [*map(json.loads, file)]
+
+
 SHORT = ("--caption.max_length", 9)
 
 
@@ -105,13 +114,7 @@ def test_captions_in_a_file(here: Path, blip: LoadedBlip, tmp_path: Path, ending
     done = run(captioning.main, "set", "shards/*.tar", *SHORT, "--output", path)
     assert (done.out, done.err) == ("", "9 pictures captioned, 0 skipped\n")
     assert [file.name for file in path.parent.iterdir()] == [path.name]
-    if ending == "csv":
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    elif ending == "jsonl":
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    else:
-        rows = pq.read_table(path).to_pylist()
+    rows = rows_of(path)
     assert [row["path"] for row in rows] == [*(f"set/{name}" for name in FILES), *SHARDS]
     assert [row["uid"] for row in rows[3:]] == [f"uid-{n}" for n in range(6)]
     assert [row["caption"] for row in rows] == blip.caption(pictures_of(here), max_length=9)
@@ -158,6 +161,18 @@ def test_what_cannot_be_used_is_told_and_skipped(here: Path, tmp_path: Path) -> 
         done = run(captioning.main, *names, *SHORT, "--output", path, code=2)
         assert done.err.splitlines()[-1].startswith("error: no usable picture: ")
         assert not any(tmp_path.iterdir())
+
+
+def test_a_name_that_is_no_text(here: Path, tmp_path: Path) -> None:
+    name = os.fsdecode(b"\xff\xe9.png")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / name).write_bytes(picture(0))
+    done = run(captioning.main, tmp_path / "set", *SHORT)
+    assert done.out.startswith(f"{tmp_path}/set/\\udcff\\udce9.png\t")
+    for ending in ("csv", "jsonl", "parquet"):
+        path = tmp_path / f"captions.{ending}"
+        run(captioning.main, tmp_path / "set", *SHORT, "--output", path)
+        assert rows_of(path)[0]["path"] == f"{tmp_path}/set/\\udcff\\udce9.png"
 
 
 def test_many_bad_ones_are_counted(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

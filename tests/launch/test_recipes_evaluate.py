@@ -8,6 +8,7 @@ import torch
 
 from blip_model import Blip
 from engine import checkpoint
+from engine.evaluation.classification import class_of
 from launch import evaluate
 from launch.cli import parse
 from tests.commands import call
@@ -51,3 +52,19 @@ def test_retrieval_is_the_papers(data: str, k: int, tmp_path: Path) -> None:
     assert results["count"] == 3
     assert results["metrics"]["text_to_image_r5"] == 1
     assert results["chance"]["text_to_image_r1"] == pytest.approx(1 / 3)
+
+
+def test_classes_of_drawings_are_in_their_names() -> None:
+    recipe = str(RECIPES / "evaluate_openmoji_tones.yaml")
+    config = parse(evaluate.EvaluateConfig, ["--config", recipe], description="", examples="")
+    classes = config.evaluate.classes or []
+    assert (config.task, len(classes)) == ("classification", 5)
+    names = {
+        "woman elf medium-light skin tone": [1],
+        "kiss man man medium-dark skin tone medium skin tone": [],
+        "white medium-small square": [],
+        "raised fist dark skin tone": [4],
+    }
+    for name, expected in names.items():
+        found = class_of(classes, [name], True)
+        assert ([found] if found >= 0 else []) == expected
