@@ -48,7 +48,7 @@ def task(plan: Plan) -> Task:
     ours, theirs = Blip(config).to(plan.device), OriginalCaptioner(config).to(plan.device).eval()
     state = ours.state_dict()
     theirs.load_state_dict({name: state[name] for name in theirs.state_dict()})
-    count = 2 * min(plan.caption_batch, 32)
+    count = min(plan.caption_batch, 32) * (1 if plan.quick else 2)
     lengths = torch.tensor(LENGTHS).repeat(TEXTS * count // len(LENGTHS) + 1)[: TEXTS * count]
     ids = torch.randint(1000, config.vocab_size - 2, (TEXTS * count, max(LENGTHS)))
     ids[:, 0] = config.enc_token_id

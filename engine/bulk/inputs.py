@@ -8,7 +8,7 @@ from pathlib import Path
 
 from engine.config import ConfigError
 from engine.data.annotations import SUFFIXES as LISTS
-from engine.data.annotations import Annotations, read_file
+from engine.data.annotations import Annotations, read_picture
 from engine.data.open_source import named_paths
 from engine.data.shards import Shards
 from engine.data.source import RawSample, Source
@@ -39,7 +39,7 @@ class PictureFiles:
     def read(self, number: int) -> RawSample:
         """A file; what is wrong with it is its `problem`."""
         path = self._paths[number]
-        content, problem = read_file(path)
+        content, problem = read_picture(path)
         return RawSample(str(path), str(path), "", [], 0, content, problem)
 
 

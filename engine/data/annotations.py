@@ -54,7 +54,7 @@ class Annotations:
     def read(self, number: int) -> RawSample:
         """One pair."""
         row = {name: self._table[name][number].as_py() for name in self._table.column_names}
-        content, problem = read_file(self.root / row["image"])
+        content, problem = read_picture(self.root / row["image"])
         return RawSample(
             key=row["image"],
             uid=row["uid"],
@@ -67,8 +67,8 @@ class Annotations:
         )
 
 
-def read_file(path: Path) -> tuple[bytes | None, str | None]:
-    """A picture file's bytes, or what is wrong with it: the code of a bad sample."""
+def read_picture(path: Path) -> tuple[bytes | None, str | None]:
+    """A file's bytes, or why they cannot be had."""
     try:
         if not path.is_file():
             return None, "no_file" if path.exists() else "missing"

@@ -5,7 +5,7 @@ from pathlib import Path
 import xxhash
 
 from engine.config import ConfigError
-from engine.data.annotations import read_file
+from engine.data.annotations import read_picture
 from engine.data.source import RawSample, stable_id
 from engine.pictures import SUFFIXES, find_files
 
@@ -46,6 +46,6 @@ class ClassFolders:
         """A picture and its class."""
         path = self._paths[number]
         key = str(path.relative_to(self.folder))
-        content, problem = read_file(path)
+        content, problem = read_picture(path)
         name = path.relative_to(self.folder).parts[0].replace("_", " ")
         return RawSample(key, key, "", [name], stable_id(f"/{key}"), content, problem)

@@ -24,7 +24,8 @@ def evaluate_captions(
     other pictures; empty for a single one.
 
     Returns:
-        metrics, chance, count, seconds and examples, as `results.json` holds them.
+        metrics, chance, count, seconds and examples, as `results.json` holds them, and the captions
+        as the servers of COCO and NoCaps take them.
 
     Raises:
         ConfigError: no usable pair, a model whose states are not finite, or METEOR asked for where
@@ -56,6 +57,10 @@ def evaluate_captions(
         scores["meteor"] = meteor(generated, references)
     return {
         "task": "caption",
+        "predictions": [
+            {"image_id": image_id, "caption": text}
+            for image_id, text in zip(pairs.image_ids, generated, strict=True)
+        ],
         "metrics": scores,
         "chance": _scores(dealt, references) if len(dealt) > 1 else {},
         "count": len(generated),
@@ -88,11 +93,3 @@ def _by_domain(
         scores, name = _scores(*chosen), domain.replace("-", "_")
         found |= {f"{metric}_{name}": value for metric, value in scores.items()}
     return found
-
-
-def submission(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Captions as the servers of COCO and NoCaps take them: `[{image_id, caption}]`."""
-    return [
-        {"image_id": example["image_id"], "caption": example["generated"]}
-        for example in results["examples"]
-    ]

@@ -10,7 +10,7 @@ from typing import Any
 from engine.config import ConfigError, EvaluateSection, RunConfig
 from engine.data.evaluation_set import EvaluationSet
 from engine.data.open_source import open_source
-from engine.evaluation.caption import evaluate_captions, submission
+from engine.evaluation.caption import evaluate_captions
 from engine.evaluation.classification import evaluate_classification
 from engine.evaluation.confusion import draw_confusion
 from engine.evaluation.retrieval import evaluate_retrieval
@@ -27,10 +27,14 @@ EVALUATORS: dict[str, Evaluator] = {
     "caption": evaluate_captions,
     "classification": evaluate_classification,
 }
+# What predictions are called where they go to a server.
+PREDICTIONS = {"caption": "captions.json"}
 
 
 def evaluate(config: RunConfig, task: str) -> dict[str, Any]:
     """Evaluate `model.checkpoint` on `data.eval` and write `output_dir/results.json`.
+
+    Predictions that a benchmark takes in go to `output_dir/captions.json` and the like.
 
     Raises:
         ConfigError: no checkpoint, no data, or results of another evaluation in output_dir.
@@ -48,10 +52,11 @@ def evaluate(config: RunConfig, task: str) -> dict[str, Any]:
     size = blip.model.config.image_size
     pairs = EvaluationSet(source, size, config.data.max_words, config.data.max_pixels)
     results = EVALUATORS[task](blip, pairs, config.evaluate)
+    predictions = results.pop("predictions", None)
     results["checkpoint"] = config.model.checkpoint
+    if predictions is not None:
+        write_results(folder / PREDICTIONS.get(task, "predictions.json"), predictions)
     write_results(folder / "results.json", results)
-    if task == "caption":
-        write_results(folder / "captions.json", submission(results))
     if "confusion" in results:
         draw_confusion(results["classes"], results["confusion"], folder / "confusion.png")
     for name, value in results["metrics"].items():

@@ -16,7 +16,11 @@ import engine
 from blip_model import Blip
 from engine import checkpoint
 from engine.bulk import embed, skipped, tables
+from engine.bulk.batches import encoded
+from engine.bulk.inputs import PictureFiles, Place
+from engine.data.source import RawSample
 from engine.inference import LoadedBlip
+from engine.progress import Progress
 from launch import caption as captioning
 from launch import embed as embedding
 from tests.commands import call, contents
@@ -249,6 +253,26 @@ def test_scores_of_pairs(
 
     done = run(embedding.main, "set", *words, "--output", tmp_path / "none.csv", code=2)
     assert "nothing usable: 3 skipped (3 no_text)" in done.err
+
+
+def test_little_is_read_ahead(blip: LoadedBlip, tmp_path: Path) -> None:
+    """However many pictures there are, a batch and one more are in memory."""
+    (tmp_path / "x.png").write_bytes(picture(0))
+    files, read = PictureFiles([tmp_path / "x.png"] * 60), []
+
+    class Watched(PictureFiles):
+        def read(self, number: int) -> RawSample:
+            read.append(number)
+            return files.read(number)
+
+    places, done = [Place(lambda: Watched(files._paths))], 0
+    how = {"batch_size": 4, "threads": 2, "max_pixels": 10_000}
+    with torch.no_grad():
+        given = blip, places, Progress("", ""), skipped.Skipped()
+        for samples, _ in encoded(*given, **how):
+            done += len(samples)
+            assert len(read) <= done + 4
+    assert done == 60
 
 
 def test_nothing_is_left_of_what_failed(here: Path, tmp_path: Path) -> None:
