@@ -96,6 +96,8 @@ FIGURES = {
     "flops_per_cleaned_picture_original": Figure("FLOP"),
     "flops_per_cleaned_picture_ratio": Figure(),
     "two_process_speedup": Figure(at_least=(("cpu", 1.7),)),
+    "rerank_flops_ratio": Figure(),
+    "rerank_time_ratio": Figure(at_least=(("cpu", 3), ("gpu", 3))),
     "loader_pairs_per_second": Figure("/s"),
     "loader_ratio_original": Figure(),
     "loader_ratio_webdataset": Figure(),

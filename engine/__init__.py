@@ -10,3 +10,10 @@ def load(place: str | Path, **settings: Any) -> Any:
     from engine.inference import load as load_weights
 
     return load_weights(place, **settings)
+
+
+def find_pictures(folder: str | Path) -> list[Path]:
+    """The pictures that a folder stands for, in order; see `engine.pictures.find_pictures`."""
+    from engine.pictures import find_pictures as find
+
+    return find(folder)

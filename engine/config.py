@@ -195,6 +195,11 @@ class EvaluateSection:
         min_length: shortest caption in tokens, prompt included.
         prompt: that every generated caption starts with and that is cut off again; a captioner is
             fine-tuned on captions that start with it.
+        meteor: of captioning: METEOR too, which needs Java and the package pycocoevalcap.
+        classes: of classification: names that texts are searched for; null takes each picture's
+            text, or the name of its folder, as its class.
+        templates: of classification: sentences with {} in the place of the class; null takes the
+            list of `engine.evaluation.classification`.
     """
 
     batch_size: int = 64
@@ -204,6 +209,9 @@ class EvaluateSection:
     max_length: int = 20
     min_length: int = 5
     prompt: str = "a picture of "
+    meteor: bool = False
+    classes: list[str] | None = None
+    templates: list[str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,6 +266,9 @@ class RunConfig:
                 f"evaluate.min_length {self.evaluate.min_length} is more than "
                 f"evaluate.max_length {self.evaluate.max_length}"
             )
+        for template in self.evaluate.templates or ():
+            if template.count("{}") != 1:
+                raise ConfigError(f"evaluate.templates: {template!r} must hold {{}} once")
 
     def save(self, path: Path) -> None:
         """Write the resolved run as YAML, readable by `--config`; at no moment half of it."""

@@ -2,92 +2,38 @@
 
 import logging
 from collections.abc import Iterable
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
-from blip_model import Blip
 from blip_model.convert.shapes import network_of
 from blip_model.generate import beam_search, nucleus
+from blip_model.pair_scores import matching_logits
 from blip_model.stored_products import store_products
-from blip_model.vqa import BlipVqa
 from engine.config import ConfigError, ModelSection
-from engine.data.augment import evaluation_view
-from engine.data.captions import clean_caption
-from engine.data.images import BadSample, decode_image, to_rgb
-from engine.data.tokenizer import Tokenizer, open_tokenizer
+from engine.data.tokenizer import open_tokenizer
+from engine.encoding import Encoding
+from engine.pictures import Pictures, given_pictures, is_one
+from engine.progress import Progress
 from engine.runtime import choose_device
 from engine.weights import open_weights, start_from
 
 log = logging.getLogger(__name__)
-Picture = str | Path | bytes | Image.Image | np.ndarray
-MAX_PIXELS = 25_000_000
-ANSWERS = "answering decoder"
-USES = {
-    "text_encoder": "retrieve or score",
-    "text_decoder": "caption",
-    ANSWERS: "answer questions",
-    "cls_head": "judge sentences about two pictures",
-}
 
 
-class LoadedBlip:
-    """A model ready to use, with its tokenizer.
+class LoadedBlip(Encoding):
+    """A model ready to use.
 
-    Args:
-        model: in eval mode, on its device.
-        tokenizer: of its vocabulary.
-        precision: `fp32`, or `bf16` for matrix products.
+    Pictures are paths, encoded bytes, Pillow's, or [H, W, 3] uint8 arrays, one or any number of
+    them, or a folder, which stands for `find_pictures(folder)`. Files are opened as they are
+    needed and results come in the order of what was given.
     """
-
-    def __init__(self, model: Blip, tokenizer: Tokenizer, precision: str = "fp32") -> None:
-        self.model, self.tokenizer, self.precision = model.eval(), tokenizer, precision
-        self.device = next(model.parameters()).device
-
-    def autocast(self) -> Any:
-        """The context that forward passes run in."""
-        if self.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16)
-
-    def views(self, images: Picture | Iterable[Picture]) -> torch.Tensor:
-        """Pictures (paths, encoded bytes, PIL, or [H, W, 3] uint8 arrays) to [B, 3, H, W].
-
-        Raises:
-            ConfigError: none given, a file that is missing, or something that is no picture.
-        """
-        many = [images] if isinstance(images, Picture) else list(images)
-        if not many:
-            raise ConfigError("no picture given")
-        size = self.model.config.image_size
-        return torch.stack([evaluation_view(_open(one), size) for one in many]).to(self.device)
-
-    def require(self, part: str) -> None:
-        """Refuse weights that lack a part.
-
-        `text_encoder` with its heads scores pairs, `text_decoder` captions, `cls_head` judges what
-        is said of two pictures, and the decoder of `ANSWERS` answers questions.
-
-        Raises:
-            ConfigError: they do.
-        """
-        answers = isinstance(self.model, BlipVqa)
-        # Text encoders of other tasks come without the heads that score pairs.
-        needed = "itm_head" if part == "text_encoder" else part
-        there = part == ANSWERS if answers else getattr(self.model, needed, None) is not None
-        if not there:
-            why = "they answer questions" if answers else f"they have no {part}"
-            raise ConfigError(f"these weights cannot {USES[part]}: {why}")
 
     @torch.no_grad()
     def caption(
         self,
-        images: Picture | Iterable[Picture],
+        images: Pictures,
         *,
         prompt: str = "a picture of ",
         num_beams: int = 3,
@@ -109,19 +55,18 @@ class LoadedBlip:
             batch_size: pictures at once.
             generator: of the samples.
         """
+        self.require("text_decoder")
         captions = []
-        for views in self.views(images).split(batch_size):
-            with self.autocast():
-                states = self.model.encode_image(views)
-                captions += self.caption_states(
-                    states,
-                    prompt=prompt,
-                    num_beams=num_beams,
-                    top_p=top_p,
-                    max_length=max_length,
-                    min_length=min_length,
-                    generator=generator,
-                )
+        for states in self.states(given_pictures(images), batch_size, "captioned"):
+            captions += self.caption_states(
+                states,
+                prompt=prompt,
+                num_beams=num_beams,
+                top_p=top_p,
+                max_length=max_length,
+                min_length=min_length,
+                generator=generator,
+            )
         return captions
 
     @torch.no_grad()
@@ -168,71 +113,70 @@ class LoadedBlip:
         return ids
 
     @torch.no_grad()
-    def embed_images(self, images: Picture | Iterable[Picture]) -> torch.Tensor:
-        """Unit vectors [B, E] that texts are compared with."""
+    def embed_images(self, images: Pictures, *, batch_size: int = 64) -> torch.Tensor:
+        """Unit vectors [N, E] that texts are compared with."""
         self.require("text_encoder")
         with self.autocast():
-            return self.model.image_feature(self.model.encode_image(self.views(images)))
+            batches = self.states(given_pictures(images), batch_size, "embedded")
+            return torch.cat([self.model.image_feature(states) for states in batches])
 
     @torch.no_grad()
-    def embed_texts(self, texts: str | Iterable[str]) -> torch.Tensor:
-        """Unit vectors [B, E] that pictures are compared with."""
+    def embed_texts(self, texts: str | Iterable[str], *, batch_size: int = 256) -> torch.Tensor:
+        """Unit vectors [N, E] that pictures are compared with."""
         self.require("text_encoder")
         ids, mask = self.encode(texts)
-        with self.autocast():
-            return self.model.text_feature(self.model.encode_text(ids, mask))
+        progress = Progress("embedded", "texts", len(ids), self.progress)
+        features = []
+        for part, part_mask in zip(ids.split(batch_size), mask.split(batch_size), strict=True):
+            # Padding only as far as this batch needs it.
+            longest = int(part_mask.sum(1).max())
+            with self.autocast():
+                states = self.model.encode_text(part[:, :longest], part_mask[:, :longest])
+                features.append(self.model.text_feature(states))
+            progress.add(len(part))
+        return torch.cat(features)
 
     @torch.no_grad()
     def match(
-        self, images: Picture | Iterable[Picture], texts: str | Iterable[str]
+        self, images: Pictures, texts: str | Iterable[str], *, batch_size: int = 64
     ) -> torch.Tensor:
-        """Probability [B] that each picture and the text at its place belong together."""
-        self.require("text_encoder")
-        ids, mask = self.encode(texts)
-        with self.autocast():
-            states = self.model.encode_image(self.views(images))
-            if len(states) != len(ids):
-                raise ConfigError(f"{len(states)} pictures but {len(ids)} texts")
-            return self.model.match(ids, mask, states).softmax(1)[:, 1]
+        """Probability [N] that each picture and the text at its place belong together.
 
-    def encode(
-        self, texts: str | Iterable[str], max_words: int = 30, max_tokens: int = 35
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cleaned texts to ids and mask on the device.
+        One picture is scored with each of many texts, and one text with each of many pictures.
 
         Raises:
-            ConfigError: none given, or a text with nothing in it.
+            ConfigError: another number of texts than of pictures.
         """
-        many = [texts] if isinstance(texts, str) else list(texts)
-        if not many:
-            raise ConfigError("no text given")
-        try:
-            cleaned = [clean_caption(text, max_words) for text in many]
-        except BadSample as bad:
-            raise ConfigError(f"a text is not usable: {bad.reason}") from None
-        limit = min(max_tokens, self.model.config.max_positions)
-        ids, mask = self.tokenizer.encode(cleaned, limit)
-        return ids.to(self.device), mask.to(self.device)
+        self.require("text_encoder")
+        ids, mask = self.encode(texts)
+        pictures, one_text = given_pictures(images), isinstance(texts, str)
+        if is_one(images):
+            (states,) = self.states(pictures, 1, "encoded")
+            parts = zip(ids.split(batch_size), mask.split(batch_size), strict=True)
+            return torch.cat([self._matched(*part, states) for part in parts])
+        if isinstance(pictures, list) and not one_text and len(pictures) != len(ids):
+            raise ConfigError(f"{len(pictures)} pictures but {len(ids)} texts")
+        found, start = [], 0
+        for states in self.states(pictures, batch_size, "matched"):
+            count = len(states)
+            if one_text:
+                found.append(self._matched(ids.expand(count, -1), mask.expand(count, -1), states))
+                continue
+            if start + count > len(ids):
+                raise ConfigError(f"more pictures than the {len(ids)} texts")
+            rows = slice(start, start + count)
+            found.append(self._matched(ids[rows], mask[rows], states))
+            start += count
+        if not one_text and start < len(ids):
+            raise ConfigError(f"{start} pictures but {len(ids)} texts")
+        return torch.cat(found)
 
-
-def _open(picture: Picture) -> Image.Image:
-    """Any picture as RGB, alike whether it comes as a file, as bytes or decoded."""
-    name = str(picture) if isinstance(picture, str | Path) else f"a {type(picture).__name__}"
-    try:
-        if isinstance(picture, np.ndarray):
-            return to_rgb(Image.fromarray(picture))
-        if isinstance(picture, Image.Image):
-            picture.load()
-            return to_rgb(picture)
-        content = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
-        return decode_image(content, MAX_PIXELS)
-    except BadSample as bad:
-        raise ConfigError(f"{name}: not a usable picture: {bad.reason}") from None
-    except (OSError, TypeError, ValueError, IndexError) as error:
-        # Pillow refuses arrays of other shapes and kinds in several ways.
-        problem = " ".join(str(error).split())
-        reason = getattr(error, "strerror", None) or f"not a usable picture: {problem}"
-        raise ConfigError(f"{name}: {reason}") from None
+    def _matched(self, ids: torch.Tensor, mask: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        """Probability [R] of R texts with their R pictures, or all with a single one."""
+        owned = torch.full((len(states),), len(ids) // len(states), device=self.device)
+        with self.autocast():
+            logits = matching_logits(self.model, ids, mask, states, owned)
+        return logits.softmax(1)[:, 1]
 
 
 def load(
@@ -241,6 +185,7 @@ def load(
     device: str = "auto",
     precision: str = "fp32",
     section: ModelSection | None = None,
+    progress: bool = True,
 ) -> LoadedBlip:
     """Open BLIP weights.
 
@@ -250,6 +195,7 @@ def load(
         precision: `fp32` or `bf16`.
         section: gives the picture size and the vocabulary where it names them; everything else
             is told by the weights.
+        progress: work of more than ten seconds says on stderr how far it is.
 
     Raises:
         ConfigError: nothing there, or weights that do not fit the network.
@@ -275,4 +221,5 @@ def load(
     if precision == "bf16":
         store_products(model, torch.bfloat16)
     vocabulary = section.vocabulary if section else None
-    return LoadedBlip(model, open_tokenizer(vocabulary, config), precision)
+    tokenizer = open_tokenizer(vocabulary, config)
+    return LoadedBlip(model, tokenizer, precision, progress)

@@ -23,7 +23,12 @@ Config = TypeVar("Config")
 
 
 def parse(
-    kind: type[Config], argv: Sequence[str] | None = None, *, description: str, examples: str
+    kind: type[Config],
+    argv: Sequence[str] | None = None,
+    *,
+    description: str,
+    examples: str,
+    words: tuple[str, str] | None = None,
 ) -> Config:
     """Read `--config FILE` and dotted flags into a configuration object; later ones win.
 
@@ -34,12 +39,18 @@ def parse(
         argv: words after the program's name; None takes the process's.
         description: first line of `--help`.
         examples: commands shown at the end of `--help`.
+        words: name of the list that words without a flag belong to, and what they are; None
+            refuses them.
 
     Raises:
         ConfigError: unknown key (with the nearest one), wrong type, unreadable file.
     """
     parser = open_parser(description, examples)
-    parser.add_class_arguments(kind, None)
+    if words:
+        name = words[0].removesuffix("s").upper()
+        parser.usage = f"%(prog)s {name} ... [--config FILE] [--key.subkey value ...]"
+        parser.add_argument(words[0], nargs="*", type=str, default=[], metavar=name, help=words[1])
+    parser.add_class_arguments(kind, None, skip=set(words[:1]) if words else set())
     return kind(**read(parser, argv))
 
 

@@ -13,6 +13,8 @@ from launch.cli import parse, run_main
 EXAMPLES = """
   python launch/evaluate.py --task retrieval --config runs/mine/config.yaml \\
     --model.checkpoint runs/mine --output_dir runs/mine/evaluation/retrieval
+  python launch/evaluate.py --task classification --model.checkpoint model_base.pth \
+    --data.eval folder_of_class_folders --output_dir runs/classes
   python launch/evaluate.py --task caption --model.checkpoint model_base.pth \\
     --data.eval annotations.json --data.image_root images --output_dir runs/captions
   python launch/evaluate.py --task vqa --config launch/recipes/finetune_vqa.yaml \\
@@ -22,6 +24,7 @@ EXAMPLES = """
 TASKS = (
     "retrieval",
     "caption",
+    "classification",
     "nlvr",
     "vqa",
 )
@@ -32,7 +35,8 @@ class EvaluateConfig(RunConfig):
     """An evaluation.
 
     Args:
-        task: retrieval, caption, nlvr (sentences about two pictures), or vqa (questions).
+        task: retrieval, caption, classification, nlvr (sentences about two pictures), or vqa
+            (questions).
     """
 
     task: str = "retrieval"

@@ -66,7 +66,8 @@ def make_world(folder: Path) -> Path:
     (folder / "batch.json").write_text('{"train_batch_size": 3}')
     for name in ("empty", "filled", "set", "torn_set", "results", "notes", "torn_loop"):
         (folder / name).mkdir()
-    (folder / "file").write_text("mine")
+    for name in ("file", "there.jsonl"):
+        (folder / name).write_text("mine")
     (folder / "filled" / "letter.txt").write_text("mine")
     (folder / "set" / "collection.json").write_text('{"settings": {"size": 7}}')
     (folder / "torn_set" / "collection.json").write_text("{")

@@ -81,6 +81,23 @@ class CaptionSection:
         default = 1.1 if self.method == "nucleus" else 1.0
         return default if self.repetition_penalty is None else self.repetition_penalty
 
+    def refuse_contradictions(self) -> None:
+        """Look at what belongs together.
+
+        Raises:
+            ConfigError: lengths that leave nothing, or more samples than a search gives.
+        """
+        if self.min_length > self.max_length:
+            raise ConfigError(
+                f"caption.min_length {self.min_length} is more than "
+                f"caption.max_length {self.max_length}"
+            )
+        if self.method == "beam" and self.samples > 1:
+            raise ConfigError(
+                f"caption.samples is {self.samples}: beam search gives one caption a picture; "
+                "set caption.method to nucleus"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class RuleSection:
@@ -171,7 +188,6 @@ class CapFiltConfig:
         problem = out_of_range(self, RANGES)
         if problem:
             raise ConfigError(problem)
-        caption = self.caption
         if not self.output_dir.strip():
             raise ConfigError("output_dir is empty: name the folder of the run")
         if "://" in self.output_dir:
@@ -179,16 +195,7 @@ class CapFiltConfig:
                 f"output_dir {self.output_dir}: is a folder that all processes share; set "
                 "publish_to to the URL that what is finished goes to"
             )
-        if caption.min_length > caption.max_length:
-            raise ConfigError(
-                f"caption.min_length {caption.min_length} is more than "
-                f"caption.max_length {caption.max_length}"
-            )
-        if caption.method == "beam" and caption.samples > 1:
-            raise ConfigError(
-                f"caption.samples is {caption.samples}: beam search gives one caption a picture; "
-                "set caption.method to nucleus"
-            )
+        self.caption.refuse_contradictions()
         if self.from_table and (self.captioner or self.filter):
             raise ConfigError("from_table takes the scores of an earlier run: give no weights")
 

@@ -1,6 +1,7 @@
 """Pairs listed in a file: BLIP's annotation JSON, CSV, TSV or Parquet. Held in Arrow."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from engine.config import ConfigError
 from engine.data.source import RawSample, stable_id
 
 IMAGE_COLUMNS = ("image", "image_path", "filepath", "file_path", "path", "filename")
-CAPTION_COLUMNS = ("caption", "captions", "text", "title", "alt_text")
+CAPTION_COLUMNS = ("caption", "captions", "text", "title", "alt_text", "label")
 SUFFIXES = (".json", ".csv", ".tsv", ".parquet")
 MAX_FILE_BYTES = 64 << 20
+COCO_NAME = re.compile(r"(?:^|/)COCO_\w+_(\d{12})\.jpg$")
 
 
 class Annotations:
@@ -55,6 +57,7 @@ class Annotations:
             image_id=row["image_id"],
             image=content,
             problem=problem,
+            domain=row.get("domain") or "",
         )
 
 
@@ -72,11 +75,15 @@ def fingerprint_of(table: pa.Table) -> str:
 def read_picture(path: Path) -> tuple[bytes | None, str | None]:
     """A file's bytes, or why they cannot be had."""
     try:
+        if not path.is_file():
+            return None, "no_file" if path.exists() else "missing"
         if path.stat().st_size > MAX_FILE_BYTES:
             return None, "file_too_large"
         return path.read_bytes(), None
     except FileNotFoundError:
         return None, "missing"
+    except PermissionError:
+        return None, "not_permitted"
     except (OSError, ValueError, UnicodeError):
         return None, "unreadable_name"
 
@@ -93,25 +100,64 @@ def _read_table(path: Path) -> pa.Table:
     except (OSError, ValueError, pa.ArrowException) as error:
         problem = str(error).splitlines()[0]
         raise ConfigError(f"{path}: not readable as {path.suffix[1:]}: {problem}") from None
+    if isinstance(rows, dict) and isinstance(rows.get("images"), list):
+        rows = _joined(path, rows)
     return _from_json(path, rows) if isinstance(rows, list | dict) else _from_columns(path, rows)
+
+
+def _joined(path: Path, tables: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of COCO's and NoCaps' own files: `images` (id, file_name, domain), `annotations`
+    (image_id, caption)."""
+    try:
+        captions: dict[Any, list] = {image["id"]: [] for image in tables["images"]}
+        for annotation in tables["annotations"]:
+            captions[annotation["image_id"]].append(annotation["caption"])
+        return [
+            {
+                "image": image["file_name"],
+                "image_id": image["id"],
+                "caption": captions[image["id"]],
+                "domain": image.get("domain"),
+            }
+            for image in tables["images"]
+        ]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{path}: no captions as COCO and NoCaps list them (images with id and file_name, "
+            f"annotations with image_id and caption): {type(error).__name__} {error}"
+        ) from None
 
 
 def _from_json(path: Path, rows: Any) -> pa.Table:
     if not isinstance(rows, list) or not rows:
         raise ConfigError(f"{path}: expected a list of pairs, found {type(rows).__name__}")
-    columns: dict[str, list] = {n: [] for n in ("image", "captions", "image_id", "uid", "url")}
+    columns: dict[str, list] = {
+        n: [] for n in ("image", "captions", "image_id", "uid", "url", "domain")
+    }
     for number, row in enumerate(rows):
         if not isinstance(row, dict) or not isinstance(row.get("image"), str):
             raise ConfigError(f"{path}: row {number} has no 'image' path")
-        if "caption" not in row:
+        if "caption" not in row and "label" not in row:
             raise ConfigError(f"{path}: row {number} ({row['image']}) has no 'caption'")
-        captions = row["caption"] if isinstance(row["caption"], list) else [row["caption"]]
+        captions = row["caption"] if "caption" in row else row["label"]
+        captions = captions if isinstance(captions, list) else [captions]
         columns["image"].append(row["image"])
         columns["captions"].append([_text(caption) for caption in captions])
-        columns["image_id"].append(stable_id(row.get("image_id", row["image"])))
+        columns["image_id"].append(stable_id(_image_id(row)))
         columns["uid"].append(str(row.get("uid") or row["image"]))
         columns["url"].append(str(row.get("url") or ""))
+        columns["domain"].append(str(row.get("domain") or ""))
     return pa.table(columns)
+
+
+def _image_id(row: dict[str, Any]) -> Any:
+    """As the row says it, or as COCO's file names do (COCO_val2014_000000391895.jpg), as BLIP reads
+    them for its test lists."""
+    for name in ("image_id", "img_id"):
+        if name in row:
+            return row[name]
+    named = COCO_NAME.search(row["image"])
+    return named[1] if named else row["image"]
 
 
 def _text(value: Any) -> str | None:

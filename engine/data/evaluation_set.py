@@ -26,7 +26,9 @@ class EvaluationSet:
     Attributes:
         keys: of the pictures that could be read, in order.
         image_ids: of the same pictures.
+        domains: of the same pictures, "" where the list names none.
         captions: cleaned texts.
+        raw_captions: the same as they are stored.
         caption_image: for each text the position of its picture.
         bad: (key, reason) of what was left out.
     """
@@ -38,7 +40,9 @@ class EvaluationSet:
     keys: list[str] = field(default_factory=list)
     image_ids: list[int] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
+    domains: list[str] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
+    raw_captions: list[str] = field(default_factory=list)
     caption_image: list[int] = field(default_factory=list)
     bad: list[tuple[str, str]] = field(default_factory=list)
 
@@ -63,10 +67,12 @@ class EvaluationSet:
                     self.keys.append(raw.key)
                     self.image_ids.append(raw.image_id)
                     self.numbers.append(number)
+                    self.domains.append(raw.domain)
             except BadSample as bad:
                 self.bad.append((raw.key, bad.reason))
                 continue
-            self.captions += texts
+            self.captions += [cleaned for cleaned, _ in texts]
+            self.raw_captions += [stored for _, stored in texts]
             self.caption_image += [position_of[raw.image_id]] * len(texts)
             if len(waiting) == batch_size:
                 yield torch.stack(waiting)
@@ -77,8 +83,8 @@ class EvaluationSet:
             raise ConfigError(f"no usable pair for evaluation; the first: {self.bad[:1]}")
 
 
-def _usable(captions: list[Any], max_words: int) -> list[str]:
-    """Cleaned texts; one that is unusable is passed over.
+def _usable(captions: list[Any], max_words: int) -> list[tuple[str, str]]:
+    """Texts, cleaned and as stored; one that is unusable is passed over.
 
     Raises:
         BadSample: no caption, or none that is usable.
@@ -86,7 +92,7 @@ def _usable(captions: list[Any], max_words: int) -> list[str]:
     texts, reason = [], "empty_caption"
     for caption in captions:
         try:
-            texts.append(clean_caption(caption, max_words))
+            texts.append((clean_caption(caption, max_words), caption))
         except BadSample as bad:
             reason = bad.reason
     if not texts:

@@ -10,6 +10,7 @@ import xxhash
 
 from engine.config import ConfigError
 from engine.data.annotations import SUFFIXES, Annotations
+from engine.data.class_folders import ClassFolders, has_classes
 from engine.data.kept_texts import KeptTexts, is_cleaned
 from engine.data.shards import Shards
 from engine.data.source import RawSample, Source
@@ -46,7 +47,7 @@ def open_source(spec: str | Sequence[str], image_root: str | None = None) -> Sou
     Args:
         spec: tar shards (path, folder, glob, `{00000..00009}` range) or an annotation file
             (.json, .csv, .tsv, .parquet), or the output folder of captioning and filtering (a
-            pair a kept text), or a list of such.
+            pair a kept text), or a folder with a folder for each class, or a list of such.
         image_root: folder that relative picture paths of an annotation file start from.
 
     Raises:
@@ -55,12 +56,12 @@ def open_source(spec: str | Sequence[str], image_root: str | None = None) -> Sou
     specs = [spec] if isinstance(spec, str) else list(spec) or [""]
     paths = [path for one in specs for path in _expand(one)]
     tars = [path for path in paths if path.suffix == ".tar"]
-    cleaned = [path for path in paths if path.is_dir()]
+    folders = [path for path in paths if path.is_dir()]
     lists = [path for path in paths if path.suffix != ".tar" and not path.is_dir()]
     if lists and image_root and not Path(image_root).is_dir():
         raise ConfigError(f"data.image_root {image_root}: no such folder")
     parts: list[Source] = [Shards(tars)] if tars else []
-    parts += [KeptTexts(path) for path in cleaned]
+    parts += [KeptTexts(path) if is_cleaned(path) else ClassFolders(path) for path in folders]
     parts += [Annotations(path, image_root) for path in lists]
     source = parts[0] if len(parts) == 1 else Joined(parts)
     if not len(source):
@@ -95,6 +96,8 @@ def _expand(spec: str) -> list[Path]:
             found.append(path)
         elif path.is_dir():
             inside = sorted(path.glob("*.tar"))
+            if not inside and has_classes(path):
+                inside = [path]
             if not inside:
                 raise ConfigError(f"{path}: no .tar shard in this folder")
             found += inside

@@ -22,6 +22,7 @@ class RawSample:
         label: 1 where a statement is true, 0 where it is false, or None.
         answers: to a question, each with its weight.
         people: what each of several people answered to it, where that is known.
+        domain: of its picture, as NoCaps names it, or "".
     """
 
     key: str
@@ -35,6 +36,7 @@ class RawSample:
     label: int | None = None
     answers: tuple[tuple[str, float], ...] = ()
     people: tuple[str, ...] = ()
+    domain: str = ""
 
 
 class Source(Protocol):

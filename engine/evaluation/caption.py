@@ -1,6 +1,5 @@
 """Captioning of held-out pictures."""
 
-import sys
 import time
 from typing import Any
 
@@ -8,25 +7,33 @@ import torch
 
 from engine.config import ConfigError, EvaluateSection
 from engine.data.evaluation_set import EvaluationSet
+from engine.evaluation.meteor import find_meteor, meteor
 from engine.evaluation.metrics import bleu, cider_d, word_f1
 from engine.inference import LoadedBlip
+from engine.progress import Progress
 
 
 @torch.no_grad()
 def evaluate_captions(
     blip: LoadedBlip, pairs: EvaluationSet, settings: EvaluateSection
 ) -> dict[str, Any]:
-    """Beam-search captions of every picture against its own.
+    """Beam-search captions of every picture against its own, as they are stored.
 
-    Chance is the score of the same captions dealt to other pictures; empty for a single one.
+    Where the list names domains (NoCaps), there are figures of each (`cider_in_domain`), each a
+    set of its own, document frequencies included. Chance is the score of the same captions dealt to
+    other pictures; empty for a single one.
 
     Returns:
-        metrics, chance, count, seconds and examples, as `results.json` holds them.
+        metrics, chance, count, seconds and examples, as `results.json` holds them, and the captions
+        as the servers of COCO and NoCaps take them.
 
     Raises:
-        ConfigError: no usable pair, or a model whose states are not finite.
+        ConfigError: no usable pair, a model whose states are not finite, or METEOR asked for where
+            it cannot be run.
     """
-    begun = shown = time.perf_counter()
+    if settings.meteor:
+        find_meteor()
+    begun, progress = time.perf_counter(), Progress("captioned", "pictures", len(pairs.source))
     generated: list[str] = []
     for views in pairs.views(settings.batch_size):
         with blip.autocast():
@@ -40,17 +47,21 @@ def evaluate_captions(
             max_length=settings.max_length,
             min_length=settings.min_length,
         )
-        if time.perf_counter() - shown > 10:
-            shown = time.perf_counter()
-            done, all_ = len(generated), len(pairs.source)
-            print(f"captioned {done} of {all_} pictures", file=sys.stderr, flush=True)
+        progress.add(len(states))
     references: list[list[str]] = [[] for _ in pairs.keys]
-    for text, picture in zip(pairs.captions, pairs.caption_image, strict=True):
+    for text, picture in zip(pairs.raw_captions, pairs.caption_image, strict=True):
         references[picture].append(text)
     dealt = generated[1:] + generated[:1]
+    scores = _scores(generated, references) | _by_domain(pairs, generated, references)
+    if settings.meteor:
+        scores["meteor"] = meteor(generated, references)
     return {
         "task": "caption",
-        "metrics": _scores(generated, references),
+        "predictions": [
+            {"image_id": image_id, "caption": text}
+            for image_id, text in zip(pairs.image_ids, generated, strict=True)
+        ],
+        "metrics": scores,
         "chance": _scores(dealt, references) if len(dealt) > 1 else {},
         "count": len(generated),
         "bad_samples": len(pairs.bad),
@@ -67,6 +78,18 @@ def evaluate_captions(
 def _scores(candidates: list[str], references: list[list[str]]) -> dict[str, float]:
     return {
         "cider": cider_d(candidates, references),
-        "bleu4": bleu(candidates, references),
+        **{f"bleu{n}": bleu(candidates, references, n) for n in (1, 2, 3, 4)},
         "word_f1": word_f1(candidates, references),
     }
+
+
+def _by_domain(
+    pairs: EvaluationSet, candidates: list[str], references: list[list[str]]
+) -> dict[str, float]:
+    found = {}
+    for domain in sorted({domain for domain in pairs.domains if domain}):
+        rows = [number for number, name in enumerate(pairs.domains) if name == domain]
+        chosen = [candidates[row] for row in rows], [references[row] for row in rows]
+        scores, name = _scores(*chosen), domain.replace("-", "_")
+        found |= {f"{metric}_{name}": value for metric, value in scores.items()}
+    return found

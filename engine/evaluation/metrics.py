@@ -7,10 +7,22 @@ from collections import Counter
 import numpy as np
 
 TOKEN = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
+# The Penn Treebank's tokens as captions hold them; see `treebank_words`.
+JOINED = re.compile(r"\b(can)(not)\b|\b(gon|wan)(na)\b|\b(got)(ta)\b")
+CLITIC = re.compile(r"(?<=[^\W_])(n['’]t|['’](?:s|m|d|re|ve|ll))\b")
+TREEBANK = re.compile(
+    r"n't|'(?:s|m|d|re|ve|ll)\b"
+    r"|(?:[a-z]\.){2,}(?!\w)|\b(?:mr|mrs|ms|dr|st|jr|sr|vs)\."
+    r"|\d+(?:[.,:/]\d+)+|[^\W_]+(?:(?:[-/._]|'(?=[a-z]))[^\W_]+)*|[&#$%+=@*/()\[\]{}]"
+)
+BRACKETS = dict(zip("()[]{}", ["-lrb-", "-rrb-", "-lsb-", "-rsb-", "-lcb-", "-rcb-"], strict=True))
 
 
 def retrieval_recalls(
-    scores: np.ndarray, image_of_text: np.ndarray, ks: tuple[int, ...] = (1, 5, 10)
+    scores: np.ndarray,
+    image_of_text: np.ndarray,
+    ks: tuple[int, ...] = (1, 5, 10),
+    to_text: np.ndarray | None = None,
 ) -> dict[str, float]:
     """Recall at k both ways, as BLIP counts it: the best rank of a picture's texts.
 
@@ -21,6 +33,7 @@ def retrieval_recalls(
         scores: [images, texts], finite.
         image_of_text: [texts] picture of each text.
         ks: cut-offs.
+        to_text: scores by which texts are found, where they differ from those for pictures.
 
     Returns:
         text_to_image_rK and image_to_text_rK, shares in [0, 1].
@@ -30,6 +43,8 @@ def retrieval_recalls(
     above, equal = (scores > own).sum(0), (scores == own).sum(0)
     one = np.ones(texts, np.int64)
     recalls = {f"text_to_image_r{k}": _hits(above, equal, one, k) for k in ks}
+    scores = scores if to_text is None else to_text
+    own = scores[image_of_text, np.arange(texts)]
     best = np.full(images, -np.inf, scores.dtype)
     np.maximum.at(best, image_of_text, own)
     above, equal = (scores > best[:, None]).sum(1), (scores == best[:, None]).sum(1)
@@ -48,7 +63,13 @@ def chance_recalls(
 
 
 def _hits(above: np.ndarray, equal: np.ndarray, right: np.ndarray, k: int) -> float:
-    """Share of queries with a right answer among the first k.
+    """Share of queries with a right answer among the first k."""
+    shares = ranked_hits(above, equal, right, k).tolist()
+    return math.fsum(shares) / len(shares)
+
+
+def ranked_hits(above: np.ndarray, equal: np.ndarray, right: np.ndarray, k: int) -> np.ndarray:
+    """Probability [N] that a query has a right answer among the first k.
 
     A query has `above` better answers, all wrong, and then `equal` ones of which `right` are right,
     in random order: the n places left to them hold none with probability
@@ -59,12 +80,24 @@ def _hits(above: np.ndarray, equal: np.ndarray, right: np.ndarray, k: int) -> fl
         n = min(max(k - wrong_above, 0), tied)
         orders = math.comb(tied, n)
         shares.append((orders - math.comb(tied - good, n)) / orders)
-    return math.fsum(shares) / len(shares)
+    return np.array(shares)
 
 
 def words(text: str) -> list[str]:
     """Lower-case words without punctuation."""
     return TOKEN.findall(text.lower())
+
+
+def treebank_words(text: str) -> list[str]:
+    """Tokens as COCO's evaluation has them: hyphens join, 's and n't are apart, no punctuation.
+
+    The Penn Treebank tokenizer (Stanford CoreNLP 3.4.1) with lower case, without the punctuation
+    that coco-caption takes out; brackets become -lrb- and -rrb- there, which it does not. By rules
+    for what captions hold, so that no Java is needed.
+    """
+    text = JOINED.sub(lambda found: " ".join(filter(None, found.groups())), text.lower())
+    text = CLITIC.sub(lambda found: " " + found[0].replace("’", "'"), text)
+    return [BRACKETS.get(token, token) for token in TREEBANK.findall(text)]
 
 
 def n_grams(tokens: list[str], longest: int = 4) -> list[Counter]:
@@ -86,7 +119,7 @@ def cider_d(candidates: list[str], references: list[list[str]], sigma: float = 6
     Returns:
         Mean over pictures, in [0, 10].
     """
-    counted = [[n_grams(words(text)) for text in group] for group in references]
+    counted = [[n_grams(treebank_words(text)) for text in group] for group in references]
     seen: Counter = Counter()
     for group in counted:
         seen.update({gram for grams in group for counts in grams for gram in counts})
@@ -102,7 +135,7 @@ def cider_d(candidates: list[str], references: list[list[str]], sigma: float = 6
 
     total = 0.0
     for text, group in zip(candidates, counted, strict=True):
-        ours, our_norms, our_length = vector(n_grams(words(text)))
+        ours, our_norms, our_length = vector(n_grams(treebank_words(text)))
         score = 0.0
         for grams in group:
             theirs, norms, length = vector(grams)
@@ -119,17 +152,23 @@ def cider_d(candidates: list[str], references: list[list[str]], sigma: float = 6
 
 
 def bleu(candidates: list[str], references: list[list[str]], longest: int = 4) -> float:
-    """Corpus BLEU (Papineni et al. 2002), the closest reference's length for brevity; in [0, 1]."""
+    """Corpus BLEU (Papineni et al. 2002), the closest reference's length for brevity; in [0, 1].
+
+    Args:
+        candidates: one text a picture.
+        references: texts of each picture.
+        longest: n-gram: BLEU-1 to BLEU-4.
+    """
     matches, totals = [0] * longest, [0] * longest
     length = closest = 0
     for text, group in zip(candidates, references, strict=True):
-        tokens = words(text)
-        lengths = [len(words(reference)) for reference in group]
+        tokens = treebank_words(text)
+        lengths = [len(treebank_words(reference)) for reference in group]
         length += len(tokens)
         closest += min(lengths, key=lambda other: (abs(other - len(tokens)), other))
         best = [Counter() for _ in range(longest)]
         for reference in group:
-            for n, counts in enumerate(n_grams(words(reference), longest)):
+            for n, counts in enumerate(n_grams(treebank_words(reference), longest)):
                 best[n] |= counts
         for n, counts in enumerate(n_grams(tokens, longest)):
             matches[n] += sum((counts & best[n]).values())

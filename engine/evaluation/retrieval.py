@@ -1,18 +1,21 @@
 """Retrieval: a contrastive shortlist, re-ranked by matching."""
 
-import sys
 import time
 from typing import Any
 
 import numpy as np
 import torch
 
+from blip_model.pair_scores import matching_logits
 from engine.config import ConfigError, EvaluateSection
 from engine.data.evaluation_set import EvaluationSet
 from engine.evaluation.metrics import chance_recalls, retrieval_recalls
 from engine.inference import LoadedBlip
+from engine.progress import Progress
 
 NOT_LISTED = -100.0
+# A pair is some ten tokens of text; a picture, of which a batch has as many, is hundreds.
+PAIRS_OF_A_PICTURE = 8
 
 
 @torch.no_grad()
@@ -22,8 +25,8 @@ def evaluate_retrieval(
     """Recalls on held-out pairs.
 
     Every text's and every picture's best `shortlist` candidates by similarity get the match logit
-    plus the similarity as score (the original's evaluation); all others follow in their order by
-    similarity.
+    plus the similarity as score (the original's evaluation, in which each direction has a list of
+    its own); all others follow in their order by similarity.
 
     Returns:
         metrics, chance, count, seconds and examples, as `results.json` holds them.
@@ -45,12 +48,15 @@ def evaluate_retrieval(
         )
     similarity = image_features @ text_features.T
     _refuse_not_finite(similarity)
-    listed = shortlisted(similarity, settings.shortlist)
-    scores = rerank(blip, ids, mask, image_states, similarity, listed, settings.batch_size)
-    _refuse_not_finite(scores)
-    scores, owner = scores.cpu().numpy(), np.asarray(pairs.caption_image)
+    lists = [shortlisted(similarity, settings.shortlist, dim) for dim in (0, 1)]
+    matched = match_listed(blip, ids, mask, image_states, lists[0] | lists[1], settings.batch_size)
+    both = [torch.where(one, matched, NOT_LISTED) + similarity.float() for one in lists]
+    for scores in both:
+        _refuse_not_finite(scores)
+    to_image, to_text = (scores.cpu().numpy() for scores in both)
+    owner = np.asarray(pairs.caption_image)
     by_similarity = retrieval_recalls(similarity.float().cpu().numpy(), owner)
-    metrics = retrieval_recalls(scores, owner)
+    metrics = retrieval_recalls(to_image, owner, to_text=to_text)
     metrics |= {f"{name}_without_matching": value for name, value in by_similarity.items()}
     return {
         "task": "retrieval",
@@ -59,7 +65,7 @@ def evaluate_retrieval(
         "count": len(pairs.keys),
         "bad_samples": len(pairs.bad),
         "seconds": time.perf_counter() - begun,
-        "examples": _examples(pairs, scores),
+        "examples": _examples(pairs, to_image),
     }
 
 
@@ -68,42 +74,40 @@ def _refuse_not_finite(scores: torch.Tensor) -> None:
         raise ConfigError("the model's scores are not finite: its weights are no good")
 
 
-def shortlisted(similarity: torch.Tensor, k: int) -> torch.Tensor:
-    """[images, texts] bool: among the best k of its row or of its column."""
-    listed = torch.zeros_like(similarity, dtype=torch.bool)
-    listed.scatter_(1, similarity.topk(min(k, similarity.shape[1]), 1).indices, True)
-    return listed.scatter_(0, similarity.topk(min(k, similarity.shape[0]), 0).indices, True)
+def shortlisted(similarity: torch.Tensor, k: int, dim: int) -> torch.Tensor:
+    """[images, texts] bool: the best k pictures of each text (dim 0) or texts of each picture."""
+    best = similarity.topk(min(k, similarity.shape[dim]), dim).indices
+    return torch.zeros_like(similarity, dtype=torch.bool).scatter_(dim, best, True)
 
 
-def rerank(
+def match_listed(
     blip: LoadedBlip,
     ids: torch.Tensor,
     mask: torch.Tensor,
     image_states: torch.Tensor,
-    similarity: torch.Tensor,
     listed: torch.Tensor,
     batch_size: int,
 ) -> torch.Tensor:
-    """Scores [images, texts]: match logit + similarity where listed, similarity - 100 elsewhere.
+    """Match logits [images, texts] where listed, 0 elsewhere, each pair once.
 
-    The original scores all others -100 alike, which leaves their order to chance.
+    Pairs are gone through picture by picture: its keys and values are projected for all texts of
+    a batch together, and texts are not padded. The original does both for every pair anew.
     """
-    scores = similarity.float() + NOT_LISTED
+    logits = torch.zeros(listed.shape, device=listed.device)
     pictures, texts = listed.nonzero(as_tuple=True)
-    shown = time.perf_counter()
-    for start in range(0, len(pictures), batch_size):
-        image, text = pictures[start : start + batch_size], texts[start : start + batch_size]
+    progress = Progress("matched", "pairs", len(pictures))
+    at_once = PAIRS_OF_A_PICTURE * batch_size
+    for start in range(0, len(pictures), at_once):
+        image, text = pictures[start : start + at_once], texts[start : start + at_once]
+        mine, counts = image.unique_consecutive(return_counts=True)
         # Padding only as far as this batch needs it.
         longest = int(mask[text].sum(1).max())
+        given = ids[text, :longest], mask[text, :longest], image_states.index_select(0, mine)
         with blip.autocast():
-            logits = blip.model.match(
-                ids[text, :longest], mask[text, :longest], image_states.index_select(0, image)
-            )
-        scores[image, text] = logits[:, 1] + similarity[image, text]
-        if time.perf_counter() - shown > 10:
-            shown = time.perf_counter()
-            print(f"matching {start} of {len(pictures)} pairs", file=sys.stderr, flush=True)
-    return scores
+            found = matching_logits(blip.model, *given, counts)
+        logits[image, text] = found[:, 1]
+        progress.add(len(image))
+    return logits
 
 
 def _examples(pairs: EvaluationSet, scores: np.ndarray, count: int = 24) -> list[dict[str, Any]]:

@@ -14,16 +14,20 @@ from engine.data.open_source import open_source
 from engine.data.question_set import QuestionSet
 from engine.data.questions import open_questions
 from engine.data.statements import StatementSet, open_statements
+from engine.encoding import ANSWERS
 from engine.evaluation.caption import evaluate_captions
+from engine.evaluation.classification import evaluate_classification
+from engine.evaluation.confusion import draw_confusion
 from engine.evaluation.nlvr import evaluate_nlvr
 from engine.evaluation.retrieval import evaluate_retrieval
 from engine.evaluation.vqa import evaluate_vqa
-from engine.inference import ANSWERS, LoadedBlip, load
+from engine.inference import LoadedBlip, load
 
 Evaluator = Callable[[LoadedBlip, Any, EvaluateSection], dict[str, Any]]
 PARTS = {
     "retrieval": "text_encoder",
     "caption": "text_decoder",
+    "classification": "text_encoder",
     "nlvr": "cls_head",
     "vqa": ANSWERS,
 }
@@ -31,24 +35,26 @@ PARTS = {
 SETS = {
     "retrieval": (open_source, EvaluationSet),
     "caption": (open_source, EvaluationSet),
+    "classification": (open_source, EvaluationSet),
     "nlvr": (open_statements, StatementSet),
     "vqa": (partial(open_questions, needed="question_id"), QuestionSet),
 }
 EVALUATORS: dict[str, Evaluator] = {
     "retrieval": evaluate_retrieval,
     "caption": evaluate_captions,
+    "classification": evaluate_classification,
     "nlvr": evaluate_nlvr,
     "vqa": evaluate_vqa,
 }
-# What predictions are called where the original calls them so.
-PREDICTIONS = {"vqa": "vqa_result.json"}
+# What predictions are called where they go to a server.
+PREDICTIONS = {"caption": "captions.json", "vqa": "vqa_result.json"}
 
 
 def evaluate(config: RunConfig, task: str) -> dict[str, Any]:
     """Evaluate `model.checkpoint` on `data.eval` and write `output_dir/results.json`.
 
-    Answers that a benchmark takes in go to `output_dir/predictions.json`, those of VQA to
-    `output_dir/vqa_result.json`.
+    Predictions that a benchmark takes in go to `output_dir/predictions.json`, or the name that its
+    server knows: `captions.json`, `vqa_result.json`.
 
     Raises:
         ConfigError: no checkpoint, no data, or results of another evaluation in output_dir.
@@ -72,6 +78,8 @@ def evaluate(config: RunConfig, task: str) -> dict[str, Any]:
     if predictions is not None:
         write_results(folder / PREDICTIONS.get(task, "predictions.json"), predictions)
     write_results(folder / "results.json", results)
+    if "confusion" in results:
+        draw_confusion(results["classes"], results["confusion"], folder / "confusion.png")
     for name, value in results["metrics"].items():
         chance = results["chance"].get(name)
         beside = "" if chance is None else f"   (chance {chance:.3f})"

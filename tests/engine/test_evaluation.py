@@ -16,7 +16,7 @@ from engine.data.evaluation_set import EvaluationSet
 from engine.data.open_source import open_source
 from engine.data.shards import ShardWriter
 from engine.evaluation.metrics import bleu, chance_recalls, cider_d, retrieval_recalls, word_f1
-from engine.evaluation.retrieval import evaluate_retrieval, rerank, shortlisted
+from engine.evaluation.retrieval import evaluate_retrieval, match_listed, shortlisted
 from engine.evaluation.run import evaluate
 from engine.inference import LoadedBlip, load
 from tests.shards import caption, picture, write_shards
@@ -108,13 +108,21 @@ def test_reranking_equals_scoring_every_pair(
     similarity, scores = all_scores(blip, counted)
     owners = np.array(counted.caption_image)
     images, texts = similarity.shape
-    listed = np.zeros((images, texts), bool)
+    by_picture, by_text = (np.zeros((images, texts), bool) for _ in range(2))
     for i in range(images):
-        listed[i, np.argsort(-similarity[i])[:shortlist]] = True
+        by_picture[i, np.argsort(-similarity[i])[:shortlist]] = True
     for t in range(texts):
-        listed[np.argsort(-similarity[:, t])[:shortlist], t] = True
-    assert listed.all() == (shortlist == 500)
-    expected = retrieval_recalls(np.where(listed, scores, similarity - 100), owners)
+        by_text[np.argsort(-similarity[:, t])[:shortlist], t] = True
+    assert by_text.all() == (shortlist == 500)
+    # Each direction by its own list, as in the original's two score matrices.
+    expected = {
+        name: value
+        for listed, way in ((by_text, "text_to_image"), (by_picture, "image_to_text"))
+        for name, value in retrieval_recalls(
+            np.where(listed, scores, similarity - 100), owners
+        ).items()
+        if name.startswith(way)
+    }
     alone = retrieval_recalls(similarity, owners)
     found = evaluate_retrieval(
         blip, pairs_of(folder / place), EvaluateSection(batch_size=4, shortlist=shortlist)
@@ -132,16 +140,19 @@ def test_reranked_scores_are_those_of_single_pairs(folder: Path, blip: LoadedBli
     pairs = pairs_of(folder / "several.json")
     similarity, scores = all_scores(blip, pairs)
     cosines = torch.from_numpy(similarity)
-    listed = shortlisted(cosines, 2)
-    assert listed.sum(0).min() >= 2 and listed.sum(1).min() >= 2 and not listed.all()
+    lists = [shortlisted(cosines, 2, dim) for dim in (0, 1)]
+    assert (lists[0].sum(0) == 2).all() and (lists[1].sum(1) == 2).all()
+    listed = lists[0] | lists[1]
+    assert not listed.all() and not torch.equal(*lists)
     ids, mask = blip.encode(pairs.captions)
     with torch.no_grad():
         views = torch.cat(list(pairs_of(folder / "several.json").views(50)))
         states = blip.model.encode_image(views)
-        found = rerank(blip, ids, mask, states, cosines, listed, 3)
-    assert torch.equal(found[~listed], cosines[~listed] - 100)
-    expected = torch.from_numpy(scores)[listed]
-    torch.testing.assert_close(found[listed], expected, rtol=0, atol=1e-5)
+        for size in (1, 50):
+            found = match_listed(blip, ids, mask, states, listed, size)
+            assert (found[~listed] == 0).all()
+            expected = torch.from_numpy(scores - similarity)[listed]
+            torch.testing.assert_close(found[listed], expected, rtol=0, atol=1e-5)
 
 
 def test_results_of_retrieval(folder: Path, tmp_path: Path) -> None:
@@ -178,6 +189,9 @@ def test_results_of_captioning(folder: Path, tmp_path: Path, blip: LoadedBlip) -
     assert [len(group) for group in references] == [1 + n % 3 for n in range(COUNT)]
     assert [example["key"] for example in examples] == [f"{n}.png" for n in range(COUNT)]
     assert [example["image_id"] for example in examples] == list(range(COUNT))
+    sent = json.loads((tmp_path / "out" / "captions.json").read_text())
+    assert sent == [{"image_id": n, "caption": text} for n, text in enumerate(texts)]
+    assert results["metrics"]["bleu1"] == bleu(texts, references, 1)
     for name, score in (("cider", cider_d), ("bleu4", bleu), ("word_f1", word_f1)):
         assert results["metrics"][name] == score(texts, references)
         assert results["chance"][name] == score(texts[1:] + texts[:1], references)
@@ -195,7 +209,8 @@ def test_repetition_and_batch_size_change_nothing(folder: Path, tmp_path: Path, 
         for example, ours in zip(again["examples"], scores, strict=True):
             assert example.pop("scores", []) == pytest.approx(ours, abs=1e-5)
         assert again == first
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["results.json"]
+    files = ["captions.json", "results.json"] if task == "caption" else ["results.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == files
 
 
 BAD = {

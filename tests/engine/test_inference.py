@@ -162,7 +162,6 @@ def test_colours(blip: LoadedBlip, content: Any, colour: tuple[int, int, int]) -
     [
         ("missing.png", "missing.png: No such file or directory"),
         (Path("missing.png"), "missing.png: No such file or directory"),
-        (Path("."), "Is a directory"),
         (b"", "a bytes: not a usable picture: empty"),
         (b"no picture", "a bytes: not a usable picture: wrong_format"),
         (picture(0)[:80], "not a usable picture: "),
@@ -202,6 +201,10 @@ def test_what_is_no_text_is_one_line(blip: LoadedBlip, texts: Any) -> None:
 def test_as_many_texts_as_pictures(blip: LoadedBlip) -> None:
     with pytest.raises(ConfigError, match="2 pictures but 3 texts"):
         blip.match([picture(0), picture(1)], ["a", "b", "c"])
+    with pytest.raises(ConfigError, match="2 pictures but 3 texts"):
+        blip.match(iter([picture(0), picture(1)]), ["a", "b", "c"])
+    with pytest.raises(ConfigError, match="more pictures than the 1 texts"):
+        blip.match(map(picture, range(2)), ["a"])
 
 
 def test_texts_are_cleaned_as_in_training(blip: LoadedBlip) -> None:

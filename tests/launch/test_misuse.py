@@ -10,8 +10,21 @@ import pytest
 
 from engine.config import ConfigError, RunConfig
 from engine.ranges import RANGES
-from launch import bootstrap, capfilt, collect, convert, evaluate, finetune, pack, pretrain, report
+from launch import (
+    bootstrap,
+    capfilt,
+    caption,
+    collect,
+    convert,
+    embed,
+    evaluate,
+    finetune,
+    pack,
+    pretrain,
+    report,
+)
 from launch.cli import parse
+from tests import mistakes_bulk
 from tests.commands import call, contents
 from tests.mistakes import (
     BOOTSTRAP,
@@ -41,13 +54,17 @@ GIVEN: dict[Main, str] = {
     convert.main: "--from ours --input tiny --to ours --output OUT",
     pack.main: "verify",
     capfilt.main: "--data.train data --captioner tiny --filter tiny --output_dir OUT",
+    caption.main: "data --model tiny --output OUT/captions.jsonl",
+    embed.main: "data --model tiny --output OUT/features.parquet",
     bootstrap.main: "--data.web data --data.clean more --data.eval more --output_dir OUT "
     "--pretrain.model.preset tiny --pretrain.train.global_batch_size 8 "
     "--captioner.train.global_batch_size 8 --filter.train.global_batch_size 8",
 }
+# They take words, or have their own mistakes with files.
+NO_FILES = (pack.main, caption.main, embed.main)
 
 MISTAKES = [
-    *((main, *case) for main in GIVEN if main is not pack.main for case in FILES),
+    *((main, *case) for main in GIVEN if main not in NO_FILES for case in FILES),
     *((main, *case) for main in (pretrain.main, finetune.main, evaluate.main) for case in RUN),
     *((pretrain.main, *case) for case in PRETRAIN),
     *((finetune.main, *case) for case in FINETUNE),
@@ -57,6 +74,8 @@ MISTAKES = [
     *((convert.main, *case) for case in CONVERT),
     *((pack.main, *case) for case in PACK),
     *((capfilt.main, *case) for case in CAPFILT),
+    *((caption.main, *case) for case in mistakes_bulk.CAPTION),
+    *((embed.main, *case) for case in mistakes_bulk.EMBED),
     *((bootstrap.main, *case) for case in BOOTSTRAP),
 ]
 

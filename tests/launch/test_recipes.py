@@ -16,9 +16,9 @@ from tests.ranks import ROOT
 from tests.runs import metrics, weights
 from tests.shards import write_questions, write_shards, write_statements
 
-# The recipes of captioning and filtering, of the loop and of its ablation have their own tests.
+# Recipes of captioning and filtering, the loop, its ablation, and evaluation have their own tests.
 EVERY = sorted((ROOT / "launch" / "recipes").glob("*.yaml"))
-OTHERS = ("capfilt", "bootstrap", "ablation")
+OTHERS = ("capfilt", "bootstrap", "ablation", "evaluate")
 RECIPES = [path for path in EVERY if not any(word in path.stem for word in OTHERS)]
 PRETRAINING = ("pretrain_base_14m", "pretrain_base_129m", "pretrain_large_129m")
 

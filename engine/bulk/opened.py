@@ -1,0 +1,17 @@
+"""The model of a command that goes through many pictures."""
+
+from engine.bulk.config import BulkConfig
+from engine.config import ConfigError, ModelSection
+from engine.inference import LoadedBlip, load
+
+
+def opened(config: BulkConfig) -> LoadedBlip:
+    """Open the weights that the command names.
+
+    Raises:
+        ConfigError: nothing there, or weights that do not fit.
+    """
+    if not config.model:
+        raise ConfigError("no model: set --model to a run folder or weights")
+    section = ModelSection(image_size=config.image_size, vocabulary=config.vocabulary)
+    return load(config.model, device=config.device, precision=config.precision, section=section)

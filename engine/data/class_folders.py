@@ -1,0 +1,51 @@
+"""A folder for each class: `FOLDER/CLASS/.../picture.png`; the class is the picture's text."""
+
+from pathlib import Path
+
+import xxhash
+
+from engine.config import ConfigError
+from engine.data.annotations import read_picture
+from engine.data.source import RawSample, stable_id
+from engine.pictures import SUFFIXES, find_files
+
+
+def has_classes(folder: Path) -> bool:
+    """Whether a folder has folders with pictures in it, and no picture beside them."""
+    try:
+        parts = list(folder.iterdir())
+    except OSError as error:
+        raise ConfigError(f"{folder}: {error.strerror}") from None
+    if any(part.suffix.lower() in SUFFIXES and part.is_file() for part in parts):
+        return False
+    return any(part.is_dir() and find_files(part, SUFFIXES) for part in parts)
+
+
+class ClassFolders:
+    """Pictures whose text is the name of the folder they are in, `_` read as a space.
+
+    Args:
+        folder: with a folder for each class.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._paths = find_files(folder, SUFFIXES)
+        self.lengths = [len(self._paths)]
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the names."""
+        names = "\0".join(str(path.relative_to(self.folder)) for path in self._paths)
+        return xxhash.xxh3_128_hexdigest(names.encode("utf-8", "surrogatepass"))
+
+    def read(self, number: int) -> RawSample:
+        """A picture and its class."""
+        path = self._paths[number]
+        key = str(path.relative_to(self.folder))
+        content, problem = read_picture(path)
+        name = path.relative_to(self.folder).parts[0].replace("_", " ")
+        return RawSample(key, key, "", [name], stable_id(f"/{key}"), content, problem)

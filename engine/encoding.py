@@ -1,0 +1,118 @@
+"""Pictures and texts as a loaded model takes them: opened, cleaned, encoded, batch by batch."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+
+from blip_model import Blip
+from blip_model.vqa import BlipVqa
+from engine.config import ConfigError
+from engine.data.captions import clean_caption
+from engine.data.images import BadSample
+from engine.data.tokenizer import Tokenizer
+from engine.pictures import Picture, Pictures, given_pictures, printable, view_batches
+from engine.progress import Progress
+
+ANSWERS = "answering decoder"
+USES = {
+    "text_encoder": "retrieve or score",
+    "text_decoder": "caption",
+    ANSWERS: "answer questions",
+    "cls_head": "judge sentences about two pictures",
+}
+
+
+class Encoding:
+    """A model with its tokenizer.
+
+    Args:
+        model: in eval mode, on its device.
+        tokenizer: of its vocabulary.
+        precision: `fp32`, or `bf16` for matrix products.
+        progress: work of more than ten seconds says on stderr how far it is.
+    """
+
+    def __init__(
+        self, model: Blip, tokenizer: Tokenizer, precision: str = "fp32", progress: bool = True
+    ) -> None:
+        self.model, self.tokenizer, self.precision = model.eval(), tokenizer, precision
+        self.progress = progress
+        self.device = next(model.parameters()).device
+
+    def autocast(self) -> Any:
+        """The context that forward passes run in."""
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    def views(self, images: Pictures) -> torch.Tensor:
+        """All of the pictures at once, [B, 3, H, W] on the device.
+
+        Raises:
+            ConfigError: none given, or one that cannot be used; it is named.
+        """
+        size = self.model.config.image_size
+        return torch.cat(list(view_batches(given_pictures(images), size, 64))).to(self.device)
+
+    @torch.no_grad()
+    def states(
+        self, pictures: list[Picture] | Iterator[Picture], batch_size: int, verb: str
+    ) -> Iterator[torch.Tensor]:
+        """Encoded pictures [B, P, vision width], batch by batch; they are opened as it goes.
+
+        Args:
+            pictures: see `given_pictures`.
+            batch_size: pictures a forward pass.
+            verb: of the line that says how far it is.
+
+        Raises:
+            ConfigError: one that cannot be used; it is named.
+        """
+        total = len(pictures) if isinstance(pictures, list) else None
+        progress = Progress(verb, "pictures", total, self.progress)
+        for views in view_batches(pictures, self.model.config.image_size, batch_size):
+            with self.autocast():
+                states = self.model.encode_image(views.to(self.device))
+            yield states
+            progress.add(len(views))
+
+    def require(self, part: str) -> None:
+        """Refuse weights that lack a part.
+
+        `text_encoder` with its heads scores pairs, `text_decoder` captions, `cls_head` judges what
+        is said of two pictures, and the decoder of `ANSWERS` answers questions.
+
+        Raises:
+            ConfigError: they do.
+        """
+        answers = isinstance(self.model, BlipVqa)
+        # Text encoders of other tasks come without the heads that score pairs.
+        needed = "itm_head" if part == "text_encoder" else part
+        there = part == ANSWERS if answers else getattr(self.model, needed, None) is not None
+        if not there:
+            why = "they answer questions" if answers else f"they have no {part}"
+            raise ConfigError(f"these weights cannot {USES[part]}: {why}")
+
+    def encode(
+        self, texts: str | Iterable[str], max_words: int = 30, max_tokens: int = 35
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cleaned texts to ids and mask on the device.
+
+        Raises:
+            ConfigError: none given, or a text with nothing in it.
+        """
+        many = [texts] if isinstance(texts, str) else list(texts)
+        if not many:
+            raise ConfigError("no text given")
+        cleaned = []
+        for number, text in enumerate(many):
+            try:
+                cleaned.append(clean_caption(text, max_words))
+            except BadSample as bad:
+                which = f"texts[{number}], {printable(repr(text))[:60]}"
+                raise ConfigError(f"a text is not usable: {which}: {bad.reason}") from None
+        limit = min(max_tokens, self.model.config.max_positions)
+        ids, mask = self.tokenizer.encode(cleaned, limit)
+        return ids.to(self.device), mask.to(self.device)

@@ -1,0 +1,171 @@
+"""Pictures as users have them: files, folders, encoded bytes, opened ones, arrays. Read lazily."""
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+
+from engine.config import ConfigError
+from engine.data.augment import evaluation_view
+from engine.data.images import BadSample, decode_image, to_rgb
+
+Picture = str | Path | bytes | Image.Image | np.ndarray
+Pictures = Picture | Iterable[Picture]
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+MAX_PIXELS = 25_000_000
+THREADS = 4
+# Pillow reads pixels late and keeps the file: one object twice must not meet two threads.
+LOADING = threading.Lock()
+
+Thing = TypeVar("Thing")
+Made = TypeVar("Made")
+
+
+def find_pictures(folder: str | Path) -> list[Path]:
+    """Every picture below a folder by its ending, in order of their names; hidden ones are not.
+
+    Raises:
+        ConfigError: the folder cannot be read, or holds none.
+    """
+    found = find_files(Path(folder), SUFFIXES)
+    if not found:
+        raise ConfigError(f"{printable(folder)}: no picture in it ({', '.join(SUFFIXES)})")
+    return found
+
+
+def find_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """Files below a folder with one of these endings, in order of their names; links to folders
+    are not followed.
+
+    Raises:
+        ConfigError: a folder that cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise ConfigError(f"{printable(error.filename)}: {error.strerror}")
+
+    found = []
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            path = Path(place, name)
+            right = path.suffix.lower() in suffixes and not name.startswith(".")
+            if right and path.is_file():
+                found.append(path)
+    return sorted(found)
+
+
+def given_pictures(images: Pictures) -> list[Picture] | Iterator[Picture]:
+    """What is given as pictures, none opened yet; a folder stands for the pictures below it.
+
+    Returns:
+        A list where their number is known, else an iterator.
+
+    Raises:
+        ConfigError: no picture given, or a folder without any.
+    """
+    many = [images] if isinstance(images, Picture) else images
+    pictures = _unfolded(many)
+    if not hasattr(many, "__len__"):
+        return pictures
+    if listed := list(pictures):
+        return listed
+    raise ConfigError("no picture given")
+
+
+def is_one(images: Pictures) -> bool:
+    """Whether a single picture is given, and no list or folder."""
+    folder = isinstance(images, str | Path) and os.path.isdir(images)
+    return isinstance(images, Picture) and not folder
+
+
+def _unfolded(images: Iterable[Picture]) -> Iterator[Picture]:
+    for one in images:
+        if isinstance(one, str | Path) and os.path.isdir(one):
+            yield from find_pictures(one)
+        else:
+            yield one
+
+
+def view_batches(pictures: Iterable[Picture], size: int, batch_size: int) -> Iterator[torch.Tensor]:
+    """[B, 3, size, size] of `batch_size` pictures and a rest; threads decode one batch ahead.
+
+    Raises:
+        ConfigError: no picture, or one that cannot be used; it is named.
+    """
+    if batch_size < 1:
+        raise ConfigError(f"batch_size is {batch_size}: must be at least 1")
+
+    def view(numbered: tuple[int, Picture]) -> torch.Tensor:
+        return evaluation_view(open_picture(numbered[1], numbered[0]), size)
+
+    views = ahead(view, enumerate(pictures), batch_size)
+    count = 0
+    while batch := list(islice(views, batch_size)):
+        count += len(batch)
+        yield torch.stack(batch)
+    if not count:
+        raise ConfigError("no picture given")
+
+
+def ahead(
+    work: Callable[[Thing], Made], things: Iterable[Thing], depth: int, threads: int = THREADS
+) -> Iterator[Made]:
+    """`work` of each thing, in order, by threads that are at most `depth` things ahead."""
+    pool = ThreadPoolExecutor(threads)
+    waiting: deque[Future[Made]] = deque()
+    try:
+        for thing in things:
+            waiting.append(pool.submit(work, thing))
+            if len(waiting) > depth:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def open_picture(picture: Picture, number: int | None = None) -> Image.Image:
+    """Any picture as RGB, alike whether it comes as a file, as bytes or decoded.
+
+    Args:
+        picture: to open.
+        number: its place among those given, for the message about one without a name.
+
+    Raises:
+        ConfigError: it cannot be used; one line with its name.
+    """
+    named = isinstance(picture, str | Path)
+    place = "" if named or number is None else f"images[{number}], "
+    name = printable(picture) if named else f"{place}a {type(picture).__name__}"
+    try:
+        if isinstance(picture, np.ndarray):
+            return to_rgb(Image.fromarray(picture))
+        if isinstance(picture, Image.Image):
+            with LOADING:
+                picture.load()
+            return to_rgb(picture)
+        content = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
+        return decode_image(content, MAX_PIXELS)
+    except BadSample as bad:
+        raise ConfigError(f"{name}: not a usable picture: {bad.reason}") from None
+    except ConfigError:
+        raise
+    except Exception as error:  # noqa: BLE001 - Pillow refuses arrays and torn files in many ways
+        problem = printable(" ".join(str(error).split()))
+        reason = getattr(error, "strerror", None) or f"not a usable picture: {problem}"
+        raise ConfigError(f"{name}: {reason}") from None
+
+
+def printable(name: Any) -> str:
+    """A name on one line: what cannot be printed (line ends, tabs, bytes that are no text) as an
+    escape."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(name))

@@ -1,0 +1,59 @@
+"""Captioning evaluated on the files that COCO and NoCaps give out."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from blip_model import Blip
+from engine.config import ConfigError, EvaluateSection
+from engine.data.evaluation_set import EvaluationSet
+from engine.data.open_source import open_source
+from engine.data.tokenizer import open_tokenizer
+from engine.evaluation.caption import evaluate_captions
+from engine.evaluation.metrics import bleu, cider_d
+from engine.inference import LoadedBlip
+from tests.shards import caption, picture
+from tests.tiny import spread, tiny_config
+
+COUNT = 7
+
+
+def test_captions_of_cocos_and_nocaps_own_files(tmp_path: Path) -> None:
+    """Images and annotations apart; figures of each domain; references as they are written."""
+    domains = ["in-domain", "near-domain", "out-domain"]
+    images = [
+        {"id": 100 + n, "file_name": f"{n}.png", "domain": domains[n % 3]} for n in range(COUNT)
+    ]
+    texts = [{"image_id": 100 + n, "caption": caption(n)} for n in range(COUNT)]
+    texts += [{"image_id": 100 + n, "caption": f"It's number {n}!"} for n in range(0, COUNT, 2)]
+    folder = tmp_path / "nocaps"
+    folder.mkdir()
+    for number in range(COUNT):
+        (folder / f"{number}.png").write_bytes(picture(number))
+    place = folder / "nocaps.json"
+    place.write_text(json.dumps({"images": images, "annotations": texts}))
+    torch.manual_seed(0)
+    model = Blip(tiny_config())
+    spread(model)
+    pairs = EvaluationSet(open_source(str(place)), 32, 30, 10_000)
+    settings = EvaluateSection(batch_size=4, max_length=9)
+    results = evaluate_captions(LoadedBlip(model, open_tokenizer(None)), pairs, settings)
+    examples = results["examples"]
+    assert examples[2]["references"] == [caption(2), "It's number 2!"]
+    assert [example["image_id"] for example in examples] == [100 + n for n in range(COUNT)]
+    for number, domain in enumerate(domains):
+        mine = examples[number::3]
+        chosen = [one["generated"] for one in mine], [one["references"] for one in mine]
+        name = domain.replace("-", "_")
+        assert results["metrics"][f"cider_{name}"] == cider_d(*chosen)
+        assert results["metrics"][f"bleu4_{name}"] == bleu(*chosen)
+    # Karpathy's list names no ids: the files' names do.
+    row = {"image": "val2014/COCO_val2014_000000391895.jpg", "caption": ["a", "b"]}
+    place.write_text(json.dumps([row, {"image": "x_000000391895.jpg", "img_id": 7, "caption": ""}]))
+    source = open_source(str(place))
+    assert [source.read(number).image_id for number in (0, 1)] == [391895, 7]
+    place.write_text(json.dumps({"images": [{"id": 1}], "annotations": []}))
+    with pytest.raises(ConfigError, match="no captions as COCO and NoCaps list them"):
+        open_source(str(place))
