@@ -127,7 +127,8 @@ class BlipVqa(Blip):
         """
         mask, device = questions.mask, questions.mask.device
         lengths = mask.sum(1)
-        written = torch.zeros(len(mask), how.max_length, dtype=torch.int64, device=device)
+        shape = (len(mask), how.max_length)
+        written = torch.full(shape, self.config.pad_token_id, device=device)
         for length in lengths.unique().tolist():
             rows = (lengths == length).nonzero()[:, 0]
             start = rows.new_full((len(rows), 1), self.config.bos_token_id)

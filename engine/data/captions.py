@@ -41,6 +41,9 @@ def valid_text(text: Any) -> str:
     """
     if not isinstance(text, str):
         raise BadSample("bad_text")
+    # Most are as they should be, and a data set has millions.
+    if len(text) <= MAX_BYTES and text.isascii() and text.isprintable():
+        return text
     text = text.encode("utf-8", "replace")[:MAX_BYTES].decode("utf-8", "ignore")
     text = unicodedata.normalize("NFC", text)
     return "".join(c if c.isspace() or unicodedata.category(c)[0] != "C" else "" for c in text)

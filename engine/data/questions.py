@@ -29,7 +29,6 @@ from engine.data.source import RawSample, Source, stable_id
 
 # Of an answer that one person gave to Visual Genome, as in the original.
 GENOME_WEIGHT = 0.2
-Number = int | str
 TEXT, TEXTS = pa.string(), pa.list_(pa.string())
 SCHEMA = pa.schema(
     [("image", TEXT), ("question", TEXT), ("question_id", TEXT), ("answers", TEXTS)]
@@ -90,12 +89,12 @@ def _read_table(path: Path, needed: str) -> pa.Table:
         given = row.get("answer", [])
         people = [_text(answer) for answer in ([given] if isinstance(given, str) else given)]
         of_vqa, counts = row["dataset"] == "vqa", Counter(people)
-        # Numbers and words are different numbers of a question.
+        # As JSON, which tells 1 from "1".
         question_id = json.dumps(row["question_id"]) if "question_id" in row else ""
-        if question_id and first_row.setdefault(question_id, number) != number:
+        if needed == "question_id" and first_row.setdefault(question_id, number) != number:
             before = f"the question_id {question_id} of row {first_row[question_id]}"
             raise ConfigError(f"{path}: row {number} has {before}")
-        columns["image"].append(_text(row["image"]))
+        columns["image"].append(row["image"].encode("utf-8", "replace").decode())
         columns["question"].append(_text(row["question"]))
         columns["question_id"].append(question_id)
         columns["answers"].append(list(counts))
@@ -130,8 +129,9 @@ def _problem(row: Any, needed: str) -> str | None:
         return f"({image}) has a 'dataset' that is neither 'vqa' nor 'vg': {found!r}"
     if needed not in row:
         return f"({image}) has no {needed!r}"
-    number = row.get("question_id", 0)
-    if not isinstance(number, Number) or isinstance(number, bool):
+    number = row.get("question_id")
+    wrong = not isinstance(number, int | str) or isinstance(number, bool)
+    if needed == "question_id" and wrong:
         return f"({image}) has a 'question_id' that is neither a number nor a text"
     return _wrong_answer(row) if "answer" in row else None
 

