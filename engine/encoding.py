@@ -1,6 +1,6 @@
 """Pictures and texts as a loaded model takes them: opened, cleaned, encoded, batch by batch."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -96,9 +96,19 @@ class Encoding:
             raise ConfigError(f"these weights cannot {USES[part]}: {why}")
 
     def encode(
-        self, texts: str | Iterable[str], max_words: int = 30, max_tokens: int = 35
+        self,
+        texts: str | Iterable[str],
+        max_words: int = 30,
+        max_tokens: int = 35,
+        clean: Callable[[Any, int], str] = clean_caption,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Cleaned texts to ids and mask on the device.
+
+        Args:
+            texts: one or many.
+            max_words: kept of each.
+            max_tokens: kept of each, at most the network's positions.
+            clean: of the texts' kind.
 
         Raises:
             ConfigError: none given, or a text with nothing in it.
@@ -109,7 +119,7 @@ class Encoding:
         cleaned = []
         for number, text in enumerate(many):
             try:
-                cleaned.append(clean_caption(text, max_words))
+                cleaned.append(clean(text, max_words))
             except BadSample as bad:
                 which = f"texts[{number}], {printable(repr(text))[:60]}"
                 raise ConfigError(f"a text is not usable: {which}: {bad.reason}") from None

@@ -1,7 +1,7 @@
 """A checkpoint as something that captions, matches and embeds pictures."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +11,11 @@ from blip_model.convert.shapes import network_of
 from blip_model.generate import beam_search, nucleus
 from blip_model.pair_scores import matching_logits
 from blip_model.stored_products import store_products
+from engine.answering import Answerer
 from engine.config import ConfigError, ModelSection
+from engine.data.captions import clean_question
 from engine.data.tokenizer import open_tokenizer
-from engine.encoding import Encoding
+from engine.encoding import ANSWERS, Encoding
 from engine.pictures import Pictures, given_pictures, is_one
 from engine.progress import Progress
 from engine.runtime import choose_device
@@ -149,34 +151,84 @@ class LoadedBlip(Encoding):
         """
         self.require("text_encoder")
         ids, mask = self.encode(texts)
+        found = []
+        for states, rows in self._paired(images, texts, len(ids), batch_size, "matched"):
+            part, part_mask = ids[rows], mask[rows]
+            if len(part) < len(states):
+                part, part_mask = (t.expand(len(states), -1) for t in (part, part_mask))
+            owned = torch.full((len(states),), len(part) // len(states), device=self.device)
+            with self.autocast():
+                logits = matching_logits(self.model, part, part_mask, states, owned)
+            found.append(logits.softmax(1)[:, 1])
+        return torch.cat(found)
+
+    @torch.no_grad()
+    def answer(
+        self,
+        images: Pictures,
+        questions: str | Iterable[str],
+        *,
+        among: Sequence[str] | None = None,
+        shortlist: int = 128,
+        num_beams: int = 3,
+        max_length: int = 10,
+        min_length: int = 1,
+        batch_size: int = 32,
+    ) -> list[str]:
+        """Answers to the question at each picture's place; see `match` for one and many.
+
+        Args:
+            images: one or many.
+            questions: one or many.
+            among: answers of which the likeliest is chosen; without, answers are written.
+            shortlist: of `among`, told apart by all their tokens.
+            num_beams: of written answers.
+            max_length: tokens of written answers, [DEC] and [SEP] included.
+            min_length: of the same.
+            batch_size: questions at once.
+
+        Raises:
+            ConfigError: weights that do not answer, or another number of questions than pictures.
+        """
+        self.require(ANSWERS)
+        if among is not None and not among:
+            raise ConfigError("among: no answer to choose from")
+        ids, mask = self.encode(questions, 50, clean=clean_question)
+        lengths = {"max_length": max_length, "min_length": min_length}
+        answering = Answerer(self, among, shortlist=shortlist, num_beams=num_beams, **lengths)
+        answers = []
+        for states, rows in self._paired(images, questions, len(ids), batch_size, "answered"):
+            count = max(len(states), len(ids[rows]))
+            asked, states = (t.expand(count, *t.shape[1:]) for t in (ids[rows], states))
+            with self.autocast():
+                read = self.model.read_questions(asked, mask[rows].expand(count, -1), states)
+                answers += answering(read)
+        return answers
+
+    def _paired(
+        self, images: Pictures, texts: object, count: int, batch_size: int, verb: str
+    ) -> Iterator[tuple[torch.Tensor, slice]]:
+        """Encoded pictures and which texts are theirs: as many, or one side is a single one.
+
+        Raises:
+            ConfigError: another number of texts than of pictures.
+        """
         pictures, one_text = given_pictures(images), isinstance(texts, str)
         if is_one(images):
             (states,) = self.states(pictures, 1, "encoded")
-            parts = zip(ids.split(batch_size), mask.split(batch_size), strict=True)
-            return torch.cat([self._matched(*part, states) for part in parts])
-        if isinstance(pictures, list) and not one_text and len(pictures) != len(ids):
-            raise ConfigError(f"{len(pictures)} pictures but {len(ids)} texts")
-        found, start = [], 0
-        for states in self.states(pictures, batch_size, "matched"):
-            count = len(states)
-            if one_text:
-                found.append(self._matched(ids.expand(count, -1), mask.expand(count, -1), states))
-                continue
-            if start + count > len(ids):
-                raise ConfigError(f"more pictures than the {len(ids)} texts")
-            rows = slice(start, start + count)
-            found.append(self._matched(ids[rows], mask[rows], states))
-            start += count
-        if not one_text and start < len(ids):
-            raise ConfigError(f"{start} pictures but {len(ids)} texts")
-        return torch.cat(found)
-
-    def _matched(self, ids: torch.Tensor, mask: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        """Probability [R] of R texts with their R pictures, or all with a single one."""
-        owned = torch.full((len(states),), len(ids) // len(states), device=self.device)
-        with self.autocast():
-            logits = matching_logits(self.model, ids, mask, states, owned)
-        return logits.softmax(1)[:, 1]
+            for start in range(0, count, batch_size):
+                yield states, slice(start, start + batch_size)
+            return
+        if isinstance(pictures, list) and not one_text and len(pictures) != count:
+            raise ConfigError(f"{len(pictures)} pictures but {count} texts")
+        start = 0
+        for states in self.states(pictures, batch_size, verb):
+            if not one_text and start + len(states) > count:
+                raise ConfigError(f"more pictures than the {count} texts")
+            yield states, slice(0, 1) if one_text else slice(start, start + len(states))
+            start += len(states)
+        if not one_text and start < count:
+            raise ConfigError(f"{start} pictures but {count} texts")
 
 
 def load(

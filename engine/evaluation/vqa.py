@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from blip_model.answers import QuestionStates
-from blip_model.beams import Beams
+from engine.answering import Answerer
 from engine.config import ConfigError, EvaluateSection
 from engine.data.question_set import QuestionSet
 from engine.data.questions import read_answer_list
@@ -20,40 +19,6 @@ from engine.inference import LoadedBlip
 EXAMPLES = 24
 # Kept of a question, as in the original.
 MAX_TOKENS = 35
-
-
-class Answerer:
-    """Answers to questions, as an evaluation is set.
-
-    Args:
-        blip: with an answering decoder.
-        settings: with a list of answers, the likeliest of which is chosen; without one, answers
-            are written by beam search.
-
-    Raises:
-        ConfigError: a list that is wrong.
-    """
-
-    def __init__(self, blip: LoadedBlip, settings: EvaluateSection) -> None:
-        self.blip, self.settings = blip, settings
-        self.listed: list[str] | None = None
-        if settings.answer_list is not None:
-            self.listed = read_answer_list(Path(settings.answer_list))
-            tokens = blip.tokenizer.encode(self.listed, blip.model.config.max_positions)
-            self._ids, self._mask = (part.to(blip.device) for part in tokens)
-
-    def __call__(self, questions: QuestionStates) -> list[str]:
-        """An answer to each question."""
-        model, settings = self.blip.model, self.settings
-        if self.listed is not None:
-            best = model.rank(questions, self._ids, self._mask, settings.shortlist)
-            return [self.listed[number] for number in best.tolist()]
-        how = Beams(
-            num_beams=settings.num_beams,
-            max_length=settings.max_length,
-            min_length=settings.min_length,
-        )
-        return self.blip.tokenizer.decode(model.generate(questions, how))
 
 
 @torch.no_grad()
@@ -73,7 +38,18 @@ def evaluate_vqa(
         ConfigError: no usable question, a wrong list, or a model whose states are not finite.
     """
     begun = shown = time.perf_counter()
-    answering, answers = Answerer(blip, settings), []
+    listed = None
+    if settings.answer_list is not None:
+        listed = read_answer_list(Path(settings.answer_list))
+    answering = Answerer(
+        blip,
+        listed,
+        shortlist=settings.shortlist,
+        num_beams=settings.num_beams,
+        max_length=settings.max_length,
+        min_length=settings.min_length,
+    )
+    answers: list[str] = []
     longest = min(MAX_TOKENS, blip.model.config.max_positions)
     for views, owners in questions.views(settings.batch_size):
         texts = questions.questions[-len(owners) :]

@@ -1,0 +1,85 @@
+"""A loaded model that answers questions: one by one, many at once, chosen and written."""
+
+import pytest
+import torch
+
+from blip_model import Blip
+from blip_model.vqa import BlipVqa
+from engine.config import ConfigError
+from engine.data.tokenizer import open_tokenizer
+from engine.inference import LoadedBlip
+from tests.shards import picture
+from tests.tiny import spread, tiny_config
+
+pytestmark = pytest.mark.xdist_group("inference")
+PICTURES = [picture(number) for number in (0, 20, 5)]
+QUESTIONS = ["What is it?", "which colour does the thing have", "is there a dog"]
+ANSWERS = [
+    "red",
+    "a dog",
+    "yes",
+    "no",
+    "a very large green square",
+    "two",
+    "blue",
+    "cat",
+    "tree",
+    "hat",
+    "tea",
+    "four",
+    "mango",
+]
+WAYS = [{"among": ANSWERS}, {"max_length": 5}]
+
+
+@pytest.fixture(scope="module")
+def blip() -> LoadedBlip:
+    torch.manual_seed(0)
+    model = BlipVqa(tiny_config())
+    spread(model)
+    for name, parameter in model.named_parameters():
+        # Fresh networks answer everything alike.
+        if "crossattention.self.value.weight" in name:
+            parameter.data.mul_(20)
+    return LoadedBlip(model, open_tokenizer(None))
+
+
+@pytest.mark.parametrize("how", WAYS, ids=["chosen", "written"])
+@pytest.mark.parametrize("batch_size", [2, 8])
+def test_many_are_answered_as_one_by_one(blip: LoadedBlip, how: dict, batch_size: int) -> None:
+    alone = {
+        (one, text): blip.answer(PICTURES[one], QUESTIONS[text], **how)[0]
+        for one in range(3)
+        for text in range(3)
+    }
+    assert len(set(alone.values())) > 1
+    how = how | {"batch_size": batch_size}
+    assert blip.answer(PICTURES, QUESTIONS, **how) == [alone[n, n] for n in range(3)]
+    assert blip.answer(iter(PICTURES), QUESTIONS, **how) == [alone[n, n] for n in range(3)]
+    assert blip.answer(PICTURES[1], QUESTIONS, **how) == [alone[1, n] for n in range(3)]
+    assert blip.answer(PICTURES, QUESTIONS[2], **how) == [alone[n, 2] for n in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("images", "questions", "how", "problem"),
+    [
+        (PICTURES, QUESTIONS[:2], {}, "3 pictures but 2 texts"),
+        (iter(PICTURES), QUESTIONS[:2], {}, "more pictures than the 2 texts"),
+        (PICTURES[:1], ["", "?"], {}, "texts[0]"),
+        (PICTURES, QUESTIONS, {"among": []}, "no answer to choose from"),
+        (b"no picture", QUESTIONS[0], {}, "not a usable picture"),
+    ],
+)
+def test_what_cannot_be_answered_is_said(
+    blip: LoadedBlip, images: object, questions: object, how: dict, problem: str
+) -> None:
+    with pytest.raises(ConfigError, match=problem.replace("[", r"\[").replace("]", r"\]")):
+        blip.answer(images, questions, **how)
+
+
+def test_others_do_not_answer(blip: LoadedBlip) -> None:
+    other = LoadedBlip(Blip(tiny_config()), open_tokenizer(None))
+    with pytest.raises(ConfigError, match="cannot answer questions"):
+        other.answer(PICTURES, QUESTIONS)
+    with pytest.raises(ConfigError, match="cannot caption"):
+        blip.caption(PICTURES)
