@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from blip_model.answers import QuestionStates
 from blip_model.beams import Beams
+from engine.config import ConfigError
 from engine.encoding import Encoding
 
 
@@ -17,6 +18,9 @@ class Answerer:
         num_beams: of written answers.
         max_length: tokens of written answers, [DEC] and [SEP] included.
         min_length: of the same.
+
+    Raises:
+        ConfigError: lengths that the network has no positions for.
     """
 
     def __init__(
@@ -30,6 +34,9 @@ class Answerer:
         min_length: int,
     ) -> None:
         self.blip, self.among, self.shortlist = blip, among, shortlist
+        positions = blip.model.config.max_positions
+        if among is None and not 1 < max_length <= positions:
+            raise ConfigError(f"max_length is {max_length}: must be 2 to {positions}")
         self.how = Beams(num_beams=num_beams, max_length=max_length, min_length=min_length)
         if among is not None:
             tokens = blip.tokenizer.encode(list(among), blip.model.config.max_positions)

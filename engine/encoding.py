@@ -11,8 +11,9 @@ from blip_model.vqa import BlipVqa
 from engine.config import ConfigError
 from engine.data.captions import clean_caption
 from engine.data.images import BadSample
+from engine.data.picture_files import printable
 from engine.data.tokenizer import Tokenizer
-from engine.pictures import Picture, Pictures, given_pictures, printable, view_batches
+from engine.pictures import Picture, Pictures, given_pictures, view_batches
 from engine.progress import Progress
 
 ANSWERS = "answering decoder"

@@ -191,8 +191,10 @@ class LoadedBlip(Encoding):
             ConfigError: weights that do not answer, or another number of questions than pictures.
         """
         self.require(ANSWERS)
-        if among is not None and not among:
-            raise ConfigError("among: no answer to choose from")
+        if among is not None:
+            among = [among] if isinstance(among, str) else list(among)
+            if not among or shortlist < 1:
+                raise ConfigError("among: no answer to choose from")
         ids, mask = self.encode(questions, 50, clean=clean_question)
         lengths = {"max_length": max_length, "min_length": min_length}
         answering = Answerer(self, among, shortlist=shortlist, num_beams=num_beams, **lengths)
@@ -213,6 +215,8 @@ class LoadedBlip(Encoding):
         Raises:
             ConfigError: another number of texts than of pictures.
         """
+        if batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size}: must be at least 1")
         pictures, one_text = given_pictures(images), isinstance(texts, str)
         if is_one(images):
             (states,) = self.states(pictures, 1, "encoded")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,10 +16,10 @@ from PIL import Image
 from engine.config import ConfigError
 from engine.data.augment import evaluation_view
 from engine.data.images import BadSample, decode_image, to_rgb
+from engine.data.picture_files import SUFFIXES, find_files, printable
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
 Pictures = Picture | Iterable[Picture]
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 MAX_PIXELS = 25_000_000
 THREADS = 4
 # Pillow reads pixels late and keeps the file: one object twice must not meet two threads.
@@ -39,28 +39,6 @@ def find_pictures(folder: str | Path) -> list[Path]:
     if not found:
         raise ConfigError(f"{printable(folder)}: no picture in it ({', '.join(SUFFIXES)})")
     return found
-
-
-def find_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """Files below a folder with one of these endings, in order of their names; links to folders
-    are not followed.
-
-    Raises:
-        ConfigError: a folder that cannot be read.
-    """
-
-    def refuse(error: OSError) -> None:
-        raise ConfigError(f"{printable(error.filename)}: {error.strerror}")
-
-    found = []
-    for place, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            path = Path(place, name)
-            right = path.suffix.lower() in suffixes and not name.startswith(".")
-            if right and path.is_file():
-                found.append(path)
-    return sorted(found)
 
 
 def given_pictures(images: Pictures) -> list[Picture] | Iterator[Picture]:
@@ -163,9 +141,3 @@ def open_picture(picture: Picture, number: int | None = None) -> Image.Image:
         problem = printable(" ".join(str(error).split()))
         reason = getattr(error, "strerror", None) or f"not a usable picture: {problem}"
         raise ConfigError(f"{name}: {reason}") from None
-
-
-def printable(name: Any) -> str:
-    """A name on one line: what cannot be printed (line ends, tabs, bytes that are no text) as an
-    escape."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(name))

@@ -13,7 +13,7 @@ from launch.cli import parse, run_main
 EXAMPLES = """
   python launch/evaluate.py --task retrieval --config runs/mine/config.yaml \\
     --model.checkpoint runs/mine --output_dir runs/mine/evaluation/retrieval
-  python launch/evaluate.py --task classification --model.checkpoint model_base.pth \
+  python launch/evaluate.py --task classification --model.checkpoint model_base.pth \\
     --data.eval folder_of_class_folders --output_dir runs/classes
   python launch/evaluate.py --task caption --model.checkpoint model_base.pth \\
     --data.eval annotations.json --data.image_root images --output_dir runs/captions

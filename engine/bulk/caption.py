@@ -17,8 +17,8 @@ from engine.bulk.skipped import Skipped
 from engine.bulk.tables import refuse_existing, storable, table
 from engine.capfilt.captioner import Captioner, Group
 from engine.config import ConfigError
+from engine.data.picture_files import printable
 from engine.data.source import RawSample
-from engine.pictures import printable
 from engine.progress import Progress
 
 SCHEMA = pa.schema([(name, pa.string()) for name in ("path", "uid", "caption")])

@@ -3,7 +3,7 @@
 import sys
 from collections import Counter
 
-from engine.pictures import printable
+from engine.data.picture_files import printable
 
 NAMED = 20
 

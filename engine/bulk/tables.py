@@ -144,6 +144,9 @@ class Output:
         with self._writing():
             for one in self._tables:
                 one.close()
+            for file in self._files:
+                if os.path.lexists(file):
+                    raise ConfigError(f"output {file}: appeared meanwhile; it is not written over")
             for file in reversed(self._files):
                 sync(_partial(file))
                 os.replace(_partial(file), file)

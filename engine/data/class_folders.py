@@ -6,8 +6,8 @@ import xxhash
 
 from engine.config import ConfigError
 from engine.data.annotations import read_picture
+from engine.data.picture_files import SUFFIXES, find_files
 from engine.data.source import RawSample, stable_id
-from engine.pictures import SUFFIXES, find_files
 
 
 def has_classes(folder: Path) -> bool:
@@ -48,4 +48,4 @@ class ClassFolders:
         key = str(path.relative_to(self.folder))
         content, problem = read_picture(path)
         name = path.relative_to(self.folder).parts[0].replace("_", " ")
-        return RawSample(key, key, "", [name], stable_id(f"/{key}"), content, problem)
+        return RawSample(key, key, "", [name], stable_id(str(path.resolve())), content, problem)

@@ -41,20 +41,23 @@ class Joined:
         return self.parts[part].read(number - int(self._starts[part]))
 
 
-def open_source(spec: str | Sequence[str], image_root: str | None = None) -> Source:
+def open_source(
+    spec: str | Sequence[str], image_root: str | None = None, *, classes: bool = False
+) -> Source:
     """Open pairs.
 
     Args:
         spec: tar shards (path, folder, glob, `{00000..00009}` range) or an annotation file
             (.json, .csv, .tsv, .parquet), or the output folder of captioning and filtering (a
-            pair a kept text), or a folder with a folder for each class, or a list of such.
+            pair a kept text), or a list of such.
         image_root: folder that relative picture paths of an annotation file start from.
+        classes: whether a folder may be one with a folder of pictures for each class.
 
     Raises:
         ConfigError: nothing there, an unknown kind of file, or no pair in it.
     """
     specs = [spec] if isinstance(spec, str) else list(spec) or [""]
-    paths = [path for one in specs for path in _expand(one)]
+    paths = [path for one in specs for path in _expand(one, classes)]
     tars = [path for path in paths if path.suffix == ".tar"]
     folders = [path for path in paths if path.is_dir()]
     lists = [path for path in paths if path.suffix != ".tar" and not path.is_dir()]
@@ -87,7 +90,7 @@ def named_paths(spec: str) -> list[Path]:
     return paths
 
 
-def _expand(spec: str) -> list[Path]:
+def _expand(spec: str, classes: bool) -> list[Path]:
     if not spec:
         raise ConfigError("no data given: set data.train to shards or an annotation file")
     found = []
@@ -96,7 +99,7 @@ def _expand(spec: str) -> list[Path]:
             found.append(path)
         elif path.is_dir():
             inside = sorted(path.glob("*.tar"))
-            if not inside and has_classes(path):
+            if not inside and classes and has_classes(path):
                 inside = [path]
             if not inside:
                 raise ConfigError(f"{path}: no .tar shard in this folder")

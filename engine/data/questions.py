@@ -71,7 +71,7 @@ class Questions:
             uid=row["question_id"],
             url="",
             captions=[row["question"]],
-            image_id=stable_id(row["image"]),
+            image_id=stable_id(str(self.root / row["image"])),
             image=content,
             problem=problem,
             answers=tuple(zip(row["answers"], row["weights"], strict=True)),

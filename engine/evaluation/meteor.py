@@ -13,6 +13,7 @@ from engine.evaluation.metrics import treebank_words
 
 PACKAGE, JAR = "pycocoevalcap", "meteor-1.5.jar"
 SEPARATOR = " ||| "
+ENDED = "METEOR's Java program ended: has the machine 2 GiB for it?"
 
 
 def find_meteor() -> list[str]:
@@ -58,7 +59,7 @@ def meteor(candidates: list[str], references: list[list[str]]) -> float:
             except OSError:
                 answer = ""
             if not answer:
-                raise ConfigError("METEOR's Java program ended: has the machine 2 GiB for it?")
+                raise ConfigError(ENDED)
             return answer.strip()
 
         counts = []
@@ -69,4 +70,6 @@ def meteor(candidates: list[str], references: list[list[str]]) -> float:
         # The answer was the first picture's; after all pictures' comes that of the corpus.
         answers = [program.stdout.readline() for _ in counts]
         program.stdin.close()
+    if not answers[-1].strip():
+        raise ConfigError(ENDED)
     return float(answers[-1])

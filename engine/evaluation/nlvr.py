@@ -1,6 +1,5 @@
 """NLVR2: sentences about two held-out pictures, judged true or false."""
 
-import sys
 import time
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from engine.config import ConfigError, EvaluateSection
 from engine.data.statements import LABELS, StatementSet
 from engine.inference import LoadedBlip
+from engine.progress import Progress
 
 EXAMPLES = 24
 
@@ -29,17 +29,15 @@ def evaluate_nlvr(
     Raises:
         ConfigError: no usable statement, or a model whose scores are not finite.
     """
-    begun = shown = time.perf_counter()
+    begun = time.perf_counter()
     longest, judged = blip.model.config.max_positions, []
+    progress = Progress("judged", "statements", len(statements.source))
     for views in statements.views(settings.batch_size):
         texts = statements.sentences[-len(views) :]
         ids, mask = (part.to(blip.device) for part in blip.tokenizer.encode(texts, longest))
         with blip.autocast():
             judged.append(blip.model.judge(views.to(blip.device), ids, mask))
-        if time.perf_counter() - shown > 10:
-            shown = time.perf_counter()
-            done, all_ = len(statements.keys), len(statements.source)
-            print(f"judged {done} of {all_} statements", file=sys.stderr, flush=True)
+        progress.add(len(views))
     logits = torch.cat(judged)
     if not logits.isfinite().all():
         raise ConfigError("the model's scores are not finite: its weights are no good")

@@ -35,7 +35,7 @@ PARTS = {
 SETS = {
     "retrieval": (open_source, EvaluationSet),
     "caption": (open_source, EvaluationSet),
-    "classification": (open_source, EvaluationSet),
+    "classification": (partial(open_source, classes=True), EvaluationSet),
     "nlvr": (open_statements, StatementSet),
     "vqa": (partial(open_questions, needed="question_id"), QuestionSet),
 }

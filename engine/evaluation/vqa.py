@@ -1,7 +1,6 @@
 """Visual question answering on held-out questions: answers chosen from a list, or written."""
 
 import json
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -15,10 +14,13 @@ from engine.data.question_set import QuestionSet
 from engine.data.questions import read_answer_list
 from engine.evaluation.answer_accuracy import mean_accuracy, normalised
 from engine.inference import LoadedBlip
+from engine.progress import Progress
 
 EXAMPLES = 24
 # Kept of a question, as in the original.
 MAX_TOKENS = 35
+# [DEC], a word and [SEP]: a written answer needs no more.
+SHORT = 3
 
 
 @torch.no_grad()
@@ -37,10 +39,15 @@ def evaluate_vqa(
     Raises:
         ConfigError: no usable question, a wrong list, or a model whose states are not finite.
     """
-    begun = shown = time.perf_counter()
+    begun = time.perf_counter()
     listed = None
     if settings.answer_list is not None:
         listed = read_answer_list(Path(settings.answer_list))
+    elif settings.min_length > SHORT:
+        raise ConfigError(
+            f"evaluate.min_length {settings.min_length} forbids short answers: give --evaluate."
+            "min_length 1 --evaluate.max_length 10, or an evaluate.answer_list to choose from"
+        )
     answering = Answerer(
         blip,
         listed,
@@ -50,6 +57,7 @@ def evaluate_vqa(
         min_length=settings.min_length,
     )
     answers: list[str] = []
+    progress = Progress("answered", "questions", len(questions.source))
     longest = min(MAX_TOKENS, blip.model.config.max_positions)
     for views, owners in questions.views(settings.batch_size):
         texts = questions.questions[-len(owners) :]
@@ -61,10 +69,7 @@ def evaluate_vqa(
             if not asked.states.isfinite().all():
                 raise ConfigError("the model's states are not finite: its weights are no good")
             answers += answering(asked)
-        if time.perf_counter() - shown > 10:
-            shown = time.perf_counter()
-            done, all_ = len(answers), len(questions.source)
-            print(f"answered {done} of {all_} questions", file=sys.stderr, flush=True)
+        progress.add(len(owners))
     given = zip(questions.ids + questions.bad_ids, answers + [""] * len(questions.bad), strict=True)
     return {
         "task": "vqa",

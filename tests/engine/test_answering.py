@@ -57,6 +57,7 @@ def test_many_are_answered_as_one_by_one(blip: LoadedBlip, how: dict, batch_size
     assert blip.answer(PICTURES, QUESTIONS, **how) == [alone[n, n] for n in range(3)]
     assert blip.answer(iter(PICTURES), QUESTIONS, **how) == [alone[n, n] for n in range(3)]
     assert blip.answer(PICTURES[1], QUESTIONS, **how) == [alone[1, n] for n in range(3)]
+    assert blip.answer(PICTURES[0], QUESTIONS[0], among="yes") == ["yes"]
     assert blip.answer(PICTURES, QUESTIONS[2], **how) == [alone[n, 2] for n in range(3)]
 
 
@@ -67,6 +68,10 @@ def test_many_are_answered_as_one_by_one(blip: LoadedBlip, how: dict, batch_size
         (iter(PICTURES), QUESTIONS[:2], {}, "more pictures than the 2 texts"),
         (PICTURES[:1], ["", "?"], {}, "texts[0]"),
         (PICTURES, QUESTIONS, {"among": []}, "no answer to choose from"),
+        (PICTURES, QUESTIONS, {"among": ANSWERS, "shortlist": 0}, "no answer to choose from"),
+        (PICTURES, QUESTIONS, {"max_length": 1}, "max_length is 1: must be 2 to"),
+        (PICTURES, QUESTIONS, {"max_length": 9000}, "max_length is 9000: must be 2 to"),
+        (PICTURES[0], QUESTIONS, {"batch_size": 0}, "batch_size is 0"),
         (b"no picture", QUESTIONS[0], {}, "not a usable picture"),
     ],
 )

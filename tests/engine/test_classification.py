@@ -11,7 +11,7 @@ from PIL import Image
 
 from blip_model import Blip
 from engine import checkpoint
-from engine.config import DataSection, EvaluateSection, ModelSection, RunConfig
+from engine.config import ConfigError, DataSection, EvaluateSection, ModelSection, RunConfig
 from engine.data.class_folders import ClassFolders, has_classes
 from engine.data.open_source import open_source
 from engine.evaluation.classification import TEMPLATES, _judged, class_features
@@ -165,7 +165,7 @@ def test_mistakes_are_one_line(
 
 
 def test_a_folder_of_classes_is_a_source(folder: Path, tmp_path: Path) -> None:
-    source = open_source(str(folder / "set"))
+    source = open_source(str(folder / "set"), classes=True)
     assert isinstance(source, ClassFolders)
     found = [source.read(number) for number in range(len(source))]
     assert [one.captions for one in found[::3]] == [
@@ -176,7 +176,9 @@ def test_a_folder_of_classes_is_a_source(folder: Path, tmp_path: Path) -> None:
     ]
     assert found[0].key == "Black_cat/deep/0.png" and found[0].image == picture(0)
     assert len({one.image_id for one in found}) == len(found) == 10
-    assert source.fingerprint == open_source(str(folder / "set")).fingerprint
+    assert source.fingerprint == open_source(str(folder / "set"), classes=True).fingerprint
+    with pytest.raises(ConfigError, match="no .tar shard in this folder"):
+        open_source(str(folder / "set"))
     (tmp_path / "a").mkdir()
     assert not has_classes(tmp_path)
     (tmp_path / "a" / "x.jpeg").write_bytes(picture(0))

@@ -15,9 +15,10 @@ import engine
 from blip_model import Blip
 from engine import progress
 from engine.config import ConfigError
+from engine.data.picture_files import printable
 from engine.data.tokenizer import open_tokenizer
 from engine.inference import LoadedBlip
-from engine.pictures import ahead, find_pictures, printable, view_batches
+from engine.pictures import ahead, find_pictures, view_batches
 from tests.shards import bomb, caption, picture
 from tests.tiny import spread, tiny_config
 

@@ -207,6 +207,11 @@ def test_every_question_is_answered_whatever_the_batch(
     assert again == answers
 
 
+def test_lengths_that_forbid_short_answers_are_refused(answering: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="min_length 5 forbids short answers"):
+        results_of(answering, tmp_path / "out", min_length=5)
+
+
 def test_what_cannot_be_seen_is_answered_with_nothing_and_counted(
     answering: Path, tmp_path: Path
 ) -> None:

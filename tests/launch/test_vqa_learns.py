@@ -17,7 +17,7 @@ from engine.config import ModelSection
 from engine.weights import initialise
 from launch import evaluate
 from tests.commands import call
-from tests.ranks import run_ranks
+from tests.forked import succeed
 from tests.runs import write_config
 from tests.tiny import tiny_config
 
@@ -53,8 +53,7 @@ def test_tuning_beats_what_it_starts_from(tmp_path: Path, monkeypatch: pytest.Mo
     model, data = {"checkpoint": str(tmp_path / "start")}, tmp_path / "set" / "tasks" / "vqa"
     sections = {"model": model, "train": train}
     config = write_config(tmp_path, "tuned", data / "train.json", task="vqa", **sections)
-    done = run_ranks(["launch/finetune.py", "--config", str(config)])
-    assert done.codes == [0], done.said
+    succeed("tests.train_many", [config], tmp_path / "said")
     before, chance, count = accuracy(tmp_path, tmp_path / "untuned")
     after, _, _ = accuracy(tmp_path, tmp_path / "tuned")
     error = math.sqrt(0.25 / count)

@@ -1,0 +1,37 @@
+"""Picture files of a folder, and names as they can be shown."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from engine.config import ConfigError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+
+
+def find_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """Files below a folder with one of these endings, in order of their names; links to folders
+    are not followed.
+
+    Raises:
+        ConfigError: a folder that cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise ConfigError(f"{printable(error.filename)}: {error.strerror}")
+
+    found = []
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            path = Path(place, name)
+            right = path.suffix.lower() in suffixes and not name.startswith(".")
+            if right and path.is_file():
+                found.append(path)
+    return sorted(found)
+
+
+def printable(name: Any) -> str:
+    """A name on one line: what cannot be printed (line ends, tabs, bytes that are no text) as an
+    escape."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(name))
