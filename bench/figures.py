@@ -95,6 +95,7 @@ FIGURES = {
     "flops_per_cleaned_picture": Figure("FLOP"),
     "flops_per_cleaned_picture_original": Figure("FLOP"),
     "flops_per_cleaned_picture_ratio": Figure(),
+    "cleaned_pictures_per_second": Figure("/s"),
     "two_process_speedup": Figure(at_least=(("cpu", 1.7),)),
     "rerank_flops_ratio": Figure(),
     "rerank_time_ratio": Figure(at_least=(("cpu", 3), ("gpu", 3))),

@@ -39,7 +39,8 @@ ROWS = {
     "mfu": "share of the measured matrix-product ceiling",
     "caption_throughput_ratio_hf_nucleus": "captions a second, nucleus: ours / Hugging Face",
     "caption_throughput_ratio_hf_beam": "captions a second, 3 beams: ours / Hugging Face",
-    "flops_per_caption_ratio": "work of caption and score: original's way / ours",
+    "flops_per_caption_ratio": "work of a sampled caption: original's way / ours",
+    "cleaned_pictures_per_second": "pictures a second captioned and filtered, 384 px",
     "two_process_speedup": "captioning and filtering, two processes / one",
     "loader_ratio_original": "loading: the original's seconds / ours",
 }

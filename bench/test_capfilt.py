@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.interleaved import ratio
-from bench.machine import ROOT
+from bench.machine import ROOT, has_bf16
 from bench.original_captioning import OriginalCaptioner
 from bench.plan import LENGTHS, Plan
 from bench.record import Record
@@ -34,7 +34,11 @@ from engine.data.shards import ShardWriter
 # [DEC] a picture of, and captions of full length, so that both sides decode the same number.
 PROMPT, MAX_LENGTH, PICTURES = (1037, 3861, 1997), 20, 2
 # Pictures a shard, as a share of the largest; twice over.
-UNEQUAL = (1.0, 0.25, 0.6, 0.1, 0.8, 0.35, 0.15, 0.5, 0.9, 0.2)
+UNEQUAL = (1.0, 0.25, 0.6, 0.1, 0.8, 0.35, 0.15, 0.5, 0.9, 0.2) * 2
+# Pictures of the run that is timed as a whole.
+CLEANED = {"cpu": 16, "gpu": 1024}
+# A process that has a core to itself.
+ALONE = ("--device", "cpu", "--precision", "fp32", "--batch_size", "16")
 
 
 def flops(work: Callable[[], object]) -> float:
@@ -128,29 +132,47 @@ def test_a_second_process(plan: Plan, record: Record) -> None:
         pytest.skip("left out of --quick")
     seconds: dict[str, list[float]] = {"one process": [], "two processes": []}
     with tempfile.TemporaryDirectory() as folder:
-        make_world(Path(folder), plan)
+        # Of ViT-B a run would take half an hour; what is measured is how the shards are shared.
+        name = "small" if plan.preset == "base" else plan.preset
+        largest = 4 if plan.preset == "tiny" else 60
+        make_world(Path(folder), name, 0, [max(1, round(largest * share)) for share in UNEQUAL])
         for number in range(plan.rounds):
             sides = list(seconds)
             for side in sides if number % 2 == 0 else reversed(sides):
                 output = Path(folder) / f"{side}_{number}"
-                seconds[side].append(clean(Path(folder), output, sides.index(side) + 1))
+                seconds[side].append(clean(Path(folder), output, ALONE, sides.index(side) + 1))
     record.compare("captioning and filtering, one thread a process", seconds)
     speedup = ratio(seconds["one process"], seconds["two processes"])
     record.figure(f"two_process_speedup{plan.suffix}", speedup)
 
 
-def make_world(folder: Path, plan: Plan) -> None:
-    """Weights that captions and scores are made with, and shards of unequal cost."""
-    # Of ViT-B a run would take half an hour; what is measured is how the shards are shared.
-    name = "small" if plan.preset == "base" else plan.preset
-    largest = 4 if plan.preset == "tiny" else 60
+def test_cleaned_pictures_a_second(plan: Plan, record: Record) -> None:
+    precision = "bf16" if has_bf16(plan.device) else "fp32"
+    how = ["--device", plan.device.type, "--precision", precision, "--batch_size", "16"]
+    count = 2 if plan.preset == "tiny" else CLEANED[plan.hardware]
+    with tempfile.TemporaryDirectory() as folder:
+        make_world(Path(folder), plan.preset, plan.caption_size, [count])
+        rounds = range(1 if plan.quick else plan.rounds)
+        seconds = [clean(Path(folder), Path(folder) / f"{n}", how) for n in rounds]
+    speed = ratio([float(count)] * len(seconds), seconds)
+    record.figure(f"cleaned_pictures_per_second{plan.suffix}", speed)
+
+
+def make_world(folder: Path, name: str, image_size: int, counts: Sequence[int]) -> None:
+    """Weights of a preset that captions and scores are made with, and shards of so many pictures.
+
+    Args:
+        folder: that gets them.
+        name: of the preset.
+        image_size: in pixels; 0 is the preset's.
+        counts: pictures of each shard.
+    """
     torch.manual_seed(0)
-    config = preset(name)
+    config = preset(name, **({"image_size": image_size} if image_size else {}))
     state = {"network": vars(config)}
     checkpoint.write_as(folder / "weights", 0, {"model": Blip(config).state_dict()}, state)
     chance = random.Random(0)
-    for number, share in enumerate(UNEQUAL * 2):
-        count = max(1, round(largest * share))
+    for number, count in enumerate(counts):
         with ShardWriter(folder / "data", f"pairs_{number:02d}", count) as writer:
             for key in range(count):
                 out = io.BytesIO()
@@ -160,19 +182,28 @@ def make_world(folder: Path, plan: Plan) -> None:
                 )
 
 
-def clean(folder: Path, output: Path, processes: int) -> float:
-    """Seconds from the first lease to the last ledger: starting Python is not in them."""
+def clean(folder: Path, output: Path, how: Sequence[str], processes: int = 0) -> float:
+    """Seconds from the first lease to the last ledger: starting Python is not in them.
+
+    Args:
+        folder: with weights and shards.
+        output: folder that is written.
+        how: words of the command.
+        processes: of one thread each; 0 is a single one with as many as it takes.
+    """
     weights = str(folder / "weights")
     words = ["--data.train", str(folder / "data"), "--output_dir", str(output)]
-    words += ["--captioner", weights, "--filter", weights, "--precision", "fp32"]
-    words += ["--device", "cpu", "--batch_size", "16", "--data.workers", "1"]
+    words += ["--captioner", weights, "--filter", weights, "--data.workers", "1", *how]
+    threads = {"OMP_NUM_THREADS": "1"} if processes else {}
+    processes = max(processes, 1)
     leases = output / ".work" / "leases"
     running = [
         subprocess.Popen(
             [sys.executable, "launch/capfilt.py", *words],
             cwd=ROOT,
             env=os.environ
-            | {"OMP_NUM_THREADS": "1", "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            | threads
+            | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             | {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"},
             stderr=subprocess.DEVNULL,
         )
