@@ -182,7 +182,7 @@ def test_a_tuned_run_is_evaluated_by_its_own_settings(
 ) -> None:
     run, data = pretrained / f"{task}_whole", pretrained / DATA.get(task, "pairs.json")
     words = ["--config", run / "config.yaml", "--model.checkpoint", run, "--data.eval", data]
-    words += ["--evaluate.num_beams", 1, "--output_dir"]
+    words += ["--evaluate.num_beams", 1, "--evaluate.min_length", 1, "--output_dir"]
     done = call(evaluate.main, *words, tmp_path / "own")
     assert done.code == 0, done.err
     results = json.loads((tmp_path / "own" / "results.json").read_text())
