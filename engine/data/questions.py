@@ -23,8 +23,8 @@ from engine.data.annotations import fingerprint_of, read_picture
 from engine.data.captions import clean_question, valid_text
 from engine.data.counter import Draws
 from engine.data.images import decode_image
+from engine.data.json_lists import open_lists, read_list
 from engine.data.loader import CROP, Slots
-from engine.data.open_source import Joined, named_paths
 from engine.data.source import RawSample, Source, stable_id
 
 # Of an answer that one person gave to Visual Genome, as in the original.
@@ -82,7 +82,7 @@ class Questions:
 def _read_table(path: Path, needed: str) -> pa.Table:
     columns: dict[str, list] = {name: [] for name in SCHEMA.names}
     first_row: dict[str, int] = {}
-    for number, row in enumerate(_read_list(path, "questions")):
+    for number, row in enumerate(read_list(path, "questions")):
         problem = _problem(row, needed)
         if problem:
             raise ConfigError(f"{path}: row {number} {problem}")
@@ -102,17 +102,6 @@ def _read_table(path: Path, needed: str) -> pa.Table:
         columns["weights"].append(share if of_vqa else [GENOME_WEIGHT] * len(counts))
         columns["people"].append(people if of_vqa else [])
     return pa.table(columns, schema=SCHEMA)
-
-
-def _read_list(path: Path, what: str) -> list[Any]:
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        problem = " ".join(str(error).split())
-        raise ConfigError(f"{path}: not readable as json: {problem}") from None
-    if not isinstance(rows, list) or not rows:
-        raise ConfigError(f"{path}: expected a list of {what}, found {type(rows).__name__}")
-    return rows
 
 
 def _problem(row: Any, needed: str) -> str | None:
@@ -164,19 +153,12 @@ def open_questions(
     Raises:
         ConfigError: nothing there, another kind of file, or a row that is wrong.
     """
-    specs = [spec] if isinstance(spec, str) else list(spec)
-    if not any(specs):
-        raise ConfigError("no data given: set data.train to a JSON file of questions")
-    if image_root and not Path(image_root).is_dir():
-        raise ConfigError(f"data.image_root {image_root}: no such folder")
-    parts = []
-    for path in (path for one in specs for path in named_paths(one)):
-        if not path.exists():
-            raise ConfigError(f"{path}: no such file or folder")
-        if path.suffix != ".json":
-            raise ConfigError(f"{path}: questions come in a .json file")
-        parts.append(Questions(path, image_root, needed))
-    return parts[0] if len(parts) == 1 else Joined(parts)
+    return open_lists(
+        spec,
+        image_root,
+        ("questions", "questions"),
+        lambda path: Questions(path, image_root, needed),
+    )
 
 
 def read_answer_list(path: Path) -> list[str]:
@@ -185,7 +167,7 @@ def read_answer_list(path: Path) -> list[str]:
     Raises:
         ConfigError: the file cannot be read, or a row is no text; names it.
     """
-    rows = _read_list(path, "answers")
+    rows = read_list(path, "answers")
     for number, row in enumerate(rows):
         if not isinstance(row, str) or not _text(row):
             raise ConfigError(f"{path}: row {number} is no answer: {str(row)[:40]!r}")

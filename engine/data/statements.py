@@ -4,7 +4,6 @@ They come in the JSON that BLIP reads: `[{"images": [left, right], "sentence": .
 or "False"}]`, with an `identifier` or without.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +18,8 @@ from engine.data.augment import evaluation_view
 from engine.data.captions import clean_caption
 from engine.data.counter import Draws
 from engine.data.images import BadSample, decode_image
+from engine.data.json_lists import open_lists, read_list
 from engine.data.loader import CROP, TEXT, Slots
-from engine.data.open_source import Joined, named_paths
 from engine.data.source import RawSample, Source, stable_id
 
 LABELS = {"False": 0, "True": 1}
@@ -69,13 +68,7 @@ class Statements:
 
 
 def _read_table(path: Path) -> pa.Table:
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        problem = " ".join(str(error).split())
-        raise ConfigError(f"{path}: not readable as json: {problem}") from None
-    if not isinstance(rows, list) or not rows:
-        raise ConfigError(f"{path}: expected a list of statements, found {type(rows).__name__}")
+    rows = read_list(path, "statements")
     columns: dict[str, list] = {n: [] for n in ("identifier", "images", "sentence", "label")}
     first_row: dict[str, int] = {}
     for number, row in enumerate(rows):
@@ -125,19 +118,8 @@ def open_statements(spec: str | Sequence[str], image_root: str | None = None) ->
     Raises:
         ConfigError: nothing there, another kind of file, or a row that is wrong.
     """
-    specs = [spec] if isinstance(spec, str) else list(spec)
-    if not any(specs):
-        raise ConfigError("no data given: set data.train to a JSON file of statements")
-    if image_root and not Path(image_root).is_dir():
-        raise ConfigError(f"data.image_root {image_root}: no such folder")
-    parts = []
-    for path in (path for one in specs for path in named_paths(one)):
-        if not path.exists():
-            raise ConfigError(f"{path}: no such file or folder")
-        if path.suffix != ".json":
-            raise ConfigError(f"{path}: statements about two pictures come in a .json file")
-        parts.append(Statements(path, image_root))
-    return parts[0] if len(parts) == 1 else Joined(parts)
+    what = ("statements", "statements about two pictures")
+    return open_lists(spec, image_root, what, lambda path: Statements(path, image_root))
 
 
 def swapped(sentence: str) -> str:

@@ -1,0 +1,62 @@
+"""Annotations that come as a JSON list of rows: VQA's questions, NLVR2's statements."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.config import ConfigError
+from engine.data.open_source import Joined, named_paths
+from engine.data.source import Source
+
+
+def read_list(path: Path, what: str) -> list[Any]:
+    """The rows of a file.
+
+    Args:
+        path: JSON.
+        what: the rows are, in the plural.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds no list of rows.
+    """
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        problem = " ".join(str(error).split())
+        raise ConfigError(f"{path}: not readable as json: {problem}") from None
+    if not isinstance(rows, list) or not rows:
+        raise ConfigError(f"{path}: expected a list of {what}, found {type(rows).__name__}")
+    return rows
+
+
+def open_lists(
+    spec: str | Sequence[str],
+    image_root: str | None,
+    what: tuple[str, str],
+    open_list: Callable[[Path], Source],
+) -> Source:
+    """Open files of rows, one after the other.
+
+    Args:
+        spec: JSON file (path, glob or `{0..3}` range), or a list of such.
+        image_root: folder that relative picture paths start from.
+        what: the rows are, in the plural: in a word, and in full.
+        open_list: opens a file.
+
+    Raises:
+        ConfigError: nothing there, or another kind of file.
+    """
+    specs = [spec] if isinstance(spec, str) else list(spec)
+    if not any(specs):
+        raise ConfigError(f"no data given: set data.train to a JSON file of {what[0]}")
+    if image_root and not Path(image_root).is_dir():
+        raise ConfigError(f"data.image_root {image_root}: no such folder")
+    parts = []
+    for path in (path for one in specs for path in named_paths(one)):
+        if not path.exists():
+            raise ConfigError(f"{path}: no such file or folder")
+        if path.suffix != ".json":
+            raise ConfigError(f"{path}: {what[1]} come in a .json file")
+        parts.append(open_list(path))
+    return parts[0] if len(parts) == 1 else Joined(parts)
