@@ -22,9 +22,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.collect.statements import PEOPLE, TONES, file_of, shown_by
+from engine.collect.statements import PEOPLE, TONES, shown_by
+from engine.collect.task_pictures import file_of, read_parts, write_pictures
 from engine.config import ConfigError
-from engine.data.open_source import open_source
 from engine.data.source import RawSample
 
 COLOURS = (
@@ -87,8 +87,7 @@ def make_questions(
         ConfigError: no such pictures, or too few that share words.
     """
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    sources = {"train": open_source(train), "heldout": open_source(heldout)}
-    raw = {part: [s.read(n) for n in range(len(s))] for part, s in sources.items()}
+    raw = read_parts(train, heldout)
     pictures = {part: _named(samples) for part, samples in raw.items()}
     things = _shared(pictures)
     counts, first, answers = {"train": count, "heldout": held_out}, 0, Counter()
@@ -100,9 +99,7 @@ def make_questions(
         if part == "train":
             answers.update(answer for row in rows for answer in row["answer"])
         named = {row["image"] for row in rows}
-        for sample in samples:
-            if file_of(sample) in named:
-                (folder / file_of(sample)).write_bytes(sample.image or b"")
+        write_pictures(folder, samples, named)
         _write(folder / f"{part}.json", rows)
         counts[part] = len(rows)
     _write(folder / "answer_list.json", sorted(answers, key=lambda a: (-answers[a], a)))

@@ -20,16 +20,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.collect.task_pictures import file_of, read_parts, write_pictures
 from engine.config import ConfigError
-from engine.data.images import extension_of
-from engine.data.open_source import open_source
 from engine.data.source import RawSample
 
 PEOPLE = ("man", "woman", "person")
 TONES = tuple(f"{tone} skin tone" for tone in ("light", "medium-light", "medium", "medium-dark"))
 TONES += ("dark skin tone",)
 TONE = re.compile(r"(?<![\w-])(?:medium-light|medium-dark|medium|light|dark) skin tone")
-WORD, NOT_A_NAME = re.compile(r"[a-z]{3,}"), re.compile(r"[^\w-]")
+WORD = re.compile(r"[a-z]{3,}")
 # Words of names that are no sight, and the sides, which a statement speaks of itself.
 UNSEEN = {"and", "for", "not", "the", "with", "left", "right"}
 # Pictures that must show a thing, so that it can be learnt and judged.
@@ -88,8 +87,7 @@ def make_statements(
         ConfigError: no such pictures, or too few that share words.
     """
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    sources = {"train": open_source(train), "heldout": open_source(heldout)}
-    raw = {part: [s.read(n) for n in range(len(s))] for part, s in sources.items()}
+    raw = read_parts(train, heldout)
     pictures = {part: _named(samples) for part, samples in raw.items()}
     things = _shared(pictures)
     counts = {"train": count, "heldout": held_out}
@@ -99,17 +97,10 @@ def make_statements(
         for number, row in enumerate(rows):
             row["identifier"] = f"{part}-{number}"
         named = {name for row in rows for name in row["images"]}
-        for sample in samples:
-            if file_of(sample) in named:
-                (folder / file_of(sample)).write_bytes(sample.image or b"")
+        write_pictures(folder, samples, named)
         (folder / f"{part}.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
         counts[part] = len(rows)
     return counts
-
-
-def file_of(sample: RawSample) -> str:
-    """Where a picture lies below the folder of a task."""
-    return f"images/{NOT_A_NAME.sub('_', sample.uid)}.{extension_of(sample.image or b'')}"
 
 
 def _named(samples: Sequence[RawSample]) -> list[Seen]:
