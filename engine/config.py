@@ -8,6 +8,7 @@ from typing import Any, Literal
 import yaml
 
 from blip_model.config import BlipConfig, preset
+from engine.curriculum import CurriculumStage, curriculum_problem
 from engine.ranges import out_of_range
 
 
@@ -65,7 +66,9 @@ class DataSection:
 
     Args:
         train: shards (glob, folder or list), annotation JSON, CSV, TSV or Parquet.
-        eval: the same for held-out pairs, or null.
+        weights: how often each entry of the list `train` is drawn, relative to each other; null
+            draws every pair once an epoch. An epoch is always as many draws as there are pairs.
+        eval: the same as `train` for held-out pairs, or null.
         image_root: folder that relative picture paths of an annotation file start from.
         workers: loader processes a rank; 0 loads in the training process.
         max_words: words kept of a cleaned caption.
@@ -76,9 +79,12 @@ class DataSection:
         shuffle_window: shards whose samples are mixed with each other.
         max_pixels: larger pictures are bad samples (decompression bombs).
         max_bad_fraction: the run stops when more of its samples are bad.
+        curriculum: smaller pictures and shorter texts for the first steps, stage by stage, for
+            example [{until_step: 10000, image_size: 160, max_tokens: 20}]; mfu is then null.
     """
 
     train: str | list[str] = ""
+    weights: list[float] | None = None
     eval: str | list[str] | None = None
     image_root: str | None = None
     workers: int = 4
@@ -90,6 +96,7 @@ class DataSection:
     shuffle_window: int = 64
     max_pixels: int = 25_000_000
     max_bad_fraction: float = 0.05
+    curriculum: list[CurriculumStage] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,9 +253,13 @@ class RunConfig:
         if problem:
             raise ConfigError(problem)
         try:
-            self.model.network()
+            network = self.model.network()
         except ValueError as error:
             raise ConfigError(f"model: {error}") from None
+        patch, tokens = network.patch_size, self.data.max_tokens
+        problem = curriculum_problem(self.data.curriculum, patch, tokens)
+        if problem:
+            raise ConfigError(problem)
         if not self.output_dir.strip():
             raise ConfigError("output_dir is empty: name the folder of the run")
         if self.train.global_batch_size % self.train.group_size:

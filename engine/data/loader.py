@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from engine.config import ConfigError, RunConfig
+from engine.curriculum import CurriculumStage, stage_at
 from engine.data.answers import weighted
 from engine.data.augment import Augmentation
 from engine.data.batch import Batch
@@ -16,8 +18,8 @@ from engine.data.bounds import bounded
 from engine.data.captions import choose_caption
 from engine.data.counter import Draws
 from engine.data.images import BadSample, decode_image
+from engine.data.mixture import order_of
 from engine.data.open_source import open_source
-from engine.data.order import Order
 from engine.data.source import RawSample, Source
 from engine.data.tokenizer import Tokenizer
 
@@ -27,13 +29,14 @@ CROP, SUBSTITUTE, TEXT = 1, 2, 3
 
 @dataclass(frozen=True)
 class Sample:
-    """One slot's content before batching."""
+    """One slot's content before batching; of its caption `max_tokens` are kept."""
 
     image: torch.Tensor
     caption: str
     image_id: int
     key: str
     reason: str
+    max_tokens: int
     label: int | None = None
     answers: tuple[tuple[str, float], ...] = ()
 
@@ -51,8 +54,9 @@ class Slots(Dataset):
         self.source = source
         self.seed = config.seed
         self.data = config.data
-        self.order = Order(source.lengths, config.seed, config.data.shuffle_window)
-        self.augmentation = Augmentation.of(config.data, config.model.network().image_size)
+        self.order = order_of(source, config.data, config.seed)
+        self.image_size = config.model.network().image_size
+        self.global_batch = config.train.global_batch_size
 
     def __getitem__(self, slot: int) -> Sample:
         number, reason, key = self.order.of_slot(slot), "", None
@@ -68,7 +72,10 @@ class Slots(Dataset):
                 reason = reason or bad.reason
                 number = candidates.below(len(self.source))
                 continue
-            return Sample(pixels, caption, raw.image_id, key, reason, raw.label, raw.answers)
+            tokens = self.stage(slot).max_tokens or self.data.max_tokens
+            return Sample(
+                pixels, caption, raw.image_id, key, reason, tokens, raw.label, raw.answers
+            )
         hint = "; is data.image_root right?" if reason == "missing" else ""
         raise ConfigError(
             f"{SUBSTITUTES} samples in a row are bad, the first ({key}): {reason}{hint}"
@@ -83,7 +90,16 @@ class Slots(Dataset):
         draws = Draws(self.seed, TEXT, slot)
         caption = choose_caption(raw.captions, self.data.max_words, draws)
         image = decode_image(raw.image, self.data.max_pixels)
-        return self.augmentation(image, Draws(self.seed, CROP, slot)), caption
+        return self.augmented(image, slot, Draws(self.seed, CROP, slot)), caption
+
+    def stage(self, slot: int) -> CurriculumStage:
+        """What of the curriculum holds for a slot."""
+        return stage_at(self.data.curriculum, slot // self.global_batch)
+
+    def augmented(self, image: Image.Image, slot: int, draws: Draws) -> torch.Tensor:
+        """RGB picture -> [3, H, H] float32, of the size that the slot's step takes."""
+        size = self.stage(slot).image_size or self.image_size
+        return Augmentation.of(self.data, size)(image, draws)
 
 
 @dataclass(frozen=True)
@@ -92,21 +108,21 @@ class Collate:
 
     Attributes:
         tokenizer: of captions.
-        max_tokens: kept of a caption.
-        prompt: before each.
+        prompt: before each caption.
         bounded: bring batches to few shapes.
     """
 
     tokenizer: Tokenizer
-    max_tokens: int
     prompt: str = ""
     bounded: bool = False
 
     def __call__(self, samples: list[Sample]) -> Batch:
         texts = [f"{self.prompt} {sample.caption}" for sample in samples]
-        ids, mask, capacity = *self.tokenizer.encode(texts, self.max_tokens), None
+        # Alike for all samples of a step.
+        max_tokens = samples[0].max_tokens
+        ids, mask, capacity = *self.tokenizer.encode(texts, max_tokens), None
         if self.bounded:
-            ids, mask, capacity = bounded(ids, mask, self.max_tokens)
+            ids, mask, capacity = bounded(ids, mask, max_tokens)
         answers = [sample.answers for sample in samples]
         labels = [sample.label for sample in samples if sample.label is not None]
         return Batch(
@@ -118,7 +134,7 @@ class Collate:
             reason=[sample.reason for sample in samples],
             capacity=capacity,
             label=torch.tensor(labels) if labels else None,
-            answers=weighted(answers, self.tokenizer, self.max_tokens, self.bounded),
+            answers=weighted(answers, self.tokenizer, max_tokens, self.bounded),
         )
 
 
@@ -204,7 +220,7 @@ def build_loader(
         slots(config, source),
         batch_sampler=micro_batches,
         num_workers=workers,
-        collate_fn=Collate(tokenizer, config.data.max_tokens, prompt, train.compile or on_gpu),
+        collate_fn=Collate(tokenizer, prompt, train.compile or on_gpu),
         pin_memory=on_gpu,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_start_worker if workers else None,

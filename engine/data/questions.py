@@ -183,4 +183,4 @@ class QuestionSlots(Slots):
         """Picture [3, H, W] and question, as the slot's counters augment them."""
         question = clean_question(raw.captions[0], self.data.max_words)
         image = decode_image(raw.image, self.data.max_pixels)
-        return self.augmentation(image, Draws(self.seed, CROP, slot)), question
+        return self.augmented(image, slot, Draws(self.seed, CROP, slot)), question

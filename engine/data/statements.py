@@ -137,7 +137,7 @@ class StatementSlots(Slots):
         sentence = clean_caption(raw.captions[0], self.data.max_words)
         pictures = [decode_image(one, self.data.max_pixels) for one in (raw.image, raw.second)]
         draws = Draws(self.seed, CROP, slot)
-        pixels = torch.stack([self.augmentation(picture, draws) for picture in pictures])
+        pixels = torch.stack([self.augmented(picture, slot, draws) for picture in pictures])
         if Draws(self.seed, TEXT, slot).below(2):
             return pixels.flip(0), swapped(sentence)
         return pixels, sentence

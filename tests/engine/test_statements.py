@@ -133,7 +133,7 @@ def test_half_of_the_slots_are_swapped_with_their_sentence(tmp_path: Path) -> No
         sample, raw = slots[slot], source.read(slots.order.of_slot(slot))
         draws = Draws(config.seed, CROP, slot)
         pictures = [decode_image(one, 10_000) for one in (raw.image, raw.second)]
-        left, right = (slots.augmentation(one, draws) for one in pictures)
+        left, right = (slots.augmented(one, slot, draws) for one in pictures)
         sentence = raw.captions[0].lower().rstrip(".")
         if " right " in sample.caption:
             count += 1
