@@ -1,23 +1,23 @@
 """From slots to batches: the same global batches for any number of ranks and workers."""
 
 import signal
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from engine.config import ConfigError, RunConfig
 from engine.curriculum import CurriculumStage, stage_at
 from engine.data.answers import weighted
-from engine.data.augment import Augmentation
+from engine.data.augment import Augmentation, normalised
 from engine.data.batch import Batch
 from engine.data.bounds import bounded
 from engine.data.captions import choose_caption
 from engine.data.counter import Draws
+from engine.data.fast_view import fast_view
 from engine.data.images import BadSample, decode_image
+from engine.data.jpeg import jpeg_decoder
 from engine.data.mixture import order_of
 from engine.data.open_source import open_source
 from engine.data.source import RawSample, Source
@@ -29,7 +29,7 @@ CROP, SUBSTITUTE, TEXT = 1, 2, 3
 
 @dataclass(frozen=True)
 class Sample:
-    """One slot's content before batching; of its caption `max_tokens` are kept."""
+    """One slot's content before batching: bytes of the view; `max_tokens` kept of the caption."""
 
     image: torch.Tensor
     caption: str
@@ -57,6 +57,7 @@ class Slots(Dataset):
         self.order = order_of(source, config.data, config.seed)
         self.image_size = config.model.network().image_size
         self.global_batch = config.train.global_batch_size
+        self.jpeg = jpeg_decoder(config.data.jpeg_decoder)
 
     def __getitem__(self, slot: int) -> Sample:
         number, reason, key = self.order.of_slot(slot), "", None
@@ -82,24 +83,30 @@ class Slots(Dataset):
         )
 
     def content(self, raw: RawSample, slot: int) -> tuple[torch.Tensor, str]:
-        """Picture [3, H, W] and caption, as the slot's counters choose and augment them.
+        """Picture [3, H, H] uint8 and caption, as the slot's counters choose and augment them.
 
         Raises:
             BadSample: one of them cannot be used.
         """
         draws = Draws(self.seed, TEXT, slot)
         caption = choose_caption(raw.captions, self.data.max_words, draws)
-        image = decode_image(raw.image, self.data.max_pixels)
-        return self.augmented(image, slot, Draws(self.seed, CROP, slot)), caption
+        return self.view(raw.image, slot, Draws(self.seed, CROP, slot)), caption
 
     def stage(self, slot: int) -> CurriculumStage:
         """What of the curriculum holds for a slot."""
         return stage_at(self.data.curriculum, slot // self.global_batch)
 
-    def augmented(self, image: Image.Image, slot: int, draws: Draws) -> torch.Tensor:
-        """RGB picture -> [3, H, H] float32, of the size that the slot's step takes."""
-        size = self.stage(slot).image_size or self.image_size
-        return Augmentation.of(self.data, size)(image, draws)
+    def view(self, content: bytes | None, slot: int, draws: Draws) -> torch.Tensor:
+        """Encoded picture -> [3, H, H] uint8, augmented, of the size that the slot's step takes.
+
+        Raises:
+            BadSample: it cannot be used.
+        """
+        size, most = self.stage(slot).image_size or self.image_size, self.data.max_pixels
+        augmentation = Augmentation.of(self.data, size)
+        if self.data.fast_views:
+            return fast_view(content, most, augmentation, draws, self.jpeg)
+        return augmentation(decode_image(content, most), draws)
 
 
 @dataclass(frozen=True)
@@ -126,7 +133,7 @@ class Collate:
         answers = [sample.answers for sample in samples]
         labels = [sample.label for sample in samples if sample.label is not None]
         return Batch(
-            image=torch.stack([sample.image for sample in samples]),
+            image=normalised([sample.image for sample in samples]),
             input_ids=ids,
             attention_mask=mask,
             image_id=torch.tensor([sample.image_id for sample in samples]),
@@ -244,54 +251,3 @@ def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: signal.signal(number, signal.SIG_DFL))
-
-
-class BadSampleLedger:
-    """Counts bad samples by reason and stops a run that has too many of them.
-
-    Args:
-        max_fraction: of the samples seen, judged from 200 samples on.
-    """
-
-    ROW_LIMIT, JUDGED_FROM = 100, 200
-
-    def __init__(self, max_fraction: float) -> None:
-        self.max_fraction = max_fraction
-        self.reasons: Counter[str] = Counter()
-        self.seen = self._in_a_row = 0
-
-    @property
-    def total(self) -> int:
-        """Bad samples so far."""
-        return sum(self.reasons.values())
-
-    @property
-    def kinds(self) -> str:
-        """Counts by reason in words, the commonest first."""
-        return ", ".join(f"{count} {reason}" for reason, count in self.reasons.most_common())
-
-    def add(self, batch: Batch) -> list[tuple[str, str]]:
-        """Count a batch; see `count`."""
-        return self.count(batch.key, batch.reason)
-
-    def count(self, keys: list[str], reasons: list[str]) -> list[tuple[str, str]]:
-        """Count samples in slot order; return (key, reason) of the bad ones.
-
-        Raises:
-            ConfigError: too large a share is bad, or 100 in a row are.
-        """
-        bad = []
-        for key, reason in zip(keys, reasons, strict=True):
-            self.seen += 1
-            self._in_a_row = self._in_a_row + 1 if reason else 0
-            if reason:
-                self.reasons[reason] += 1
-                bad.append((key, reason))
-        too_many = self.seen >= self.JUDGED_FROM and self.total > self.max_fraction * self.seen
-        if too_many or self._in_a_row >= self.ROW_LIMIT:
-            last = f"; last: {bad[-1][0]}" if bad else ""
-            raise ConfigError(
-                f"{self.total} of {self.seen} samples are bad ({self.kinds}){last}; "
-                f"mend the data or raise data.max_bad_fraction ({self.max_fraction})"
-            )
-        return bad
