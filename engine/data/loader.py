@@ -4,6 +4,7 @@ import signal
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -68,7 +69,8 @@ class Slots(Dataset):
                 reason = reason or bad.reason
                 number = candidates.below(len(self.source))
                 continue
-            return Sample(pixels, caption, raw.image_id, key, reason, raw.label, raw.answers)
+            answers = self.answers(raw, slot)
+            return Sample(pixels, caption, raw.image_id, key, reason, raw.label, answers)
         hint = "; is data.image_root right?" if reason == "missing" else ""
         raise ConfigError(
             f"{SUBSTITUTES} samples in a row are bad, the first ({key}): {reason}{hint}"
@@ -84,6 +86,14 @@ class Slots(Dataset):
         caption = choose_caption(raw.captions, self.data.max_words, draws)
         image = decode_image(raw.image, self.data.max_pixels)
         return self.augmentation(image, Draws(self.seed, CROP, slot)), caption
+
+    def answers(self, raw: RawSample, slot: int) -> tuple[tuple[str, float], ...]:
+        """The sample's that the slot learns from."""
+        return raw.answers
+
+    def collate(self, *settings: Any) -> "Collate":
+        """What makes batches of samples; `settings` are those of `Collate`."""
+        return Collate(*settings)
 
 
 @dataclass(frozen=True)
@@ -200,11 +210,13 @@ def build_loader(
     )
     workers = config.data.workers
     on_gpu = torch.cuda.is_available() and config.device != "cpu"
+    there = slots(config, source)
+    making = (tokenizer, config.data.max_tokens, prompt, train.compile or on_gpu)
     return DataLoader(
-        slots(config, source),
+        there,
         batch_sampler=micro_batches,
         num_workers=workers,
-        collate_fn=Collate(tokenizer, config.data.max_tokens, prompt, train.compile or on_gpu),
+        collate_fn=there.collate(*making),
         pin_memory=on_gpu,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_start_worker if workers else None,
