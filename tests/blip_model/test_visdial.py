@@ -5,6 +5,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from blip_model.convert.huggingface import RETRIEVER, to_huggingface
+from blip_model.convert.shapes import check_shapes
 from blip_model.flops import visdial_flops
 from blip_model.visdial import BlipVisdial
 from tests.tiny import spread, tiny_config, tiny_inputs
@@ -84,3 +86,10 @@ def test_the_work_is_the_count_of_its_formula() -> None:
     formula = visdial_flops(CONFIG, ids.shape[1], EACH) / 3
     # The formula computes every token in the last layer, the fast way one of each text.
     assert 0.75 * formula < counted[1] < formula < counted[0]
+
+
+def test_its_weights_are_a_retrievers_to_other_formats() -> None:
+    weights = both()[1].state_dict()
+    check_shapes(weights, CONFIG)
+    split, left = to_huggingface(weights)
+    assert list(split) == [RETRIEVER] and not left

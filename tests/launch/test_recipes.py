@@ -80,6 +80,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunConfig]:
         words += ["--train.global_batch_size", 8, "--train.negative_group_size", 4]
         if task(recipe):
             words += ["--model.checkpoint", folder / PRETRAINING[0], "--model.image_size", 64]
+        if task(recipe) == "visdial":
+            words += ["--data.max_tokens", 64]
         runs[recipe.stem] = resolved(*words, "--data.workers", 0, "--tensorboard", "false")
         runs[recipe.stem].save(folder / f"{recipe.stem}.yaml")
     succeed("tests.train_many", [folder / f"{name}.yaml" for name in runs], folder / "log")
