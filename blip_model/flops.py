@@ -101,3 +101,15 @@ def vqa_flops(config: BlipConfig, tokens: float) -> float:
     """FLOP a question with its picture. Answers are left out, a percent of it at 480 pixels."""
     f = forward_flops(config, tokens)
     return 3 * (f.vision + f.fused + f.keys_values)
+
+
+def visdial_flops(config: BlipConfig, tokens: float, answers: int) -> float:
+    """FLOP a round of a dialogue with its picture.
+
+    Args:
+        config: sizes.
+        tokens: mean length of the dialogue; an answer's few are left out.
+        answers: that the round is read with.
+    """
+    f = forward_flops(config, tokens)
+    return 3 * (f.vision + answers * f.fused + f.keys_values)

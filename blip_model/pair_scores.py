@@ -1,13 +1,16 @@
 """Scores of pictures with many texts each: a picture is projected once, texts are not padded.
 
-The filter's way to the numbers that `Blip.match` and the two features define.
+The way of the filter, and of dialogues' answers, to the numbers that `Blip.match` and the two
+features define.
 """
 
 import torch
 
 from blip_model.blip import Blip, unit, with_first_token
+from blip_model.med import MedLayer
 from blip_model.packed_text import SharedEmbeddings, cross_attend, first_states, self_attend
 from blip_model.packing import Packing
+from blip_model.recompute import run_layer
 
 
 def matching_logits(
@@ -32,19 +35,63 @@ def matching_logits(
     Returns:
         [R, 2] float32 logits: unmatched, matched.
     """
-    ids = with_first_token(ids, model.config.enc_token_id)
-    packing = Packing.of(mask)
     owner = _owner(texts_of_image)
     tokens = texts_of_image.new_zeros(len(texts_of_image)).index_add(0, owner, mask.long().sum(1))
-    asking, asking_last = _blocks(tokens), _blocks(texts_of_image)
-    states = SharedEmbeddings.of(model.text_encoder, ids, packing).own()
-    layers = model.text_encoder.encoder.layer
-    for number, layer in enumerate(layers, 1):
-        last = number == len(layers)
+    asking = (_blocks(tokens), _blocks(texts_of_image))
+    return _logits(model, ids, Packing.of(mask), image_states, *asking)
+
+
+def equal_matching_logits(
+    model: Blip,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    image_states: torch.Tensor,
+    capacity: int | None = None,
+) -> torch.Tensor:
+    """`matching_logits` where every picture has as many texts, for training too.
+
+    Args:
+        model: with text encoder and matching head.
+        ids: [B * A, L], [CLS] first.
+        mask: [B * A, L].
+        image_states: [B, P, vision width].
+        capacity: of tokens, as in `Packing.of`.
+
+    Returns:
+        [B * A, 2] float32 logits.
+    """
+    count, (rows, length) = len(image_states), mask.shape
+    each = rows // count
+    tokens = mask.long().sum(1).view(count, each).sum(1)
+    places = torch.arange(each * length, device=mask.device)
+    asking = Packing.of(places < tokens[:, None], capacity)
+    all_rows = torch.ones(count, each, dtype=torch.bool, device=mask.device)
+    asking_last = Packing.of(all_rows, None if capacity is None else rows)
+    return _logits(model, ids, Packing.of(mask, capacity), image_states, asking, asking_last)
+
+
+def _logits(
+    model: Blip,
+    ids: torch.Tensor,
+    packing: Packing,
+    image_states: torch.Tensor,
+    asking: Packing,
+    asking_last: Packing,
+) -> torch.Tensor:
+    """[R, 2] of texts whose tokens, and whose first tokens, ask their pictures in these blocks."""
+    text = model.text_encoder
+    ids = with_first_token(ids, model.config.enc_token_id)
+    states = SharedEmbeddings.of(text, ids, packing).own()
+
+    def run(layer: MedLayer, states: torch.Tensor, last: bool) -> torch.Tensor:
         states = self_attend(layer.attention, states, packing, first_only=last)
         seen = asking_last if last else asking
         states = cross_attend(layer.crossattention, states, image_states, seen)
-        states = layer.feed_forward(states)
+        return layer.feed_forward(states)
+
+    for number, layer in enumerate(text.encoder.layer, 1):
+        last = number == len(text.encoder.layer)
+        states = run_layer(run, layer, states, last, recompute=text.recompute)
     return model.itm_head(states).float()
 
 

@@ -159,6 +159,7 @@ class EvaluateSection:
             of the list whose first tokens are the likeliest.
         answer_list: JSON list of answers, the likeliest of which is chosen; null writes answers
             like captions.
+        dense_annotations: of visdial: JSON of how many people found each candidate right, for NDCG.
         num_beams: of captioning.
         max_length: longest caption in tokens, prompt included.
         min_length: shortest caption in tokens, prompt included.
@@ -174,6 +175,7 @@ class EvaluateSection:
     batch_size: int = 64
     shortlist: int = 128
     answer_list: str | None = None
+    dense_annotations: str | None = None
     num_beams: int = 3
     max_length: int = 20
     min_length: int = 5

@@ -19,6 +19,7 @@ from engine.progress import Progress
 ANSWERS = "answering decoder"
 USES = {
     "text_encoder": "retrieve or score",
+    "itm_head": "rank answers of dialogues",
     "text_decoder": "caption",
     ANSWERS: "answer questions",
     "cls_head": "judge sentences about two pictures",

@@ -26,6 +26,7 @@ TASKS = (
     "caption",
     "classification",
     "nlvr",
+    "visdial",
     "vqa",
 )
 
@@ -35,8 +36,8 @@ class EvaluateConfig(RunConfig):
     """An evaluation.
 
     Args:
-        task: retrieval, caption, classification, nlvr (sentences about two pictures), or vqa
-            (questions).
+        task: retrieval, caption, classification, nlvr (sentences about two pictures), visdial
+            (dialogues), or vqa (questions).
     """
 
     task: str = "retrieval"

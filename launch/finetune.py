@@ -23,6 +23,7 @@ TASKS = (
     "caption",
     "retrieval",
     "nlvr",
+    "visdial",
     "vqa",
 )
 
@@ -33,7 +34,8 @@ class FinetuneConfig(RunConfig):
 
     Args:
         task: `caption` makes a captioner, `retrieval` (contrast and matching) a filter, `nlvr`
-            judges sentences about two pictures, `vqa` answers questions.
+            judges sentences about two pictures, `visdial` ranks answers in dialogues, `vqa` answers
+            questions.
     """
 
     task: str = ""

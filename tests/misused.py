@@ -62,6 +62,9 @@ def make_world(folder: Path) -> Path:
     asked = {"image": "a.png", "question": "what is it?", "dataset": "vg"}
     rows = [asked | {"answer": "a cat", "question_id": 1}, asked]
     (folder / "asked.json").write_text(json.dumps(rows))
+    said = {"image_id": 5, "caption": "a cat", "dialog": [{"question": 0}]}
+    data = {"questions": ["is it?"], "answers": ["no"], "dialogs": [said]}
+    (folder / "said.json").write_text(json.dumps({"split": "val2018", "data": data}))
     (folder / "list.json").write_text("[]")
     (folder / "batch.json").write_text('{"train_batch_size": 3}')
     for name in ("empty", "filled", "set", "torn_set", "results", "notes", "torn_loop"):

@@ -79,6 +79,26 @@ def write_questions(folder: Path, count: int) -> Path:
     return folder / "questions.json"
 
 
+def write_dialogues(folder: Path, count: int) -> Path:
+    """`count` dialogues of two rounds about 16 drawn pictures, with the 12 answers that there are
+    as candidates, in VisDial's JSON."""
+    answers, dialogs = [*COLOURS, *SHAPES], []
+    for number in range(16):
+        (folder / f"{number}.png").write_bytes(picture(number))
+    for number in range(count):
+        shown, options = number % 16, [(5 * number + place) % 12 for place in range(12)]
+        rounds = []
+        for question, answer in enumerate((shown % 8, 8 + shown // 8)):
+            row = {"question": question, "answer": answer, "answer_options": options}
+            rounds.append(row | {"gt_index": options.index(answer)})
+        row = {"image_id": number, "image": f"{shown}.png", "caption": "A drawing."}
+        dialogs.append(row | {"dialog": rounds})
+    data = {"questions": ["what colour is it", "and which shape?"], "answers": answers}
+    content = {"version": "1.0", "split": "val2018", "data": {**data, "dialogs": dialogs}}
+    (folder / "dialogues.json").write_text(json.dumps(content))
+    return folder / "dialogues.json"
+
+
 def bomb(width: int, height: int) -> bytes:
     """A small PNG whose header promises a huge picture."""
     facts = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from engine.collect.dialogues import make_dialogues
 from engine.collect.questions import make_questions
 from engine.collect.statements import make_statements
 from engine.collect.world import aside
@@ -10,6 +11,7 @@ from engine.config import ConfigError
 
 TASKS: dict[str, Callable[..., dict[str, int]]] = {
     "nlvr": make_statements,
+    "visdial": make_dialogues,
     "vqa": make_questions,
 }
 

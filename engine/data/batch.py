@@ -14,13 +14,14 @@ class Batch:
     Attributes:
         image: [B, 3, H, W] float32, normalised; [B, 2, 3, H, W] for statements about two.
         input_ids: [B, T] int64, [CLS] first, [SEP] last, padded with 0 to the longest caption.
-        attention_mask: [B, T] int64, 1 where there is a token.
+            Of dialogues [B * A, T], each with A answers.
+        attention_mask: as input_ids, 1 where there is a token.
         image_id: [B] int64, equal for samples of the same picture.
         key: B names, to point at a sample in a log.
         reason: B reason codes, "" for a good sample, else why its slot holds a substitute.
         capacity: places for the tokens of all captions, one of few numbers; None: as many as
             there are tokens.
-        label: [B] int64, 1 where a statement is true; None for pairs.
+        label: [B] int64, 1 where a statement is true, or a dialogue's answer right; None for pairs.
         answers: of questions; None for pairs.
     """
 

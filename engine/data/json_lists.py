@@ -1,4 +1,4 @@
-"""Annotations that come as a JSON list of rows: VQA's questions, NLVR2's statements."""
+"""Annotations that come as JSON: VQA's questions, NLVR2's statements, VisDial's dialogues."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -8,6 +8,19 @@ from typing import Any
 from engine.config import ConfigError
 from engine.data.open_source import Joined, named_paths
 from engine.data.source import Source
+
+
+def read_json(path: Path) -> Any:
+    """What a file holds.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        problem = " ".join(str(error).split())
+        raise ConfigError(f"{path}: not readable as json: {problem}") from None
 
 
 def read_list(path: Path, what: str) -> list[Any]:
@@ -20,11 +33,7 @@ def read_list(path: Path, what: str) -> list[Any]:
     Raises:
         ConfigError: the file cannot be read, or holds no list of rows.
     """
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        problem = " ".join(str(error).split())
-        raise ConfigError(f"{path}: not readable as json: {problem}") from None
+    rows = read_json(path)
     if not isinstance(rows, list) or not rows:
         raise ConfigError(f"{path}: expected a list of {what}, found {type(rows).__name__}")
     return rows

@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -73,10 +74,9 @@ class Slots(Dataset):
                 reason = reason or bad.reason
                 number = candidates.below(len(self.source))
                 continue
+            answers = self.answers(raw, slot)
             tokens = self.stage(slot).max_tokens or self.data.max_tokens
-            return Sample(
-                pixels, caption, raw.image_id, key, reason, tokens, raw.label, raw.answers
-            )
+            return Sample(pixels, caption, raw.image_id, key, reason, tokens, raw.label, answers)
         hint = "; is data.image_root right?" if reason == "missing" else ""
         raise ConfigError(
             f"{SUBSTITUTES} samples in a row are bad, the first ({key}): {reason}{hint}"
@@ -107,6 +107,14 @@ class Slots(Dataset):
         if self.data.fast_views:
             return fast_view(content, most, augmentation, draws, self.jpeg)
         return augmentation(decode_image(content, most), draws)
+
+    def answers(self, raw: RawSample, slot: int) -> tuple[tuple[str, float], ...]:
+        """The sample's that the slot learns from."""
+        return raw.answers
+
+    def collate(self, *settings: Any) -> "Collate":
+        """What makes batches of samples; `settings` are those of `Collate`."""
+        return Collate(*settings)
 
 
 @dataclass(frozen=True)
@@ -223,11 +231,13 @@ def build_loader(
     )
     workers = config.data.workers
     on_gpu = torch.cuda.is_available() and config.device != "cpu"
+    there = slots(config, source)
+    making = (tokenizer, prompt, train.compile or on_gpu)
     return DataLoader(
-        slots(config, source),
+        there,
         batch_sampler=micro_batches,
         num_workers=workers,
-        collate_fn=Collate(tokenizer, prompt, train.compile or on_gpu),
+        collate_fn=there.collate(*making),
         pin_memory=on_gpu,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_start_worker if workers else None,

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -54,7 +55,16 @@ class Tokenizer:
             max_tokens: longer ones are cut, [SEP] kept.
         """
         self._pieces.enable_truncation(max_tokens)
-        rows = [encoding.ids for encoding in self._pieces.encode_batch(texts)]
+        return self.pad([encoding.ids for encoding in self._pieces.encode_batch(texts)])
+
+    def pieces(self, texts: list[str]) -> list[list[int]]:
+        """Ids of each text alone, whole and without special tokens."""
+        self._pieces.no_truncation()
+        encodings = self._pieces.encode_batch(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def pad(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and mask, [B, L] int64 each, of B rows of ids, padded to the longest."""
         longest = max(len(row) for row in rows)
         ids = torch.full((len(rows), longest), self.pad_token_id, dtype=torch.long)
         for number, row in enumerate(rows):

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import ConfigError, EvaluateSection, RunConfig
+from engine.data.dialogue_set import DialogueSet
+from engine.data.dialogues import open_dialogues
 from engine.data.evaluation_set import EvaluationSet
 from engine.data.open_source import open_source
 from engine.data.question_set import QuestionSet
@@ -20,6 +22,7 @@ from engine.evaluation.classification import evaluate_classification
 from engine.evaluation.confusion import draw_confusion
 from engine.evaluation.nlvr import evaluate_nlvr
 from engine.evaluation.retrieval import evaluate_retrieval
+from engine.evaluation.visdial import evaluate_visdial
 from engine.evaluation.vqa import evaluate_vqa
 from engine.inference import LoadedBlip, load
 
@@ -29,6 +32,7 @@ PARTS = {
     "caption": "text_decoder",
     "classification": "text_encoder",
     "nlvr": "cls_head",
+    "visdial": "itm_head",
     "vqa": ANSWERS,
 }
 # What opens a task's data, and what goes through it in order.
@@ -37,6 +41,7 @@ SETS = {
     "caption": (open_source, EvaluationSet),
     "classification": (partial(open_source, classes=True), EvaluationSet),
     "nlvr": (open_statements, StatementSet),
+    "visdial": (partial(open_dialogues, answered=False), DialogueSet),
     "vqa": (partial(open_questions, needed="question_id"), QuestionSet),
 }
 EVALUATORS: dict[str, Evaluator] = {
@@ -44,17 +49,22 @@ EVALUATORS: dict[str, Evaluator] = {
     "caption": evaluate_captions,
     "classification": evaluate_classification,
     "nlvr": evaluate_nlvr,
+    "visdial": evaluate_visdial,
     "vqa": evaluate_vqa,
 }
 # What predictions are called where they go to a server.
-PREDICTIONS = {"caption": "captions.json", "vqa": "vqa_result.json"}
+PREDICTIONS = {
+    "caption": "captions.json",
+    "visdial": "ranks.json",
+    "vqa": "vqa_result.json",
+}
 
 
 def evaluate(config: RunConfig, task: str) -> dict[str, Any]:
     """Evaluate `model.checkpoint` on `data.eval` and write `output_dir/results.json`.
 
     Predictions that a benchmark takes in go to `output_dir/predictions.json`, or the name that its
-    server knows: `captions.json`, `vqa_result.json`.
+    server knows: `captions.json`, `ranks.json`, `vqa_result.json`.
 
     Raises:
         ConfigError: no checkpoint, no data, or results of another evaluation in output_dir.

@@ -4,11 +4,14 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from engine.data.dialogue_text import WRONG
 from engine.report.charts import Point, compact, line_chart, smooth
 from engine.report.run_folder import RunFolder, last_value, number
 
 # Entropy of one matching pair in three, as matching is trained: what guessing by frequency costs.
 MATCHING_BY_CHANCE = -(math.log(1 / 3) + 2 * math.log(2 / 3)) / 3
+# The same of one right answer among the wrong ones of a dialogue's round.
+ANSWERING_BY_CHANCE = math.log(1 + WRONG) - WRONG / (1 + WRONG) * math.log(WRONG)
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,12 @@ CURVES = (
         "Two-picture loss",
         "NLVR2: is the sentence true of the two pictures?",
         reference=(math.log(2), "guessing"),
+    ),
+    Curve(
+        "loss_visdial",
+        "Dialogue loss",
+        "VisDial: is this answer right after what was said?",
+        reference=(ANSWERING_BY_CHANCE, "guessing"),
     ),
     Curve("images_per_second", "Throughput", "over all ranks", " pairs/s", from_zero=True),
     Curve("lr", "Learning rate", "schedule of the optimizer", from_zero=True, exact=True),

@@ -12,15 +12,18 @@ from blip_model.flops import (
     nlvr_flops,
     pretraining_flops,
     retrieval_flops,
+    visdial_flops,
     vqa_flops,
 )
 from blip_model.momentum import Momentum
 from blip_model.nlvr import BlipNlvr
 from blip_model.pretrain import BlipPretrain
 from blip_model.retrieval import BlipRetrieval
+from blip_model.visdial import BlipVisdial
 from blip_model.vqa import BlipVqa
 from engine.config import ConfigError, RunConfig
 from engine.data.batch import Batch
+from engine.data.dialogue_text import WRONG, DialogueSlots
 from engine.data.loader import Slots
 from engine.data.questions import QuestionSlots
 from engine.data.statements import StatementSlots
@@ -164,20 +167,25 @@ class Captioning:
         return caption_flops(self.config, tokens, self.prompt_length)
 
 
-class Retrieval:
-    """A filter: contrast and matching, where all texts of a picture belong to it.
+class FineTuning:
+    """What goes on from weights.
 
     Raises:
-        ConfigError: no weights to start from.
+        ConfigError: none to start from.
     """
 
-    losses = ("loss_itc", "loss_itm")
     prompt = ""
-    slots = Slots
 
     def __init__(self, config: RunConfig, tokenizer: Tokenizer) -> None:
         refuse_no_weights(config)
         self.section, self.config = config.model, config.model.network()
+
+
+class Retrieval(FineTuning):
+    """A filter: contrast and matching, where all texts of a picture belong to it."""
+
+    losses = ("loss_itc", "loss_itm")
+    slots = Slots
 
     def build(self, fresh: bool) -> Built:
         """The encoders of the weights; momentum encoders and queues go on where they have any."""
@@ -206,20 +214,11 @@ class Retrieval:
         return retrieval_flops(self.config, tokens)
 
 
-class Nlvr:
-    """NLVR2: is what a sentence says of two pictures true?
-
-    Raises:
-        ConfigError: no weights to start from.
-    """
+class Nlvr(FineTuning):
+    """NLVR2: is what a sentence says of two pictures true?"""
 
     losses = ("loss_nlvr",)
-    prompt = ""
     slots = StatementSlots
-
-    def __init__(self, config: RunConfig, tokenizer: Tokenizer) -> None:
-        refuse_no_weights(config)
-        self.section, self.config = config.model, config.model.network()
 
     def build(self, fresh: bool) -> Built:
         """A MED's encoders, each cross-attention twice; or weights of this task."""
@@ -235,20 +234,11 @@ class Nlvr:
         return nlvr_flops(self.config, tokens)
 
 
-class Answering:
-    """Visual question answering: the decoder learns people's answers by their shares.
-
-    Raises:
-        ConfigError: no weights to start from.
-    """
+class Answering(FineTuning):
+    """Visual question answering: the decoder learns people's answers by their shares."""
 
     losses = ("loss_lm",)
-    prompt = ""
     slots = QuestionSlots
-
-    def __init__(self, config: RunConfig, tokenizer: Tokenizer) -> None:
-        refuse_no_weights(config)
-        self.section, self.config = config.model, config.model.network()
 
     def build(self, fresh: bool) -> Built:
         """Image encoder, text encoder and decoder of the weights, the last two apart from now."""
@@ -264,10 +254,31 @@ class Answering:
         return vqa_flops(self.config, tokens)
 
 
+class Dialogue(FineTuning):
+    """Visual dialogue: which answer is right after what was said?"""
+
+    losses = ("loss_visdial",)
+    slots = DialogueSlots
+
+    def build(self, fresh: bool) -> Built:
+        """Encoders and matching head of the weights."""
+        model = BlipVisdial(self.config)
+        return Built(model, None, initialise(model, self.section) if fresh else Loaded())
+
+    def settings(self, batch: Batch, contrast: dict[str, Any]) -> dict[str, Any]:
+        """Keywords of the forward."""
+        return {"label": batch.label, "capacity": contrast["capacity"]}
+
+    def flops(self, tokens: float) -> float:
+        """Useful FLOP a round."""
+        return visdial_flops(self.config, tokens, 1 + WRONG)
+
+
 OBJECTIVES = {
     "caption": Captioning,
     "retrieval": Retrieval,
     "nlvr": Nlvr,
+    "visdial": Dialogue,
     "vqa": Answering,
 }
 

@@ -131,5 +131,5 @@ def test_tasks_are_added_to_a_complete_set_and_left_as_they_are(
     before = contents(tmp_path / "set" / "tasks")
     assert run(tasks=["vqa"]) == f"{tmp_path / 'set'}: complete, nothing to do"
     assert contents(tmp_path / "set" / "tasks") == before
-    with pytest.raises(ConfigError, match="tasks: 'vgq' is not known: choose nlvr or vqa"):
+    with pytest.raises(ConfigError, match="tasks: 'vgq' is not known: choose nlvr or visdial"):
         run(tasks=["vgq"])

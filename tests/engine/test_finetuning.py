@@ -12,26 +12,36 @@ from launch import evaluate
 from tests.commands import call
 from tests.forked import succeed
 from tests.runs import metrics, weights, write_config
-from tests.shards import caption, picture, write_questions, write_shards, write_statements
+from tests.shards import (
+    caption,
+    picture,
+    write_dialogues,
+    write_questions,
+    write_shards,
+    write_statements,
+)
 
 TASKS = {
     "caption": ("loss_lm",),
     "retrieval": ("loss_itc", "loss_itm"),
     "nlvr": ("loss_nlvr",),
+    "visdial": ("loss_visdial",),
     "vqa": ("loss_lm",),
 }
 STAGES = {
     "caption": (0, 1, 3),
     "retrieval": (0, 2, 3),
     "nlvr": (0, 2, 3),
+    "visdial": (0, 1, 3),
     "vqa": (0, 3),
 }
 # What a task's pairs do not come in.
-DATA = {"nlvr": "statements.json", "vqa": "questions.json"}
+DATA = {"nlvr": "statements.json", "visdial": "dialogues.json", "vqa": "questions.json"}
 EVALUATED = {
     "caption": 16,
     "retrieval": 16,
     "nlvr": 48,
+    "visdial": 48,
     "vqa": 48,
 }
 TRAIN = "tests.train_many"
@@ -74,6 +84,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_pairs(folder)
     write_statements(folder, 48)
     write_questions(folder, 48)
+    write_dialogues(folder, 24)
     configs = [write_config(folder, "pretrain", write_shards(folder / "data", 24))]
     for task in TASKS:
         configs.append(write_tuning(folder, f"{task}_ranks1_stage0", task))
@@ -166,7 +177,9 @@ def test_what_became_of_the_weights_is_said(pretrained: Path) -> None:
     lines = {line for line in said.splitlines() if "tensors loaded" in line}
     # Every fresh start of a task says the same line.
     of_vqa = next(line for line in lines if ": 149 tensors loaded" in line)
-    of_nlvr, of_retrieval, of_caption = sorted(lines - {of_vqa})
+    (of_visdial,) = (line for line in lines if "left aside" in line and "temp (1)" in line)
+    of_nlvr, of_retrieval, of_caption = sorted(lines - {of_vqa, of_visdial})
+    assert "fresh" not in of_visdial and "text_decoder (63)" in of_visdial
     assert "fresh" not in of_vqa and "itm_head (2)" in of_vqa
     assert of_caption.startswith(f"{pretrained / 'pretrain'}: 93 tensors loaded; left aside: ")
     for part in ("text_encoder (", "itm_head (2)", "visual_encoder_m (", "image_queue (1)"):

@@ -14,7 +14,7 @@ from launch.finetune import FinetuneConfig
 from tests.forked import succeed
 from tests.ranks import ROOT
 from tests.runs import metrics, weights
-from tests.shards import write_questions, write_shards, write_statements
+from tests.shards import write_dialogues, write_questions, write_shards, write_statements
 
 # Recipes of captioning and filtering, the loop, its ablation, and evaluation have their own tests.
 EVERY = sorted((ROOT / "launch" / "recipes").glob("*.yaml"))
@@ -27,12 +27,13 @@ LOSSES = {
     "caption": ("lm",),
     "retrieval": ("itc", "itm"),
     "nlvr": ("nlvr",),
+    "visdial": ("visdial",),
     "vqa": ("lm",),
 }
 
 HEADS = {"caption": "captioner", "retrieval": "filter"}
 # Tasks whose data are not pairs.
-WRITERS = {"nlvr": write_statements, "vqa": write_questions}
+WRITERS = {"nlvr": write_statements, "visdial": write_dialogues, "vqa": write_questions}
 
 each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 
@@ -79,6 +80,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunConfig]:
         words += ["--train.global_batch_size", 8, "--train.negative_group_size", 4]
         if task(recipe):
             words += ["--model.checkpoint", folder / PRETRAINING[0], "--model.image_size", 64]
+        if task(recipe) == "visdial":
+            words += ["--data.max_tokens", 64]
         runs[recipe.stem] = resolved(*words, "--data.workers", 0, "--tensorboard", "false")
         runs[recipe.stem].save(folder / f"{recipe.stem}.yaml")
     succeed("tests.train_many", [folder / f"{name}.yaml" for name in runs], folder / "log")
@@ -189,6 +192,18 @@ def test_vqa_is_the_papers() -> None:
     evaluate = config.evaluate
     assert (model.label_smoothing, evaluate.shortlist, evaluate.num_beams) == (0.1, 128, 3)
     assert (evaluate.min_length, evaluate.max_length) == (1, 10)
+
+
+def test_visdial_is_the_papers_as_far_as_it_tells() -> None:
+    """Li et al. 2022, section 5.5, and the settings that all tasks of it have."""
+    config = resolved("--config", ROOT / "launch" / "recipes" / "finetune_visdial.yaml")
+    model, data, train, network = config.model, config.data, config.train, config.model.network()
+    assert config.task == "visdial"
+    assert (model.preset, network.image_size) == ("base", 384)
+    assert (data.min_crop_scale, data.rand_augment) == (0.5, True)
+    assert data.max_tokens <= network.max_positions
+    assert (train.min_learning_rate, train.warmup_steps, train.max_steps) == (0, 0, None)
+    assert (train.schedule, train.weight_decay, train.clip_norm) == ("cosine_epoch", 0.05, 0)
 
 
 def test_every_recipe_says_how_to_run_it() -> None:

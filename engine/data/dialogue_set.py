@@ -1,0 +1,166 @@
+"""Held-out rounds of dialogues, in order and without augmentation; and how right people found
+their candidates."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from engine.config import ConfigError
+from engine.data.augment import evaluation_view
+from engine.data.dialogue_text import clean_line, clean_lines
+from engine.data.dialogues import round_name
+from engine.data.images import BadSample, decode_image
+from engine.data.json_lists import read_list
+from engine.data.source import Source
+
+
+@dataclass(frozen=True)
+class Round:
+    """A round to rank.
+
+    Attributes:
+        key: its name in the store.
+        uid: its stable name, see `round_name`.
+        lines: what has been said, and the question, cleaned.
+        candidates: cleaned.
+        right: place of the right one, or None where that is not known.
+    """
+
+    key: str
+    uid: str
+    lines: list[str]
+    candidates: list[str]
+    right: int | None
+
+
+@dataclass
+class DialogueSet:
+    """Rounds once each; a picture once for the rounds about it that follow each other.
+
+    Args:
+        source: rounds.
+        image_size: side of the views.
+        max_words: of a cleaned caption, question or answer.
+        max_pixels: larger pictures are bad.
+
+    Attributes:
+        rounds: whose pictures could be read, in order.
+        bad: (round, reason) of what was left out.
+    """
+
+    source: Source
+    image_size: int
+    max_words: int
+    max_pixels: int
+    rounds: list[Round] = field(default_factory=list)
+    bad: list[tuple[Round, str]] = field(default_factory=list)
+
+    def views(self, batch_size: int) -> Iterator[tuple[torch.Tensor, list[int]]]:
+        """Batches: pictures [P, 3, H, W], and for each of the batch's rounds its picture.
+
+        Fills the attributes as it goes.
+
+        Args:
+            batch_size: candidates of a batch; more where one round has more.
+
+        Raises:
+            ConfigError: not one usable round.
+        """
+        pictures: list[torch.Tensor] = []
+        owners: list[int] = []
+        waiting, shown = 0, None
+        for number in range(len(self.source)):
+            raw = self.source.read(number)
+            right = next((place for place, (_, true) in enumerate(raw.answers) if true), None)
+            candidates = [clean_line(text, self.max_words) for text, _ in raw.answers]
+            lines = clean_lines(raw, self.max_words)
+            one = Round(raw.key, raw.uid, lines, candidates, right)
+            if owners and waiting + len(candidates) > batch_size:
+                yield torch.stack(pictures), owners
+                pictures, owners, waiting = [], [], 0
+            try:
+                if raw.problem:
+                    raise BadSample(raw.problem)
+                if not pictures or raw.image_id != shown:
+                    image = decode_image(raw.image, self.max_pixels)
+                    pictures.append(evaluation_view(image, self.image_size))
+                    shown = raw.image_id
+            except BadSample as bad:
+                self.bad.append((one, bad.reason))
+                continue
+            owners.append(len(pictures) - 1)
+            waiting += len(candidates)
+            self.rounds.append(one)
+        if owners:
+            yield torch.stack(pictures), owners
+        if not self.rounds:
+            first = [(one.key, reason) for one, reason in self.bad[:1]]
+            raise ConfigError(f"no usable round of a dialogue for evaluation; the first: {first}")
+
+
+@dataclass(frozen=True)
+class Relevance:
+    """How right people found the candidates of some rounds.
+
+    Attributes:
+        path: of the file.
+        of_round: by `round_name`: its row in the file, and a share of people for each candidate.
+    """
+
+    path: Path
+    of_round: dict[str, tuple[int, np.ndarray]]
+
+    @classmethod
+    def read(cls, path: Path) -> "Relevance":
+        """VisDial's dense annotations: `[{"image_id", "round_id", "gt_relevance": [shares]}]`.
+
+        Those of training call the shares `relevance`.
+
+        Raises:
+            ConfigError: the file cannot be read, or a row is wrong; names it.
+        """
+        found: dict[str, tuple[int, np.ndarray]] = {}
+        for number, row in enumerate(read_list(path, "dense annotations")):
+            problem = _problem(row)
+            if problem:
+                raise ConfigError(f"{path}: row {number} {problem}")
+            shares = row.get("gt_relevance", row.get("relevance"))
+            name = round_name(row["image_id"], row["round_id"])
+            if name in found:
+                raise ConfigError(
+                    f"{path}: row {number} is about the round of row {found[name][0]}"
+                )
+            found[name] = (number, np.asarray(shares, float))
+        return cls(path, found)
+
+    def of(self, one: Round) -> np.ndarray | None:
+        """Shares of a round's candidates, or None where it was not asked about.
+
+        Raises:
+            ConfigError: another number of them than of candidates.
+        """
+        number, shares = self.of_round.get(one.uid, (0, None))
+        if shares is not None and len(shares) != len(one.candidates):
+            raise ConfigError(
+                f"{self.path}: row {number} has {len(shares)} shares for the "
+                f"{len(one.candidates)} candidates of {one.key}"
+            )
+        return shares
+
+
+def _problem(row: Any) -> str | None:
+    """What is wrong with a row, or None."""
+    if not isinstance(row, dict):
+        return f"is no annotation: {str(row)[:40]!r}"
+    for key in ("image_id", "round_id"):
+        if not isinstance(row.get(key), int):
+            return f"has no {key!r} that is a number"
+    shares = row.get("gt_relevance", row.get("relevance"))
+    good = isinstance(shares, list) and all(
+        isinstance(share, int | float) and 0 <= share <= 1 for share in shares
+    )
+    return None if good else "has no 'gt_relevance' with a share from 0 to 1 for each candidate"

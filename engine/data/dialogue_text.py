@@ -1,0 +1,120 @@
+"""Rounds of dialogues as texts that the network reads: one for each answer.
+
+    [CLS] caption [SEP] question answer [SEP] ... [SEP] question ANSWER [SEP]
+
+The order is VisDial's; what keeps the lines apart, and what is left out of long ones, is ours.
+"""
+
+from collections.abc import Sequence
+from itertools import chain
+
+import torch
+
+from engine.data.augment import normalised
+from engine.data.batch import Batch
+from engine.data.bounds import bounded
+from engine.data.captions import clean_question
+from engine.data.counter import Draws
+from engine.data.dialogues import open_dialogues
+from engine.data.images import BadSample
+from engine.data.loader import CROP, TEXT, Collate, Sample, Slots
+from engine.data.source import RawSample
+from engine.data.tokenizer import Tokenizer
+
+# Wrong answers that a right one is told from, drawn from its candidates anew each time. Five texts
+# of some hundred tokens are as many tokens as a picture at 384 pixels has.
+WRONG = 4
+
+
+def dialogue_rows(
+    tokenizer: Tokenizer, lines: Sequence[str], answers: Sequence[str], max_tokens: int
+) -> list[list[int]]:
+    """Ids of a round with each of some answers.
+
+    Too long ones lose their oldest rounds, all rows the same ones; then the end of the caption;
+    then that of the answer.
+
+    Args:
+        tokenizer: of all texts.
+        lines: the caption; question and answer of each earlier round; the question.
+        answers: to it.
+        max_tokens: of a row.
+    """
+    pieces = tokenizer.pieces([*lines, *answers])
+    caption, *said, question = pieces[: len(lines)]
+    answers_ids, end = pieces[len(lines) :], [tokenizer.sep_token_id]
+    rounds = [asked + told + end for asked, told in zip(said[::2], said[1::2], strict=True)]
+    # [CLS], and [SEP] after caption and answer.
+    space = max(0, max_tokens - 3 - len(question) - max(map(len, answers_ids)))
+    caption = caption[:space]
+    space -= len(caption)
+    kept: list[list[int]] = []
+    for turn in reversed(rounds):
+        if len(turn) > space:
+            break
+        space -= len(turn)
+        kept.insert(0, turn)
+    head = [tokenizer.cls_token_id, *caption, *end, *chain(*kept), *question]
+    return [[*head, *answer][: max_tokens - 1] + end for answer in answers_ids]
+
+
+def clean_line(text: str, max_words: int) -> str:
+    """A caption, a question or an answer, cleaned as questions are; may be empty."""
+    try:
+        return clean_question(text, max_words)
+    except BadSample:
+        return ""
+
+
+def clean_lines(raw: RawSample, max_words: int) -> list[str]:
+    """Those of a round, see `Dialogues.read`."""
+    return [clean_line(line, max_words) for line in raw.captions[0].split("\n")]
+
+
+class DialogueSlots(Slots):
+    """Slot number to a round of a dialogue, with the right answer first and some wrong ones."""
+
+    open_source = staticmethod(open_dialogues)
+
+    def content(self, raw: RawSample, slot: int) -> tuple[torch.Tensor, str]:
+        """Picture [3, H, H] uint8 and the round's lines, as the slot's counters augment them."""
+        lines = clean_lines(raw, self.data.max_words)
+        return self.view(raw.image, slot, Draws(self.seed, CROP, slot)), "\n".join(lines)
+
+    def answers(self, raw: RawSample, slot: int) -> tuple[tuple[str, float], ...]:
+        """The right one and wrong ones; where there are too few of them, some come twice."""
+        draws, wrong, drawn = Draws(self.seed, TEXT, slot), [], []
+        for _ in range(WRONG):
+            wrong = wrong or [text for text, right in raw.answers if not right]
+            drawn.append((wrong.pop(draws.below(len(wrong))), 0.0))
+        chosen = [answer for answer in raw.answers if answer[1]] + drawn
+        return tuple((clean_line(text, self.data.max_words), right) for text, right in chosen)
+
+    def collate(self, *settings: object) -> Collate:
+        """See `Slots.collate`."""
+        return DialogueCollate(*settings)
+
+
+class DialogueCollate(Collate):
+    """Rounds to a batch with a text for each of their answers."""
+
+    def __call__(self, samples: list[Sample]) -> Batch:
+        rows: list[list[int]] = []
+        max_tokens = samples[0].max_tokens
+        for sample in samples:
+            answers = [text for text, _ in sample.answers]
+            lines = sample.caption.split("\n")
+            rows += dialogue_rows(self.tokenizer, lines, answers, max_tokens)
+        ids, mask, capacity = *self.tokenizer.pad(rows), None
+        if self.bounded:
+            ids, mask, capacity = bounded(ids, mask, max_tokens)
+        return Batch(
+            image=normalised([sample.image for sample in samples]),
+            input_ids=ids,
+            attention_mask=mask,
+            image_id=torch.tensor([sample.image_id for sample in samples]),
+            key=[sample.key for sample in samples],
+            reason=[sample.reason for sample in samples],
+            capacity=capacity,
+            label=torch.tensor([int(right) for sample in samples for _, right in sample.answers]),
+        )

@@ -1,0 +1,118 @@
+"""Visual dialogue: candidate answers of held-out rounds, ranked by the matching head."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from blip_model.pair_scores import matching_logits
+from engine.config import ConfigError, EvaluateSection
+from engine.data.dialogue_set import DialogueSet, Relevance, Round
+from engine.data.dialogue_text import dialogue_rows
+from engine.evaluation.candidate_ranks import ndcg, rank_metrics, ranks
+from engine.inference import LoadedBlip
+from engine.progress import Progress
+
+EXAMPLES, SHOWN = 24, 5
+
+
+@torch.no_grad()
+def evaluate_visdial(
+    blip: LoadedBlip, dialogues: DialogueSet, settings: EvaluateSection
+) -> dict[str, Any]:
+    """Ranks of all candidates, and scores of the ranking where right answers are known.
+
+    A picture is encoded and projected once for all of its candidates in a batch; a batch of as
+    many as a dialogue has takes it as a whole. What rounds have in common is read with each of
+    their candidates: every word of a text looks at every other one, so nothing of it stays the
+    same. A round whose picture cannot be shown is ranked in the order of the list, so that none is
+    missing.
+
+    Returns:
+        metrics, chance (of a random order), count, seconds and examples, as `results.json` holds
+        them; predictions, as the challenge takes them in: `[{"image_id", "round_id", "ranks"}]`.
+
+    Raises:
+        ConfigError: no usable round, wrong dense annotations, or a model whose scores are not
+            finite.
+    """
+    begun = time.perf_counter()
+    relevance = None
+    if settings.dense_annotations is not None:
+        relevance = Relevance.read(Path(settings.dense_annotations))
+    scores: list[np.ndarray] = []
+    progress = Progress("ranked", "rounds", len(dialogues.source))
+    for views, owners in dialogues.views(settings.batch_size):
+        scores += _scores(blip, views, owners, dialogues.rounds[-len(owners) :])
+        progress.add(len(owners))
+    blind = [np.zeros(len(one.candidates)) for one in dialogues.rounds]
+    of_bad = [(one, np.zeros(len(one.candidates))) for one, _ in dialogues.bad]
+    return {
+        "task": "visdial",
+        "metrics": _means(dialogues.rounds, scores, relevance),
+        "chance": _means(dialogues.rounds, blind, relevance),
+        "count": len(scores),
+        "bad_samples": len(dialogues.bad),
+        "seconds": time.perf_counter() - begun,
+        "examples": [
+            _example(one, given)
+            for one, given in zip(dialogues.rounds[:EXAMPLES], scores[:EXAMPLES], strict=True)
+        ],
+        "predictions": [
+            _prediction(one, given)
+            for one, given in [*zip(dialogues.rounds, scores, strict=True), *of_bad]
+        ],
+    }
+
+
+def _scores(
+    blip: LoadedBlip, views: torch.Tensor, owners: list[int], rounds: list[Round]
+) -> list[np.ndarray]:
+    """For each round how much more a candidate is right than wrong, in logits."""
+    longest, rows = blip.model.config.max_positions, []
+    counts = [len(one.candidates) for one in rounds]
+    for one in rounds:
+        rows += dialogue_rows(blip.tokenizer, one.lines, one.candidates, longest)
+    ids, mask = (part.to(blip.device) for part in blip.tokenizer.pad(rows))
+    texts = np.bincount(owners, weights=counts, minlength=len(views)).astype(np.int64)
+    with blip.autocast():
+        states = blip.model.encode_image(views.to(blip.device))
+        of_picture = torch.from_numpy(texts).to(blip.device)
+        logits = matching_logits(blip.model, ids, mask, states, of_picture)
+    if not logits.isfinite().all():
+        raise ConfigError("the model's scores are not finite: its weights are no good")
+    return np.split((logits[:, 1] - logits[:, 0]).cpu().numpy(), np.cumsum(counts)[:-1])
+
+
+def _means(
+    rounds: list[Round], scores: list[np.ndarray], relevance: Relevance | None
+) -> dict[str, float]:
+    """Of each score over the rounds that have it; empty where none has."""
+    found: dict[str, list[float]] = {}
+    for one, given in zip(rounds, scores, strict=True):
+        here = {} if one.right is None else rank_metrics(given, one.right)
+        shares = None if relevance is None else relevance.of(one)
+        if shares is not None and shares.any():
+            here["ndcg"] = ndcg(given, shares)
+        for name, value in here.items():
+            found.setdefault(name, []).append(value)
+    if relevance is not None and "ndcg" not in found:
+        raise ConfigError(f"{relevance.path}: is about none of the rounds of data.eval")
+    return {name: float(np.mean(values)) for name, values in found.items()}
+
+
+def _example(one: Round, given: np.ndarray) -> dict[str, Any]:
+    best = np.argsort(-given, kind="stable")[:SHOWN].tolist()
+    return {
+        "key": one.key,
+        "dialogue": one.lines,
+        "answer": None if one.right is None else one.candidates[one.right],
+        "top": [{"answer": one.candidates[place], "score": float(given[place])} for place in best],
+    }
+
+
+def _prediction(one: Round, given: np.ndarray) -> dict[str, Any]:
+    image_id, round_id = one.uid.split("/")
+    return {"image_id": int(image_id), "round_id": int(round_id), "ranks": ranks(given)}
