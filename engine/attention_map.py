@@ -50,8 +50,8 @@ def attention_map(
             reach the score; None takes the middle one.
 
     Raises:
-        ConfigError: weights that do not match or are packed, several pictures or texts, or a layer
-            that is not there.
+        ConfigError: weights that do not match or are packed, several pictures or texts, one that
+            cannot be used, or a layer that is not there.
     """
     blip.require("text_encoder")
     model = blip.model
@@ -64,10 +64,12 @@ def attention_map(
     if not 0 <= layer <= last:
         raise ConfigError(f"layer is {layer}: must be 0 to {last} of {last + 2} layers")
     ids, mask = blip.encode(text)
+    words = blip.tokenizer.words(clean_caption(text, MAX_WORDS), ids.shape[1])
+    if not words:
+        raise ConfigError("a text is not usable: the model reads none of its characters")
     (states,) = blip.states([image], 1, "encoded")
     with blip.autocast():
         (seen,), logits = attention_maps(model, ids, mask, states, layer)
-    words = blip.tokenizer.words(clean_caption(text, MAX_WORDS), ids.shape[1])
     maps = np.stack([seen[places].sum(0).cpu().numpy() for _, places in words])
     total = maps.sum(dtype=np.float64)
     maps = maps / np.float32(total) if total else maps

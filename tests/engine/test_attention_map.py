@@ -89,6 +89,8 @@ def test_what_cannot_be_mapped_is_one_line(folder: Path, blip: LoadedBlip) -> No
             blip.attention_map(image, text)
     with pytest.raises(ConfigError, match="a text is not usable"):
         blip.attention_map(picture(0), " .! ")
+    with pytest.raises(ConfigError, match="reads none of its characters"):
+        blip.attention_map(picture(0), "\ufffd")
     with pytest.raises(ConfigError, match="cannot retrieve or score"):
         engine.load(folder / "captioner", device="cpu").attention_map(picture(0), "a")
     half = engine.load(folder / "both", device="cpu", precision="bf16")
