@@ -131,8 +131,8 @@ class Tab:
         self.send("Input.insertText", text=text)
 
     def screenshot(self, file: Path) -> None:
-        """The whole page as PNG."""
-        told = self.send("Page.captureScreenshot", captureBeyondViewport=True)
+        """What is on the screen as PNG."""
+        told = self.send("Page.captureScreenshot")
         file.write_bytes(base64.b64decode(told["data"]))
 
 

@@ -1,7 +1,7 @@
 "use strict";
 
-// From cold to hot, each [red, green, blue, alpha]: the brighter, the less of the picture is covered.
-const COLOURS = [[14, 10, 46, .74], [92, 22, 124, .66], [228, 76, 62, .56], [255, 220, 84, .42]];
+// From cold to hot, each [red, green, blue, alpha]. The picture below is grey, so colour is heat.
+const COLOURS = [[40, 24, 92, .62], [146, 38, 130, .6], [240, 96, 60, .58], [255, 226, 92, .6]];
 const FINE = 96;
 
 // The value of a map between its cells; row and column in cells, counted from the middle of the first.
@@ -40,12 +40,14 @@ function heatOf(map) {
   return canvas;
 }
 
-// Draw a picture, stretched to the square as the model sees it, and a map over it.
+// Draw a picture, grey and stretched to the square that the model sees, and a map over it.
 function drawTile(tile, picture, heat) {
   tile.width = tile.height = 176;
   const context = tile.getContext("2d");
   context.fillStyle = "#fff";
   context.fillRect(0, 0, tile.width, tile.height);
+  context.filter = "grayscale(1)";
   context.drawImage(picture, 0, 0, tile.width, tile.height);
+  context.filter = "none";
   context.drawImage(heat, 0, 0, tile.width, tile.height);
 }

@@ -81,8 +81,9 @@ function showPicture(content, alt) {
   byId("picture").alt = alt;
   byId("stage").hidden = false;
   byId("heat").hidden = true;
+  byId("stage").classList.remove("mapped");
   byId("drop").classList.add("small");
-  byId("drop").firstElementChild.textContent = "Another picture";
+  byId("drop").firstElementChild.textContent = "Drop another picture here";
 }
 
 function choosePicture(content, alt) {
@@ -196,6 +197,7 @@ function showMap(button, heat) {
   for (const other of byId("words").querySelectorAll("button")) other.setAttribute("aria-pressed", "false");
   button.setAttribute("aria-pressed", String(on));
   byId("heat").hidden = !on;
+  byId("stage").classList.toggle("mapped", on);
   byId("heat").width = byId("heat").height = heat.width;
   byId("heat").getContext("2d").drawImage(heat, 0, 0);
 }
