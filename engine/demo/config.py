@@ -33,7 +33,8 @@ class DemoConfig:
         port: to listen on; 0 takes a free one.
         open_to_network: allow a host that other machines can reach. They can then use the models
             and see the folder's pictures; nothing is encrypted.
-        prompt: that captions begin with.
+        prompt: that captions begin with; null takes what the captioning run was evaluated with,
+            and for weights of another origin BLIP's own.
         num_beams: of the caption that is searched.
         samples: captions drawn from the nucleus beside it.
         results: pictures that a search shows.
@@ -53,7 +54,7 @@ class DemoConfig:
     host: str = "127.0.0.1"
     port: int = 8000
     open_to_network: bool = False
-    prompt: str = "a picture of "
+    prompt: str | None = None
     num_beams: int = 3
     samples: int = 3
     results: int = 12

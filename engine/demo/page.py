@@ -56,7 +56,7 @@ def build_page(config: DemoConfig, models: DemoModels, folder: Folder | None, to
         folder=Path(config.folder or "").resolve().name if folder else None,
         count=len(folder.reads) if folder else 0,
         skipped=folder.skipped if folder else "",
-        prompt=config.prompt.strip(),
+        prompt=models.style.prompt,
         limit=config.max_upload_bytes,
         token=token,
         style=Markup(style),

@@ -59,16 +59,23 @@ class Results:
         if self._models.answers:
             self.answer(out.getvalue(), "what is it")
 
-    def captions(self, content: bytes) -> dict[str, Any]:
+    def captions(self, content: bytes, prompt: str | None = None) -> dict[str, Any]:
         """`best` by beam search and `samples` from the nucleus.
+
+        Args:
+            content: of the picture.
+            prompt: that they begin with; None takes the demo's.
 
         Raises:
             Refused: no usable picture, or no model that captions.
+            ConfigError: a prompt that leaves no room for a caption.
         """
+        style = self._models.style
+        prompt = style.prompt if prompt is None else _text(prompt)
         blip, picture = _able(self._models.captions), self._opened(content)
         (states,) = blip.states([picture], 1, "encoded")
-        how = {"prompt": self._config.prompt, "num_beams": self._config.num_beams}
-        how |= {"max_length": min(30, blip.model.config.max_positions), "min_length": 5}
+        how = {"prompt": prompt, "num_beams": self._config.num_beams}
+        how |= {"max_length": style.max_length, "min_length": style.min_length}
         (best,) = blip.caption_states(states, **how)
         samples = []
         if self._config.samples:

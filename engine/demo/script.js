@@ -145,7 +145,8 @@ document.addEventListener("drop", (event) => {
 // ---- captions
 
 function caption() {
-  cards.captions.run("Captioning…", "/captions", {}, picture, async (answer, current) => {
+  const prompt = byId("captions-text").value;
+  cards.captions.run("Captioning…", "/captions", { prompt }, picture, async (answer, current) => {
     const { best, samples } = await answer.json();
     if (!current()) return;
     byId("best").textContent = best || "(nothing)";
@@ -154,8 +155,6 @@ function caption() {
     byId("captions").hidden = false;
   });
 }
-
-if (cards.captions) byId("again").addEventListener("click", caption);
 
 // ---- matching and maps
 
@@ -248,16 +247,17 @@ function resultButton({ number, score, name, thumbnail }) {
 
 // ---- forms
 
-function onSubmit(name, needsPicture, work) {
+function onSubmit(name, work, { needsPicture = true, needsText = true } = {}) {
   if (!cards[name]) return;
   byId(`${name}-form`).addEventListener("submit", (event) => {
     event.preventDefault();
     if (needsPicture && !picture) cards[name].say("Choose a picture first.", true);
-    else if (!byId(`${name}-text`).value.trim()) cards[name].say("Write a text first.", true);
+    else if (needsText && !byId(`${name}-text`).value.trim()) cards[name].say("Write a text first.", true);
     else work();
   });
 }
 
-onSubmit("match", true, match);
-onSubmit("answer", true, answer);
-onSubmit("search", false, search);
+onSubmit("captions", caption, { needsText: false });
+onSubmit("match", match);
+onSubmit("answer", answer);
+onSubmit("search", search, { needsPicture: false });

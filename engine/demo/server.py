@@ -167,7 +167,7 @@ class DemoHandler(BaseHTTPRequestHandler):
         path, values = self._target()
         text, results = values.get("text", ""), self.server.results
         work: dict[str, Callable[[bytes], Any]] = {
-            "/captions": results.captions,
+            "/captions": lambda content: results.captions(content, values.get("prompt")),
             "/match": lambda content: results.match(content, text),
             "/answer": lambda content: results.answer(content, text),
             "/search": lambda _: results.search(text),
@@ -187,7 +187,7 @@ class DemoHandler(BaseHTTPRequestHandler):
         """The path, and the first value of each name in the query."""
         try:
             parts = urlsplit(self.path)
-            query = parse_qs(parts.query, max_num_fields=4)
+            query = parse_qs(parts.query, keep_blank_values=True, max_num_fields=4)
         except ValueError:
             raise Refused(400, NO_REQUEST) from None
         return parts.path, {name: values[0] for name, values in query.items()}

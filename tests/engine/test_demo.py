@@ -2,6 +2,7 @@
 
 import io
 import re
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -11,11 +12,14 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 import engine
-from engine.config import ConfigError
+from engine.config import ConfigError, EvaluateSection
 from engine.demo.config import DemoConfig
+from engine.demo.models import open_models
+from engine.demo.results import Results
 from engine.demo.run import opened
 from engine.demo.turn import Busy, Turn
 from engine.inference import LoadedBlip
@@ -69,9 +73,33 @@ def test_the_page_carries_all_it_needs(client: Client) -> None:
 
 def test_captions_are_the_models(client: Client, blip: LoadedBlip) -> None:
     found = client.post("/captions", picture(1)).json
-    assert found["best"] == blip.caption(picture(1), max_length=30)[0]
+    assert found["best"] == blip.caption(picture(1))[0]
     assert len(found["samples"]) == 3
     assert found["samples"] != client.post("/captions", picture(1)).json["samples"]
+
+
+def test_captions_begin_as_they_were_learnt(client: Client, world: Path, blip: LoadedBlip) -> None:
+    """A visitor's prompt comes first, then the command's, then that of the run's evaluation."""
+    plain, short = {"prompt": "", "min_length": 2, "max_length": 12}, {"prompt": "the red"}
+    expected = [blip.caption(picture(1), **how)[0] for how in (plain, plain | short)]
+    assert client.post("/captions?prompt=", picture(1)).json["best"] != expected[0]
+    run = world / "run"
+    shutil.copytree(world / "both", run)
+    settings = {"evaluate": plain | {"unknown": 1}}
+    (run / "config.yaml").write_text(yaml.safe_dump(settings))
+    config = DemoConfig(model=str(run), device="cpu", samples=0)
+    for given, best in [(config, expected[0]), (replace(config, prompt="the red"), expected[1])]:
+        models = open_models(given)
+        assert Results(given, models, None).captions(picture(1))["best"] == best
+    for text in ("just words", "- 1", "evaluate: 1", "evaluate: {prompt: 1}", "\0", "a: b: c"):
+        (run / "config.yaml").write_text(text)
+        assert open_models(config).style == EvaluateSection()
+
+
+def test_a_prompt_that_fills_the_caption_is_one_line(client: Client) -> None:
+    answer = client.post(f"/captions?prompt={'a%20' * 60}", picture(1))
+    assert answer.status == 400
+    assert "max_length is 20" in answer.error
 
 
 def test_scores_and_maps_are_the_models(client: Client, blip: LoadedBlip) -> None:

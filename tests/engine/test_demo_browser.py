@@ -152,17 +152,18 @@ def test_the_map_lies_over_the_picture_where_the_model_looks(
 
 def test_it_is_used_with_keys_alone(tab: Tab, world: Path) -> None:
     seen = []
-    for _ in range(9):
+    for _ in range(12):
         tab.key("Tab")
         at = "document.activeElement"
         seen.append(tab.value(f"{at}.id || {at}.innerText"))
-    fields = ["file", "match-text", "Match", "answer-text", "Ask", "search-text", "Search"]
-    assert [one for one in seen if one in fields][:7] == fields
+    texts = ["captions-text", "Caption", "match-text", "Match", "answer-text", "Ask"]
+    fields = ["file", *texts, "search-text", "Search"]
+    assert [one for one in seen if one in fields][:9] == fields
     # Where the focus is can be seen, also on the area to drop in.
     tab.value("document.getElementById('file').focus()")
     tab.key("Tab")
     outline = "getComputedStyle(document.getElementById('{}')).outlineStyle"
-    assert tab.value(outline.format("match-text")) == "solid"
+    assert tab.value(outline.format("captions-text")) == "solid"
     tab.choose("#file", world / "set" / "00.png")
     submit(tab, "match", "a red square")
     tab.wait(SHOWN.format("match"))

@@ -244,7 +244,7 @@ def test_slow_senders_are_left(client: Client, sent: str) -> None:
 def test_a_bug_is_told_in_the_terminal_alone(
     client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(_: bytes) -> None:
+    def fail(*_: object) -> None:
         raise RuntimeError("a secret of /home/somebody")
 
     server = DemoServer(client.server.config)
