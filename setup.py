@@ -16,7 +16,9 @@ setup(
     packages=find_packages(include=["engine*", "kernels*", "blip_model*", "launch*"]),
     package_data={
         "launch": ["recipes/*.yaml", "*.sh"],
-        "engine": ["report/*.html", "report/*.css", "report/*.js"],
+        "engine": [
+            f"{room}/*.{kind}" for room in ("demo", "report") for kind in ("html", "css", "js")
+        ],
     },
     install_requires=[
         "torch>=2.11,<2.14",

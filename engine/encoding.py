@@ -17,6 +17,8 @@ from engine.pictures import Picture, Pictures, given_pictures, view_batches
 from engine.progress import Progress
 
 ANSWERS = "answering decoder"
+# Of a text that count, as in training.
+MAX_WORDS = 30
 USES = {
     "text_encoder": "retrieve or score",
     "itm_head": "rank answers of dialogues",
@@ -100,7 +102,7 @@ class Encoding:
     def encode(
         self,
         texts: str | Iterable[str],
-        max_words: int = 30,
+        max_words: int = MAX_WORDS,
         max_tokens: int = 35,
         clean: Callable[[Any, int], str] = clean_caption,
     ) -> tuple[torch.Tensor, torch.Tensor]:

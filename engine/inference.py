@@ -12,11 +12,12 @@ from blip_model.generate import beam_search, nucleus
 from blip_model.pair_scores import matching_logits
 from blip_model.stored_products import store_products
 from engine.answering import Answerer
+from engine.attention_map import AttentionMap, attention_map
 from engine.config import ConfigError, ModelSection
 from engine.data.captions import clean_question
 from engine.data.tokenizer import open_tokenizer
 from engine.encoding import ANSWERS, Encoding
-from engine.pictures import Pictures, given_pictures, is_one
+from engine.pictures import Picture, Pictures, given_pictures, is_one
 from engine.progress import Progress
 from engine.runtime import choose_device
 from engine.weights import open_weights, start_from
@@ -161,6 +162,10 @@ class LoadedBlip(Encoding):
                 logits = matching_logits(self.model, part, part_mask, states, owned)
             found.append(logits.softmax(1)[:, 1])
         return torch.cat(found)
+
+    def attention_map(self, image: Picture, text: str, *, layer: int | None = None) -> AttentionMap:
+        """Where matching looks for each word; see `engine.attention_map`."""
+        return attention_map(self, image, text, layer)
 
     @torch.no_grad()
     def answer(

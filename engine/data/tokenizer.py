@@ -72,6 +72,23 @@ class Tokenizer:
         lengths = torch.tensor([len(row) for row in rows])
         return ids, (torch.arange(longest) < lengths[:, None]).long()
 
+    def words(self, text: str, max_tokens: int) -> list[tuple[str, list[int]]]:
+        """What stands between spaces in a text, each with the places of its tokens in `encode`'s
+        row; a word without a token is left out.
+
+        Args:
+            text: with single spaces.
+            max_tokens: longer texts are cut, as by `encode`.
+        """
+        self._pieces.enable_truncation(max_tokens)
+        encoding, places = self._pieces.encode(text), {}
+        for place, (start, end) in enumerate(encoding.offsets):
+            # Special tokens stand for no character.
+            if start < end:
+                places.setdefault(text.count(" ", 0, start), []).append(place)
+        words = text.split(" ")
+        return [(words[number], found) for number, found in places.items()]
+
     def decode(self, ids: torch.Tensor) -> list[str]:
         """[B, L] ids to texts, up to the first [SEP], without special tokens."""
         texts = []

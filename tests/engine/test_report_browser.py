@@ -2,7 +2,6 @@
 
 import http.server
 import re
-import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -15,19 +14,10 @@ from engine.capfilt.rule import SYNTHETIC, WEB, Candidate
 from engine.capfilt.table import Scored
 from engine.report import page
 from engine.report.page import ReportConfig
+from tests.browser import CHROMIUM, FLAGS, needs_chromium
 from tests.capfilt_folder import write_capfilt
 from tests.payloads import MARK, hostile_run, payloads
 from tests.report_run import Elements
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-    "--virtual-time-budget=4000",
-]
-needs_chromium = pytest.mark.skipif(
-    CHROMIUM is None, reason="needs Chromium (apt-get install chromium)"
-)
 
 
 @contextmanager
@@ -55,7 +45,8 @@ def canary() -> Iterator[tuple[str, list[str]]]:
 
 def dom_after(file: Path, profile: Path) -> str:
     """The document after Chromium has run what it runs."""
-    command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", "--dump-dom", file.as_uri()]
+    ends = ("--virtual-time-budget=4000", "--dump-dom", file.as_uri())
+    command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", *ends]
     return subprocess.run(command, capture_output=True, text=True, timeout=250).stdout
 
 
