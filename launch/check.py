@@ -84,11 +84,10 @@ def main() -> int:
 
         host, began = Host.read(), time.perf_counter()
         if isinstance(given, CheckCapFiltConfig):
-            findings += check_cleaning(_only(CapFiltConfig, given), host)
+            findings += check_cleaning(only(CapFiltConfig, given), host)
         else:
-            run = RunConfig if given.task == "pretrain" else FinetuneConfig
             ranks = given.ranks or int(os.environ.get("WORLD_SIZE", host.gpus or 1))
-            findings += check_training(_only(run, given), given.task, ranks, host)
+            findings += check_training(for_run(given), given.task, ranks, host)
     _say(findings, time.perf_counter() - began, as_json)
     return BAD_INPUT if any(found.severity == "error" for found in findings) else 0
 
@@ -110,8 +109,13 @@ def _task(words: Sequence[str]) -> str:
     return task
 
 
-def _only(kind: type, given: Any) -> Any:
-    """The run's own settings."""
+def for_run(given: CheckConfig) -> RunConfig:
+    """The configuration that the run itself would have."""
+    return only(RunConfig if given.task == "pretrain" else FinetuneConfig, given)
+
+
+def only(kind: type, given: Any) -> Any:
+    """The settings of a run alone, without what is asked of the check."""
     return kind(**{field.name: getattr(given, field.name) for field in fields(kind)})
 
 
@@ -124,7 +128,8 @@ def _say(findings: list[Finding], seconds: float, as_json: bool) -> None:
         return
     for finding in findings:
         print(finding)
-    said = ", ".join(f"{counts[kind]} {kind}s" for kind in ("error", "warning"))
+    kinds = ("error", "warning")
+    said = ", ".join(f"{counts[kind]} {kind}{'s' * (counts[kind] != 1)}" for kind in kinds)
     print(f"{said if findings else 'nothing wrong was found'} ({seconds:.1f} s)")
 
 

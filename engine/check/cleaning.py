@@ -1,6 +1,5 @@
 """Faults of a captioning-and-filtering run before it begins."""
 
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -9,6 +8,7 @@ from pathlib import Path
 from engine.capfilt.config import CapFiltConfig, to_dict
 from engine.capfilt.identity import of_settings, refuse_other
 from engine.capfilt.inputs import RemoteShard, name_shards
+from engine.check.folder import unwritable
 from engine.check.host import Host
 from engine.check.pairs import open_pairs
 from engine.check.samples import unusable
@@ -16,7 +16,7 @@ from engine.check.settings import secrets
 from engine.check.setup import Setup
 from engine.check.shards import spread
 from engine.check.weights import open_shapes, other_prompt
-from engine.config import ConfigError, DataSection, ModelSection, RunConfig
+from engine.config import ConfigError, DataSection, RunConfig
 from engine.data.tokenizer import open_tokenizer
 from engine.findings import Finding, error, refusals, warning
 from engine.remote.config import RemoteSection
@@ -116,14 +116,13 @@ def _fitting(run: Cleaning, name: str, part: str, found: Weights) -> Iterator[Fi
             f"{key} {longest}: {name} has {network.max_positions} positions; lower it",
         )
     size = config.model.image_size
-    if size is not None:
-        section = ModelSection(preset="base")
-        yield from refusals(
+    if size is not None and size % network.patch_size:
+        yield error(
             "image_size",
-            lambda: _resized(section, network.patch_size, size),
-            "set model.image_size to a multiple",
+            f"model.image_size {size} is not a multiple of the {network.patch_size} pixels of a "
+            f"patch of {name}: set model.image_size to {network.image_size}",
         )
-    if size is not None and size != network.image_size:
+    elif size is not None and size != network.image_size:
         yield warning(
             "positions_interpolated",
             f"{name} was trained on pictures of {network.image_size} pixels, model.image_size is "
@@ -131,21 +130,14 @@ def _fitting(run: Cleaning, name: str, part: str, found: Weights) -> Iterator[Fi
         )
 
 
-def _resized(section: ModelSection, patch: int, size: int) -> None:
-    if size % patch:
-        raise ConfigError(f"model.image_size {size} is not a multiple of patch_size {patch}")
-
-
 def folder(run: Cleaning) -> Iterator[Finding]:
     """The output folder: another run in it, or no permission."""
     config = run.config
-    yield from refusals(
-        "output_other_run", lambda: refuse_other(config, of_settings(config), whole=False)
-    )
-    place = Path(config.output_dir).absolute()
-    there = next(path for path in (place, *place.parents) if path.exists())
-    if there.is_dir() and not os.access(there, os.W_OK | os.X_OK):
-        yield error("output_unwritable", f"output_dir {place}: {there} cannot be written")
+    wrong = list(unwritable(config.output_dir))
+    yield from wrong
+    if not wrong:
+        ours = of_settings(config)
+        yield from refusals("output_other_run", lambda: refuse_other(config, ours, whole=False))
 
 
 def machine(run: Cleaning) -> Iterator[Finding]:

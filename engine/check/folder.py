@@ -18,8 +18,13 @@ from engine.training.run_folder import find_checkpoint
 
 
 def writable(setup: Setup) -> Iterator[Finding]:
-    """The folder, or the nearest one above it that is there."""
-    folder = Path(setup.config.output_dir)
+    """The run folder."""
+    yield from unwritable(setup.config.output_dir)
+
+
+def unwritable(output_dir: str) -> Iterator[Finding]:
+    """A folder that cannot be written or made, for the nearest one above it that is there."""
+    folder = Path(output_dir)
     if folder.exists() and not folder.is_dir():
         yield error("output_file", f"output_dir {folder} is a file: name a folder")
         return

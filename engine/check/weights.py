@@ -1,9 +1,8 @@
 """Faults of the weights that a run starts from, by their headers; small ones are hashed too."""
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
-
-import torch
 
 from engine import checkpoint
 from engine.check.setup import PRETRAIN, Setup
@@ -23,7 +22,7 @@ from engine.weights import (
 
 # Bytes of a checkpoint that are hashed: a second's worth.
 HASHED = 1 << 30
-ANOTHER = "give the weights of this network, or the preset and sizes of these"
+ANOTHER = "are they of this task and this preset?"
 
 
 def start(setup: Setup) -> Iterator[Finding]:
@@ -37,14 +36,14 @@ def start(setup: Setup) -> Iterator[Finding]:
         return
 
     def put() -> None:
-        with torch.device("meta"):
-            start_from(built.model, found)
-            if built.momentum is not None and setup.task != PRETRAIN:
-                start_momentum(built.momentum, found)
+        start_from(built.model, found)
+        if built.momentum is not None and setup.task != PRETRAIN:
+            start_momentum(built.momentum, found)
 
-    yield from refusals("checkpoint_other_network", put, ANOTHER)
+    unfit = list(_by_shapes("checkpoint_other_network", put))
+    yield from unfit
     ours, theirs = setup.network.image_size, found.config.image_size
-    if ours != theirs:
+    if ours != theirs and not unfit:
         yield warning(
             "positions_interpolated",
             f"model.checkpoint {place} was trained on pictures of {theirs} pixels, this run takes "
@@ -69,10 +68,15 @@ def towers(setup: Setup) -> Iterator[Finding]:
         if not place or (place != PACKAGED_TEXT and _is_far(place)):
             continue
         only = type(section)(**{**vars(section), **dict.fromkeys(given), name: place})
-        advice = f"set model.{name} to a file or folder of such weights"
-        yield from refusals(
-            f"model_{name}", lambda only=only: initialise(built.model, only), advice
-        )
+        yield from _by_shapes(f"model_{name}", lambda only=only: initialise(built.model, only))
+
+
+def _by_shapes(name: str, put: Callable[[], object]) -> list[Finding]:
+    """Put weights into modules that have shapes alone."""
+    with warnings.catch_warnings():
+        # PyTorch says of every tensor that nothing is copied, which is meant.
+        warnings.simplefilter("ignore")
+        return list(refusals(name, put, ANOTHER))
 
 
 def prompt(setup: Setup) -> Iterator[Finding]:
