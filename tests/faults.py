@@ -1,100 +1,13 @@
 """Faults that are planted into a good run, a finding each; FOLDER is where the run lies."""
 
-import fcntl
 import json
 from dataclasses import replace
-from pathlib import Path
 
-from blip_model import Blip
-from blip_model.config import preset
-from engine import checkpoint
-from engine.capfilt.config import CapFiltConfig
-from engine.capfilt.identity import of_settings
 from engine.data.index import index_path
-from tests.check_runs import HOST, Fault, flip, rewrite, save_run, write_json, write_list
+from tests import plants
+from tests.check_runs import HOST, Fault, rewrite, write_json
+from tests.plants import SHARD
 from tests.shards import caption, picture
-
-SHARD = "data/pairs_00001.tar"
-
-
-def cut(folder: Path) -> None:
-    """The end of a shard is missing."""
-    content = (folder / SHARD).read_bytes()
-    (folder / SHARD).write_bytes(content[:-2048])
-
-
-def damage_bytes(folder: Path) -> None:
-    """A bit of a picture is another one; the size is not."""
-    place = (folder / SHARD).read_bytes().index(b"\x89PNG")
-    flip(folder / SHARD, place + 100)
-
-
-def hold(folder: Path) -> object:
-    """Another process writes into the run folder."""
-    (folder / "run").mkdir()
-    lock = (folder / "run" / ".lock").open("w")
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    return lock
-
-
-def a_captioner(folder: Path) -> None:
-    """A run that learned captions behind another prompt."""
-    save_run(folder, "captioner", 1, task="caption", evaluate={"prompt": "a photo of "})
-
-
-def copy_pairs(folder: Path) -> None:
-    """A shard of the training pairs among the held-out ones."""
-    for name in ("pairs_00000.tar", "pairs_00000.tar.index"):
-        content = (folder / "data" / name).read_bytes()
-        (folder / "held_out" / name.replace("pairs", "more")).write_bytes(content)
-
-
-def bad_list(folder: Path) -> None:
-    write_list(folder, column="words")
-
-
-def list_without_pictures(folder: Path) -> None:
-    write_list(folder)
-    for path in (folder / "pictures").iterdir():
-        path.unlink()
-
-
-def same_pairs(folder: Path) -> None:
-    rewrite(folder, lambda n: caption(n % 16), lambda n: picture(n % 16))
-
-
-def settings_only(folder: Path) -> None:
-    """A run that has saved nothing but its settings."""
-    config = save_run(folder, "run", 1)
-    for path in (folder / "run" / "checkpoints").rglob("*"):
-        if path.is_file():
-            path.unlink()
-    (folder / "run" / "checkpoints" / "step_00000001").rmdir()
-    replace(config, seed=5).save(folder / "run" / "config.yaml")
-
-
-def run_with(step: int, **changes: object):
-    return lambda folder: save_run(folder, "run", step, **changes)
-
-
-def a_scorer(folder: Path) -> None:
-    """Weights without a decoder."""
-    scorer = Blip(preset("tiny"), text_decoder=False)
-    facts = {"network": vars(scorer.config)}
-    checkpoint.write_as(folder / "scorer", 0, {"model": scorer.state_dict()}, facts)
-
-
-def cleaned_with_seed_5(folder: Path) -> None:
-    """What a captioning-and-filtering run of another seed leaves first."""
-    (folder / "clean").mkdir()
-    identity = of_settings(CapFiltConfig(seed=5)) | {"weights": {"captioner": "a", "filter": "b"}}
-    (folder / "clean" / "run.json").write_text(json.dumps(identity))
-
-
-def rotten(folder: Path) -> None:
-    place = folder / "tiny" / "model.safetensors"
-    flip(place, place.stat().st_size - 10)
-
 
 DATA = [
     Fault("data_missing", "error", "set data.train to shards", "--data.train FOLDER/nowhere"),
@@ -108,7 +21,7 @@ DATA = [
         lambda folder: (folder / "empty").mkdir(),
     ),
     Fault("data_missing", "error", "set data.eval to", "--data.eval FOLDER/nowhere"),
-    Fault("shard_damaged", "error", "fetch it again", plant=cut),
+    Fault("shard_damaged", "error", "fetch it again", plant=plants.cut),
     Fault(
         "shard_damaged",
         "error",
@@ -127,7 +40,7 @@ DATA = [
         "launch/pack.py index",
         plant=lambda folder: index_path(folder / SHARD).unlink(),
     ),
-    Fault("sample_damaged", "error", "pack.py verify names every", plant=damage_bytes),
+    Fault("sample_damaged", "error", "pack.py verify names every", plant=plants.damage_bytes),
     Fault(
         "sample_wrong_format",
         "error",
@@ -161,14 +74,14 @@ DATA = [
             folder, lambda n: caption(n) if n % 4 == 0 else "Image unavailable", picture
         ),
     ),
-    Fault("pairs_repeated", "warning", "leave them out", plant=same_pairs),
-    Fault("eval_shared", "error", "take them out of one", plant=copy_pairs),
+    Fault("pairs_repeated", "warning", "leave them out", plant=plants.same_pairs),
+    Fault("eval_shared", "error", "take them out of one", plant=plants.copy_pairs),
     Fault(
         "list",
         "error",
         "no column of captions (caption",
         "--data.train FOLDER/pairs.csv --data.image_root FOLDER/pictures",
-        bad_list,
+        plants.bad_list,
     ),
     Fault(
         "image_root",
@@ -181,7 +94,7 @@ DATA = [
         "error",
         "is data.image_root the folder",
         "--data.train FOLDER/pairs.csv --data.image_root FOLDER/pictures",
-        list_without_pictures,
+        plants.list_without_pictures,
     ),
     Fault("max_words", "warning", "raise it", "--data.max_words 3"),
     Fault("max_tokens", "warning", "keeps 95 %", "--data.max_tokens 6"),
@@ -218,7 +131,13 @@ WEIGHTS = [
     Fault(
         "checkpoint_other_network", "error", "choose the preset", "--model.checkpoint FOLDER/wide"
     ),
-    Fault("checkpoint_damaged", "error", "copy it again", "--model.checkpoint FOLDER/tiny", rotten),
+    Fault(
+        "checkpoint_damaged",
+        "error",
+        "copy it again",
+        "--model.checkpoint FOLDER/tiny",
+        plants.rotten,
+    ),
     Fault(
         "checkpoint_unreadable",
         "error",
@@ -239,7 +158,7 @@ WEIGHTS = [
         "warning",
         "set it to 'a photo of '",
         "--task caption --model.checkpoint FOLDER/captioner",
-        a_captioner,
+        plants.a_captioner,
     ),
     Fault("model_init_vision", "error", "no such file", "--model.init_vision FOLDER/vit.pth"),
 ]
@@ -251,11 +170,11 @@ FOLDER = [
         "name a folder",
         plant=lambda folder: (folder / "run").write_text("mine"),
     ),
-    Fault("output_in_use", "error", "wait for it", plant=hold),
-    Fault("output_taken", "error", "choose another", "--resume none", run_with(1)),
-    Fault("output_other_run", "error", "(seed 5 -> 0)", plant=run_with(1, seed=5)),
-    Fault("output_other_run", "error", "(seed 5 -> 0)", plant=settings_only),
-    Fault("output_other_data", "error", "give the same pairs", plant=run_with(1)),
+    Fault("output_in_use", "error", "wait for it", plant=plants.hold),
+    Fault("output_taken", "error", "choose another", "--resume none", plants.run_with(1)),
+    Fault("output_other_run", "error", "(seed 5 -> 0)", plant=plants.run_with(1, seed=5)),
+    Fault("output_other_run", "error", "(seed 5 -> 0)", plant=plants.settings_only),
+    Fault("output_other_data", "error", "give the same pairs", plant=plants.run_with(1)),
     Fault("resume", "error", "give its folder", "--resume FOLDER/nowhere"),
     Fault(
         "disk",
@@ -310,8 +229,8 @@ MACHINE = [
 CLEANING = [
     Fault("data_missing", "error", "no such file or folder", "--data.train FOLDER/nowhere"),
     Fault("data_missing", "error", "set data.train to tar shards", "--data.train="),
-    Fault("shard_damaged", "error", "fetch it again", plant=cut),
-    Fault("sample_damaged", "error", "pack.py verify names every", plant=damage_bytes),
+    Fault("shard_damaged", "error", "fetch it again", plant=plants.cut),
+    Fault("sample_damaged", "error", "pack.py verify names every", plant=plants.damage_bytes),
     Fault(
         "url_unreachable",
         "error",
@@ -320,10 +239,20 @@ CLEANING = [
     ),
     Fault("weights", "error", "set --filter to", "--filter null"),
     Fault("checkpoint_missing", "error", "give a run folder", "--captioner FOLDER/nowhere"),
-    Fault("weights_other_task", "error", "give a captioner", "--captioner FOLDER/scorer", a_scorer),
+    Fault(
+        "weights_other_task",
+        "error",
+        "give a captioner",
+        "--captioner FOLDER/scorer",
+        plants.a_scorer,
+    ),
     Fault("positions", "error", "lower it", "--caption.max_length 65"),
     Fault(
-        "prompt", "warning", "set it to 'a photo of '", "--captioner FOLDER/captioner", a_captioner
+        "prompt",
+        "warning",
+        "set it to 'a photo of '",
+        "--captioner FOLDER/captioner",
+        plants.a_captioner,
     ),
     Fault("image_size", "error", "set model.image_size", "--model.image_size 30"),
     Fault(
@@ -332,7 +261,7 @@ CLEANING = [
         "name a folder",
         plant=lambda folder: (folder / "clean").write_text("mine"),
     ),
-    Fault("output_other_run", "error", "(seed 5 -> 0)", plant=cleaned_with_seed_5),
+    Fault("output_other_run", "error", "(seed 5 -> 0)", plant=plants.cleaned_with_seed_5),
     Fault(
         "from_table",
         "error",

@@ -120,7 +120,7 @@ def _fitting(run: Cleaning, name: str, part: str, found: Weights) -> Iterator[Fi
         yield error(
             "image_size",
             f"model.image_size {size} is not a multiple of the {network.patch_size} pixels of a "
-            f"patch of {name}: set model.image_size to {network.image_size}",
+            f"patch of these weights: set model.image_size to {network.image_size}",
         )
     elif size is not None and size != network.image_size:
         yield warning(

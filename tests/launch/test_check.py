@@ -22,7 +22,8 @@ from launch.check import CheckCapFiltConfig, only
 from launch.cli import parse
 from tests.check_runs import HOST, config_of, look, make_good, write_pairs
 from tests.commands import call, contents
-from tests.faults import CLEANING, FAULTS, Fault, cut, described, hold
+from tests.faults import CLEANING, FAULTS, Fault, described
+from tests.plants import cut, hold
 
 
 @pytest.fixture(scope="module")
