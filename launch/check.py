@@ -28,8 +28,12 @@ EXAMPLES = """
   python launch/check.py --config launch/recipes/finetune_captioner.yaml --ranks 8 \\
     --model.checkpoint runs/base_14m --data.train coco_karpathy_train.json \\
     --data.image_root coco --output_dir runs/captioner
-  python launch/check.py --task capfilt --config launch/recipes/capfilt.yaml --json \\
+  python launch/check.py --task capfilt --help
+"""
+CAPFILT_EXAMPLES = """
+  python launch/check.py --task capfilt --config launch/recipes/capfilt.yaml \\
     --data.train 'shards/{00000..01399}.tar' --captioner runs/captioner --filter runs/filter
+  python launch/check.py --task capfilt --config runs/clean/config.yaml --json
 """
 DESCRIPTION = (
     "Find what would fail or waste a run, all of it at once and in seconds: the flags are the "
@@ -73,7 +77,8 @@ def main() -> int:
     """Look over, and print what was found; 2 where there is an error."""
     words = ["--json=true" if word == "--json" else word for word in sys.argv[1:]]
     kind = CheckCapFiltConfig if _task(words) == "capfilt" else CheckConfig
-    given, mistakes = parse_on(kind, words, description=DESCRIPTION, examples=EXAMPLES)
+    examples = CAPFILT_EXAMPLES if kind is CheckCapFiltConfig else EXAMPLES
+    given, mistakes = parse_on(kind, words, description=DESCRIPTION, examples=examples)
     findings = [error("config", line) for line in mistakes]
     as_json = given.json if given else "--json=true" in words
     # Imported late: help and configuration errors need no torch.

@@ -10,6 +10,7 @@ import xxhash
 from engine.check.shards import look_at_shards, spread
 from engine.config import ConfigError
 from engine.data.annotations import Annotations
+from engine.data.kept_texts import SHARDS, is_cleaned
 from engine.data.open_source import Joined, expand, open_source
 from engine.data.shards import Shards
 from engine.data.source import RawSample, Source
@@ -21,6 +22,8 @@ SAMPLES = 64
 # Bytes and rows: longer lists take longer to go through than a check may.
 LONGEST_LIST = 1 << 30
 LONGEST_NAMES = 2_000_000
+# Shards of a captioning-and-filtering output that are opened with their tables.
+MOST_CLEANED = 64
 PAIR_TASKS = ("pretrain", "caption", "retrieval")
 
 
@@ -110,6 +113,7 @@ def open_pairs(
         except ConfigError as problem:
             advice = f"set {key} to shards, a folder of them, or a list of pairs"
             findings.append(error("data_missing", f"{key} {problem}; {advice}"))
+    paths = [shard for path in paths for shard in _of_large(path)]
     tars = [path for path in paths if path.suffix == ".tar"]
     looked = look_at_shards(key, tars) if tars else None
     parts: list[Source] = [looked.shards] if looked and len(looked.shards) else []
@@ -148,6 +152,14 @@ def _open_list(
 
 def _sample(source: Source) -> tuple[RawSample, ...]:
     return tuple(source.read(number) for number in spread(range(len(source)), SAMPLES))
+
+
+def _of_large(path: Path) -> list[Path]:
+    """The shards of a cleaned set that is too large to be opened, whose pictures then count."""
+    if path.suffix != ".tar" and is_cleaned(path):
+        tars = sorted((path / SHARDS).glob("*.tar"))
+        return tars if len(tars) > MOST_CLEANED else [path]
+    return [path]
 
 
 def _refuse_url(spec: str) -> None:

@@ -1,7 +1,9 @@
 """`check.py`: every planted fault is found with what to do, all at once; a good run has none."""
 
 import json
+import resource
 import shutil
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 
 from engine.capfilt.config import CapFiltConfig
 from engine.check import shards
+from engine.check.host import Host
 from engine.check.pairs import SAMPLES
 from engine.check.run import check_cleaning
 from engine.check.shards import FOOTERS, OPENED, look_at_shards
@@ -17,6 +20,7 @@ from engine.data.index import read_index
 from engine.data.shards import Shards
 from engine.data.source import RawSample
 from engine.findings import Finding
+from engine.machine import cores, memory_bytes
 from launch import check
 from launch.check import CheckCapFiltConfig, only
 from launch.cli import parse
@@ -218,6 +222,27 @@ def test_many_damaged_shards_are_few_lines(tmp_path: Path) -> None:
     found = look_at_shards("data.train", sorted(folder.glob("*.tar"))).findings
     assert len(found) == shards.NAMED + 1
     assert "5 more shards" in found[-1].line
+
+
+def test_the_limits_of_this_machine_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.create_server(("", 0)) as server:
+        monkeypatch.setenv("MASTER_PORT", str(server.getsockname()[1]))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (300, hard))
+        host = Host.read()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert (host.open_files, host.port_free, host.deepspeed) == (300, False, True)
+    assert 1 <= host.cores <= cores()
+    assert 0 < host.memory <= memory_bytes()
+    assert Host.read().port_free
+
+
+def test_help_of_a_cleaning_shows_its_own_flags() -> None:
+    done = call(check.main, "--task", "capfilt", "--help")
+    assert (done.code, done.err) == (0, "")
+    usage, _, examples = done.out.partition("examples:\n")
+    assert "--rule.itm_threshold" in usage
+    assert "--task capfilt" in examples
 
 
 def test_gpus_and_machines_beyond_this_one(good: Path) -> None:
