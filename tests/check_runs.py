@@ -102,13 +102,18 @@ def save_run(folder: Path, name: str, step: int, **changes: Any) -> RunConfig:
     return config
 
 
-def rewrite(folder: Path, texts: Callable[[int], str], image: Callable[[int], bytes]) -> None:
+def rewrite(
+    folder: Path,
+    texts: Callable[[int], str],
+    image: Callable[[int], bytes],
+    uid: Callable[[int], str] = lambda n: f"train-{n}",
+) -> None:
     """Other captions and pictures in the shards of `data`."""
     for path in (folder / "data").iterdir():
         path.unlink()
     with ShardWriter(folder / "data", "pairs", 16) as writer:
         for number in range(32):
-            writer.add(f"{number:05d}", image(number), "png", texts(number), {"uid": f"t{number}"})
+            writer.add(f"{number:05d}", image(number), "png", texts(number), {"uid": uid(number)})
 
 
 def write_list(folder: Path, column: str = "caption", **changes: Any) -> str:

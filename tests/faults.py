@@ -74,6 +74,7 @@ DATA = [
             folder, lambda n: caption(n) if n % 4 == 0 else "Image unavailable", picture
         ),
     ),
+    Fault("uid_repeated", "warning", "give each its own", plant=plants.same_names),
     Fault("pairs_repeated", "warning", "leave them out", plant=plants.same_pairs),
     Fault("eval_shared", "error", "take them out of one", plant=plants.copy_pairs),
     Fault(

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from blip_model.config import preset
 from engine import checkpoint
 from engine.capfilt.config import CapFiltConfig
 from engine.capfilt.identity import of_settings
+from engine.data.index import build_index, store_index
+from engine.data.shards import add_members
 from tests.check_runs import flip, rewrite, save_run, write_list
 from tests.shards import caption, picture
 
@@ -56,6 +59,28 @@ def list_without_pictures(folder: Path) -> None:
     write_list(folder)
     for path in (folder / "pictures").iterdir():
         path.unlink()
+
+
+def strange_members(folder: Path) -> None:
+    """Pictures that are called .picture, with captions."""
+    rename_members(folder, "png", "picture")
+
+
+def rename_members(folder: Path, old: str, new: str) -> None:
+    """Other endings in the shards of `data`."""
+    for path in (folder / "data").iterdir():
+        if path.suffix == ".tar":
+            with tarfile.open(path) as tar:
+                members = [(member.name, tar.extractfile(member).read()) for member in tar]
+            with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+                for name, content in members:
+                    key, _, ending = name.partition(".")
+                    add_members(tar, key, [(new if ending == old else ending, content)])
+            store_index(build_index(path))
+
+
+def same_names(folder: Path) -> None:
+    rewrite(folder, caption, picture, lambda n: f"t{n % 31}")
 
 
 def same_pairs(folder: Path) -> None:

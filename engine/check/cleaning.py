@@ -145,8 +145,8 @@ def machine(run: Cleaning) -> Iterator[Finding]:
     config, host = run.config, run.host
     yield from refusals("device", lambda: choose_device(config.device))
     if config.precision == "bf16" and not host.bf16:
-        yield warning("bf16", "precision bf16: this machine has no instructions for it; set it to "
-                      "fp32")  # fmt: skip
+        mend = "set precision to fp32"
+        yield warning("bf16", f"precision bf16: this machine has no instructions for it; {mend}")
     yield from secrets(to_dict(config))
 
 

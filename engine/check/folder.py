@@ -25,14 +25,14 @@ def writable(setup: Setup) -> Iterator[Finding]:
 def unwritable(output_dir: str) -> Iterator[Finding]:
     """A folder that cannot be written or made, for the nearest one above it that is there."""
     folder = Path(output_dir)
-    if folder.exists() and not folder.is_dir():
+    if os.path.isfile(folder):
         yield error("output_file", f"output_dir {folder} is a file: name a folder")
         return
     there = _existing(folder)
     if not there.is_dir():
         line = f"output_dir {folder}: {there} is a file: name a folder below another one"
         yield error("output_file", line)
-    elif not os.access(there, os.W_OK | os.X_OK):
+    elif not os.access(there, os.W_OK | os.X_OK, effective_ids=True):
         line = f"output_dir {folder}: {there} cannot be written: choose another, or its rights"
         yield error("output_unwritable", line)
 
@@ -146,7 +146,7 @@ def _saves(setup: Setup) -> int:
 
 def _existing(folder: Path) -> Path:
     folder = folder.absolute()
-    return next(path for path in (folder, *folder.parents) if path.exists())
+    return next(path for path in (folder, *folder.parents) if os.path.exists(path))
 
 
 def _is_held(folder: Path) -> bool:

@@ -128,8 +128,8 @@ def extras(setup: Setup) -> Iterator[Finding]:
     if setup.config.evaluate.meteor:
         yield from refusals("meteor", find_meteor)
     if setup.config.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        yield error("tensorboard", "tensorboard is not installed: pip install tensorboard, or set "
-                    "tensorboard to false")  # fmt: skip
+        mend = "pip install tensorboard, or set tensorboard to false"
+        yield error("tensorboard", f"tensorboard is not installed: {mend}")
 
 
 CHECKS = (device, memory, workers, ranks, extras)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from engine.check.shards import look_at_shards, spread
+from engine.check.shards import look_at_shards, member_endings, spread
 from engine.config import ConfigError
 from engine.data.annotations import Annotations
 from engine.data.kept_texts import SHARDS, is_cleaned
@@ -66,6 +66,12 @@ class Pairs:
         ]
         return np.concatenate([np.zeros(0, np.uint64), *known])
 
+    def repeated_names(self) -> int:
+        """How many pairs of opened shards have the name of another one."""
+        parts = [part for part in _parts(self.source) if isinstance(part, Shards)]
+        indexes = [index for part in parts for index in part.indexes]
+        return sum(map(len, indexes)) - len({uid for i in indexes for uid in i.uids.to_pylist()})
+
     def names(self) -> set[str]:
         """Stable names of pairs that are known: those of opened shards whose JSON gives a name.
 
@@ -118,7 +124,7 @@ def open_pairs(
     looked = look_at_shards(key, tars) if tars else None
     parts: list[Source] = [looked.shards] if looked and len(looked.shards) else []
     if looked:
-        findings += looked.findings
+        findings += looked.findings or _strange_members(key, looked.shards)
     for path in (path for path in paths if path.suffix != ".tar"):
         try:
             _refuse_length(key, path)
@@ -148,6 +154,20 @@ def _open_list(
         return None, [*findings, error("list", f"{key}: {problem}")]
     pairs = Pairs(key, source, len(source), _sample(source), 0, source.fingerprint)
     return pairs, findings
+
+
+def _strange_members(key: str, shards: Shards) -> list[Finding]:
+    """Shards whose members have other endings than those that are read."""
+    for kind, wanted in (("image", "jpg, png or webp"), ("txt", "txt, or a caption in json")):
+        stored = sum(int((index.places[kind][:, 1] >= 0).sum()) for index in shards.indexes)
+        in_json = kind == "txt" and any((i.places["json"][:, 1] >= 0).any() for i in shards.indexes)
+        if stored or in_json or not shards.indexes:
+            continue
+        path = shards.indexes[0].path
+        endings = ", ".join(member_endings(path)) or "none"
+        line = f"{key}: no member of {path} ends in {wanted}; found: {endings}; name them so"
+        return [error("member_names", line)]
+    return []
 
 
 def _sample(source: Source) -> tuple[RawSample, ...]:

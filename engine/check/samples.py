@@ -40,8 +40,8 @@ def unusable(setup: Setup) -> Iterator[Finding]:
             if reason:
                 reasons[reason] += 1
                 first.setdefault(reason, raw.key)
+        share = sum(reasons.values()) / len(pairs.samples)
         for reason, count in reasons.items():
-            share = count / len(pairs.samples)
             serious = reason in DAMAGE or share > setup.config.data.max_bad_fraction
             kind = "sample_damaged" if reason in DAMAGE else f"sample_{reason}"
             line = (
@@ -138,12 +138,24 @@ def cut_captions(setup: Setup) -> Iterator[Finding]:
 def repeats(setup: Setup) -> Iterator[Finding]:
     """Pairs that are there more than once, byte for byte."""
     hashes = setup.train.pair_hashes() if setup.train else np.zeros(0, np.uint64)
+    hashes = hashes[hashes != 0]
     more = len(hashes) - len(np.unique(hashes))
     if more > REPEATS * len(hashes):
         yield warning(
             "pairs_repeated",
             f"data.train: {more} of {len(hashes)} pairs are exact repeats: they meet themselves as "
             "negatives; leave them out",
+        )
+
+
+def repeated_names(setup: Setup) -> Iterator[Finding]:
+    """Pairs of one name: sampled captions, ledgers and purges go by names."""
+    more = setup.train.repeated_names() if setup.train else 0
+    if more:
+        yield warning(
+            "uid_repeated",
+            f"data.train: {more} pairs have the uid of another pair: nothing by uid tells them "
+            "apart; give each its own when the shards are written",
         )
 
 
@@ -170,4 +182,4 @@ def shared_with_evaluation(setup: Setup) -> Iterator[Finding]:
             return
 
 
-CHECKS = (unusable, same_caption, cut_captions, repeats, shared_with_evaluation)
+CHECKS = (unusable, same_caption, cut_captions, repeats, repeated_names, shared_with_evaluation)

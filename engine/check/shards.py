@@ -5,8 +5,10 @@ samples there are and for which size of the shard.
 """
 
 import json
+import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,7 +21,7 @@ from engine.findings import Finding, error, warning
 OPENED, FOOTERS = 16, 2048
 # Bytes of shards without an index that are read through to make one in memory.
 READ_THROUGH = 256 << 20
-NAMED = 5
+NAMED, MEMBERS_LOOKED_AT = 5, 32
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,18 @@ def spread(items: Sequence, most: int) -> list:
     if len(items) <= most:
         return list(items)
     return [items[number * (len(items) - 1) // (most - 1)] for number in range(most)]
+
+
+def member_endings(shard: Path) -> list[str]:
+    """Endings of a shard's first members, `jpg` or `image.jpg`; what cannot be read has none."""
+    found: dict[str, None] = {}
+    try:
+        with tarfile.open(shard) as tar:
+            for member in islice(tar, MEMBERS_LOOKED_AT):
+                found[member.name.rpartition("/")[2].partition(".")[2]] = None
+    except (OSError, tarfile.TarError):
+        return []
+    return list(found)
 
 
 def _stated(shard: Path) -> int:

@@ -157,8 +157,8 @@ def _disk(facts: Facts, found: Facts) -> Iterator[Finding]:
 def _required(facts: Facts, found: Facts) -> Iterator[Finding]:
     for name, package in facts.items():
         if package["version"] is None:
-            yield error("package_missing", f"{name} is not installed: pip install "
-                        f"'{name}{package['asked']}'")  # fmt: skip
+            mend = f"pip install '{name}{package['asked']}'"
+            yield error("package_missing", f"{name} is not installed: {mend}")
         elif not package["fits"]:
             yield warning(
                 "package_version",
@@ -176,8 +176,9 @@ def _optional(facts: Facts, found: Facts) -> Iterator[Finding]:
             "model.vocabulary in every run",
         )
     if gpu and not facts["triton"]["active"]:
-        yield warning("triton_missing", "Triton is not installed, the fused kernels do not run: "
-                      "pip install triton")  # fmt: skip
+        mend = "pip install triton"
+        line = f"Triton is not installed, the fused kernels do not run: {mend}"
+        yield warning("triton_missing", line)
     if gpu and not facts["C++ compiler"]["active"]:
         yield warning(
             "compiler",

@@ -1,6 +1,7 @@
 """`check.py`: every planted fault is found with what to do, all at once; a good run has none."""
 
 import json
+import os
 import resource
 import shutil
 import socket
@@ -12,6 +13,7 @@ import pytest
 
 from engine.capfilt.config import CapFiltConfig
 from engine.check import shards
+from engine.check.folder import unwritable
 from engine.check.host import Host
 from engine.check.pairs import SAMPLES
 from engine.check.run import check_cleaning
@@ -19,6 +21,7 @@ from engine.check.shards import FOOTERS, OPENED, look_at_shards
 from engine.data.index import read_index
 from engine.data.shards import Shards
 from engine.data.source import RawSample
+from engine.doctor.isolated import isolated
 from engine.findings import Finding
 from engine.machine import cores, memory_bytes
 from launch import check
@@ -27,7 +30,7 @@ from launch.cli import parse
 from tests.check_runs import HOST, config_of, look, make_good, write_pairs
 from tests.commands import call, contents
 from tests.faults import CLEANING, FAULTS, Fault, described
-from tests.plants import cut, hold
+from tests.plants import cut, hold, strange_members
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +86,31 @@ def only_finding(fault: Fault, found: list[Finding]) -> None:
     assert [(one.severity, one.name) for one in found] == [(fault.severity, fault.name)], found
     assert fault.advice in found[0].line
     assert "\n" not in str(found[0])
+
+
+def test_members_of_other_names_are_listed(place: Path) -> None:
+    strange_members(place)
+    found = [one for one in look(place) if one.name == "member_names"]
+    assert len(found) == 1
+    assert "ends in jpg, png or webp; found: picture, txt, json" in found[0].line
+
+
+def test_what_meteor_needs_is_said(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(place))
+    (finding,) = look(place, "--evaluate.meteor", "true")
+    assert (finding.severity, finding.name) == ("error", "meteor")
+    assert "evaluate.meteor needs Java: install it" in finding.line
+
+
+def test_a_folder_that_may_not_be_written_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o555)
+
+    def as_nobody() -> list[str]:
+        if os.geteuid() == 0:
+            os.setuid(65534)
+        return [finding.name for finding in unwritable(str(tmp_path / "closed" / "run"))]
+
+    assert isolated(as_nobody, 60).facts == ["output_unwritable"]
 
 
 def test_more_than_thirty_kinds_of_faults_are_planted() -> None:
