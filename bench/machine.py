@@ -1,6 +1,5 @@
 """Where figures were measured: what somebody needs to know to compare them."""
 
-import importlib.metadata
 import os
 import platform
 import re
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from engine.machine import cores, cpu_flags, multiplies_bf16, processor, version
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = (
@@ -22,24 +23,20 @@ PACKAGES = (
     "liger-kernel",
     "cut-cross-entropy",
 )
-# Which instructions matrix products can use; bf16 is only fast with the last ones.
-FLAGS = ("avx2", "fma", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "bf16")
-BF16 = ("avx512_bf16", "amx_bf16", "bf16")
 
 
 def machine(device: torch.device) -> dict[str, Any]:
     """Processor, memory, GPU, versions, and how busy the machine was when the run began."""
-    text = _read("/proc/cpuinfo")
     facts: dict[str, Any] = {
-        "cpu": _named(text, "model name") or platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cpu": processor(),
+        "cores": cores(),
         "cpu_flags": cpu_flags(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "threads": torch.get_num_threads(),
         "load_before": round(os.getloadavg()[0], 2),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: version(name) for name in PACKAGES},
     }
     if device.type == "cuda":
         facts |= {
@@ -51,18 +48,11 @@ def machine(device: torch.device) -> dict[str, Any]:
     return facts
 
 
-def cpu_flags() -> list[str]:
-    """Those of `FLAGS` that this processor has."""
-    text = _read("/proc/cpuinfo")
-    there = (_named(text, "flags") or _named(text, "Features") or "").split()
-    return [flag for flag in FLAGS if flag in there]
-
-
 def has_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 by instructions of its own."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return any(flag in cpu_flags() for flag in BF16)
+    return multiplies_bf16()
 
 
 def hardware_slug(facts: dict[str, Any]) -> str:
@@ -100,22 +90,3 @@ def _gpu_state() -> str:
 def _run(*command: str) -> str:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=30)
     return done.stdout.strip()
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-
-
-def _named(text: str, name: str) -> str | None:
-    found = re.search(rf"^{name}\s*:\s*(.+)$", text, re.MULTILINE)
-    return found[1].strip() if found else None
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None

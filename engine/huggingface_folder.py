@@ -6,6 +6,7 @@ lies beside in a file that transformers does not look at, so nothing is lost on 
 """
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,25 @@ from engine.weight_files import CONFIG, read_tensors, written_whole
 RETRIEVAL, TRAINING = "retrieval", "blip_training.safetensors"
 
 
-def read_folder(folder: Path) -> tuple[dict[str, torch.Tensor], BlipConfig | None]:
+def read_folder(
+    folder: Path, *, shapes_only: bool = False
+) -> tuple[dict[str, torch.Tensor], BlipConfig | None]:
     """Weights in our names and the sizes that config.json says, None where there is none.
+
+    Args:
+        folder: or a file of weights in it.
+        shapes_only: as in `read_tensors`.
 
     Raises:
         CheckpointError: not readable, or no BLIP configuration.
         ValueError: tied weights that differ.
     """
-    weights = from_huggingface(read_tensors(folder))
+    read = partial(read_tensors, shapes_only=shapes_only)
+    weights = from_huggingface(read(folder))
     if folder.is_dir() and (folder / RETRIEVAL).is_dir():
-        weights |= from_huggingface(read_tensors(folder / RETRIEVAL))
+        weights |= from_huggingface(read(folder / RETRIEVAL))
     if folder.is_dir() and (folder / TRAINING).is_file():
-        weights |= read_tensors(folder / TRAINING)
+        weights |= read(folder / TRAINING)
     config = folder / CONFIG if folder.is_dir() else folder.with_name(CONFIG)
     return weights, _read_config(config) if config.is_file() else None
 

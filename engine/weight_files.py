@@ -5,11 +5,12 @@ import json
 import os
 import re
 import shutil
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from engine import checkpoint
@@ -45,12 +46,19 @@ def is_checkpoint(path: Path) -> bool:
     return (path / checkpoint.MANIFEST).is_file() or (path / checkpoint.STATE).is_file()
 
 
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+def read_tensors(path: Path, *, shapes_only: bool = False) -> dict[str, torch.Tensor]:
     """Named tensors of a file, of a folder with one, or of a checkpoint; executes nothing.
+
+    Args:
+        path: of any of them.
+        shapes_only: read headers; tensors have the shapes of what is stored, and zeros in them or
+            what is read when it is asked for. A checkpoint's files are not hashed then.
 
     Raises:
         CheckpointError: no weights, not readable, or more than tensors in it.
     """
+    if is_checkpoint(path) and shapes_only:
+        return read_tensors(path / "model.safetensors", shapes_only=True)
     if is_checkpoint(path):
         return checkpoint.read(path, only=("model",)).tensors.get("model", {})
     if path.is_dir():
@@ -59,11 +67,13 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
             raise CheckpointError(f"{path}: no weights in it ({', '.join(WEIGHT_FILES)})")
         path = path / name
     if path.name.endswith(".index.json"):
-        return {k: v for shard in _shards(path) for k, v in read_tensors(shard).items()}
+        shards = (read_tensors(shard, shapes_only=shapes_only) for shard in _shards(path))
+        return {name: tensor for shard in shards for name, tensor in shard.items()}
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+            return _shapes(path) if shapes_only else load_file(path)
+        mapped = shapes_only and zipfile.is_zipfile(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not readable: {' '.join(str(error).split())}") from None
     except Exception:  # noqa: BLE001 - unpickling refuses hostile files in many ways
@@ -77,6 +87,13 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     if not named or not loaded:
         raise CheckpointError(f"{path}: holds no named tensors")
     return dict(loaded)
+
+
+def _shapes(path: Path) -> dict[str, torch.Tensor]:
+    """What the header says of each tensor; one zero stands for all of its values."""
+    with safe_open(path, "pt") as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    return {name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}
 
 
 def _is_complete(file: Path) -> bool:

@@ -81,12 +81,13 @@ def account(section: ModelSection, loaded: Loaded) -> str:
     return line
 
 
-def open_weights(place: str, **known: Any) -> Weights:
+def open_weights(place: str, *, shapes_only: bool = False, **known: Any) -> Weights:
     """Open BLIP weights of any kind; never executes anything from them.
 
     Args:
         place: run folder or checkpoint of ours, original .pth, .safetensors, Hugging Face folder,
             or hub name.
+        shapes_only: look at names and shapes alone, as in `read_tensors`.
         known: fields of the configuration that shapes do not tell (heads), None for unknown ones.
 
     Raises:
@@ -95,14 +96,15 @@ def open_weights(place: str, **known: Any) -> Weights:
     path = locate(place)
     try:
         if is_checkpoint(path):
-            checkpoint = read(path, only=("model",))
+            checkpoint = read(path, only=() if shapes_only else ("model",))
             raw, origin = checkpoint.tensors.get("model", {}), "ours"
+            raw = read_tensors(path, shapes_only=True) if shapes_only else raw
             tensors, config = from_original(raw), _saved_config(checkpoint.state)
         else:
-            raw = read_tensors(path)
+            raw = read_tensors(path, shapes_only=shapes_only)
             if any(name.startswith("vision_model.") for name in raw):
                 origin = "hf"
-                tensors, config = huggingface_folder.read_folder(path)
+                tensors, config = huggingface_folder.read_folder(path, shapes_only=shapes_only)
             else:
                 origin, tensors, config = "original", from_original(raw), None
         config = config or infer_config(tensors, **known)

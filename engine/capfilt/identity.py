@@ -38,20 +38,26 @@ def of_models(config: CapFiltConfig, captioner: LoadedBlip, scorer: LoadedBlip) 
     model of the processor, which may round otherwise: machines that share a folder should be alike.
     """
     parts = {"captioner": captioner, "filter": scorer}
+    return of_settings(config) | {
+        "device": captioner.device.type,
+        "image_size": {n: blip.model.config.image_size for n, blip in parts.items()},
+        "weights": {name: hash_weights(blip.model) for name, blip in parts.items()},
+        "vocabulary": xxhash.xxh3_128_hexdigest(captioner.tokenizer.path.read_bytes()),
+    }
+
+
+def of_settings(config: CapFiltConfig) -> dict[str, Any]:
+    """The part of the identity that no weights are needed for."""
     caption = {**asdict(config.caption), "repetition_penalty": config.caption.penalty}
     return {
         "format": FORMAT,
         "seed": config.seed,
         "precision": config.precision,
-        "device": captioner.device.type,
         "batch_size": config.batch_size,
         "caption": caption,
         "data": {
             name: getattr(config.data, name) for name in ("max_words", "max_tokens", "max_pixels")
         },
-        "image_size": {n: blip.model.config.image_size for n, blip in parts.items()},
-        "weights": {name: hash_weights(blip.model) for name, blip in parts.items()},
-        "vocabulary": xxhash.xxh3_128_hexdigest(captioner.tokenizer.path.read_bytes()),
         "rule": asdict(config.rule),
     }
 
@@ -79,8 +85,13 @@ def hash_identity(identity: dict[str, Any]) -> str:
     return xxhash.xxh3_128_hexdigest(json.dumps(identity, sort_keys=True).encode())
 
 
-def refuse_other(config: CapFiltConfig, identity: dict[str, Any]) -> None:
+def refuse_other(config: CapFiltConfig, identity: dict[str, Any], *, whole: bool = True) -> None:
     """Refuse a folder that holds another run.
+
+    Args:
+        config: of the run.
+        identity: of the run, or a part of it.
+        whole: whether it is all of it, so that nothing else may be in the folder's.
 
     Raises:
         ConfigError: lists what differs; or the folder is no run's, or resume is `none`.
@@ -102,7 +113,10 @@ def refuse_other(config: CapFiltConfig, identity: dict[str, Any]) -> None:
             f"{root} holds a run already: choose another output_dir, or leave resume at auto to "
             "continue it"
         )
-    differing = differences(flat(found), flat(identity))
+    theirs, ours = flat(found), flat(identity)
+    if not whole:
+        theirs = {key: value for key, value in theirs.items() if key in ours}
+    differing = differences(theirs, ours)
     if differing:
         raise ConfigError(
             f"{root} was made with other settings or weights ({', '.join(differing)}): give the "

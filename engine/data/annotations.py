@@ -45,6 +45,11 @@ class Annotations:
         """Hash of all rows."""
         return fingerprint_of(self._table)
 
+    @property
+    def pictures(self) -> pa.ChunkedArray:
+        """Paths of the pictures, as the list names them."""
+        return self._table["image"]
+
     def read(self, number: int) -> RawSample:
         """One pair."""
         row = {name: self._table[name][number].as_py() for name in self._table.column_names}

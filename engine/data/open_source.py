@@ -57,7 +57,7 @@ def open_source(
         ConfigError: nothing there, an unknown kind of file, or no pair in it.
     """
     specs = [spec] if isinstance(spec, str) else list(spec) or [""]
-    paths = [path for one in specs for path in _expand(one, classes)]
+    paths = [path for one in specs for path in expand(one, classes=classes)]
     tars = [path for path in paths if path.suffix == ".tar"]
     folders = [path for path in paths if path.is_dir()]
     lists = [path for path in paths if path.suffix != ".tar" and not path.is_dir()]
@@ -90,7 +90,12 @@ def named_paths(spec: str) -> list[Path]:
     return paths
 
 
-def _expand(spec: str, classes: bool) -> list[Path]:
+def expand(spec: str, *, classes: bool = False) -> list[Path]:
+    """Shards, lists and folders that a user means; every one is there, and none is opened.
+
+    Raises:
+        ConfigError: nothing there, or an unknown kind of file.
+    """
     if not spec:
         raise ConfigError("no data given: set data.train to shards or an annotation file")
     found = []

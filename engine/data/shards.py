@@ -4,7 +4,7 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,7 +12,14 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from engine.data.index import MEMBERS, PICTURES, build_index, open_index, store_index
+from engine.data.index import (
+    MEMBERS,
+    PICTURES,
+    ShardIndex,
+    build_index,
+    open_index,
+    store_index,
+)
 from engine.data.source import RawSample, stable_id
 
 # Where the JSON of a sample holds what captioning and filtering made of it.
@@ -24,10 +31,13 @@ class Shards:
 
     Args:
         paths: tar files, in order.
+        index_of: gives the index of each.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.indexes = [open_index(path) for path in paths]
+    def __init__(
+        self, paths: Sequence[Path], index_of: Callable[[Path], ShardIndex] = open_index
+    ) -> None:
+        self.indexes = [index_of(path) for path in paths]
         self.lengths = [len(index) for index in self.indexes]
         self._starts = np.concatenate([[0], np.cumsum(self.lengths)])
         self._files: dict[int, io.BufferedReader] = {}

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from blip_model.config import BlipConfig
-from engine.config import ConfigError
+from engine.config import ConfigError, RunConfig
 
 # Worker processes are forked after the first use; one thread each is what they have anyway.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -141,6 +141,19 @@ def _refuse_other_tokens(tokenizer: Tokenizer, network: BlipConfig) -> None:
                 f"vocabulary {path}: {token} is token {ours}, but {theirs} in the network: "
                 "take the vocabulary that it was made for"
             )
+
+
+def refuse_long_texts(config: RunConfig, network: BlipConfig) -> None:
+    """Texts that the network has no positions for.
+
+    Raises:
+        ConfigError: names both numbers.
+    """
+    if config.data.max_tokens > network.max_positions:
+        raise ConfigError(
+            f"data.max_tokens {config.data.max_tokens}: preset {config.model.preset} has "
+            f"{network.max_positions} positions"
+        )
 
 
 def packaged_folder() -> Path | None:

@@ -9,7 +9,7 @@ from engine import checkpoint
 from engine.checkpoint import Checkpoint, CheckpointError
 from engine.config import ConfigError, RunConfig
 from engine.runtime import Runtime
-from engine.training.state import refuse_drift
+from engine.training.drift import refuse_drift
 
 
 @contextlib.contextmanager

@@ -6,44 +6,12 @@ counters and the resolved run. Everything else (order, augmentation, dropout, ne
 is a function of the step and is not state.
 """
 
-from typing import Any
-
 import torch
 
 from blip_model.blip import Blip
 from blip_model.momentum import Momentum
 from engine.checkpoint import Checkpoint, CheckpointError, check_keys
-from engine.config import RunConfig, to_dict
-from engine.differences import flat
 from engine.training.deepspeed_engine import DeepSpeedEngine
-
-# Settings that may differ between a run and its continuation: none of them changes a number.
-FREE = {
-    "output_dir",
-    "resume",
-    "device",
-    "tensorboard",
-    "checkpoint",
-    "deepspeed",
-    "evaluate",
-    "data.train",
-    "data.eval",
-    "data.image_root",
-    "data.workers",
-    "data.jpeg_decoder",
-    "data.max_bad_fraction",
-    "model.vocabulary",
-    "model.init_vision",
-    "model.init_text",
-    "model.checkpoint",
-    "train.epochs",
-    "train.max_steps",
-    "train.micro_batch_size",
-    "train.log_every",
-    "train.max_skipped_in_a_row",
-    "train.activation_checkpointing",
-    "train.compile",
-}
 
 
 def gather(
@@ -102,31 +70,3 @@ def load_moments(checkpoint: Checkpoint, engine: DeepSpeedEngine) -> None:
     expected = {f"{m}.{n}" for m in ("exp_avg", "exp_avg_sq") for n in engine.named_parameters()}
     check_keys(expected, set(moments), f"{checkpoint.path} (optimizer)")
     engine.set_moments(moments, checkpoint.state["updates"])
-
-
-def refuse_drift(saved: dict[str, Any], config: RunConfig, where: str) -> None:
-    """A continuation must not change the arithmetic.
-
-    Raises:
-        CheckpointError: another task; or lists every setting that differs, with both values.
-    """
-    old, new = flat(saved), flat(to_dict(config))
-    was, task = (tree.get("task", "pretraining") for tree in (old, new))
-    if was != task:
-        raise CheckpointError(
-            f"{where} belongs to a {was} run, not to one of {task}: start anew in another "
-            "output_dir (model.checkpoint takes its weights along)"
-        )
-    # Captions are trained behind the prompt that they are generated behind.
-    free = {key for key in {*old, *new} if {key, key.partition(".")[0]} & FREE}
-    free -= {"evaluate.prompt"} if task == "caption" else set()
-    drifted = [
-        f"{key} {old.get(key)!r} -> {new.get(key)!r}"
-        for key in sorted({*old, *new} - free)
-        if old.get(key) != new.get(key)
-    ]
-    if drifted:
-        raise CheckpointError(
-            f"{where} was made with other settings ({'; '.join(drifted)}): change them back, or "
-            "start anew in another output_dir (model.checkpoint takes its weights along)"
-        )

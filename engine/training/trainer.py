@@ -18,7 +18,7 @@ from engine.data.counter import key_of
 from engine.data.loader import build_loader, from_worker, micro_batch_size
 from engine.data.mixture import open_mixture
 from engine.data.source import Source
-from engine.data.tokenizer import Tokenizer, open_tokenizer
+from engine.data.tokenizer import Tokenizer, open_tokenizer, refuse_long_texts
 from engine.runtime import Runtime
 from engine.training import run_folder, schedule, state
 from engine.training.deepspeed_engine import DeepSpeedEngine
@@ -59,11 +59,7 @@ class Trainer:
         self.micro = micro_batch_size(config, runtime.world_size)
         self.accumulation = config.train.global_batch_size // (self.micro * runtime.world_size)
         self.last_step = schedule.total_steps(config.train, len(self.source))
-        if config.data.max_tokens > network.max_positions:
-            raise ConfigError(
-                f"data.max_tokens {config.data.max_tokens}: preset {config.model.preset} has "
-                f"{network.max_positions} positions"
-            )
+        refuse_long_texts(config, network)
 
     def run(self) -> int:
         """Train to the last step; returns the exit code (0 done, 75 stopped by a signal)."""

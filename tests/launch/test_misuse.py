@@ -14,8 +14,10 @@ from launch import (
     bootstrap,
     capfilt,
     caption,
+    check,
     collect,
     convert,
+    doctor,
     embed,
     evaluate,
     finetune,
@@ -166,7 +168,7 @@ def test_a_number_outside_its_range_is_refused(key: str) -> None:
         parse(RunConfig, [f"--{key}", value], description="", examples="")
 
 
-@pytest.mark.parametrize("main", GIVEN, ids=name)
+@pytest.mark.parametrize("main", [*GIVEN, check.main, doctor.main], ids=name)
 def test_help_explains_every_flag_and_shows_examples(main: Main) -> None:
     done = call(main, "--help")
     assert (done.code, done.err) == (0, "")

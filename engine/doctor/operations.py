@@ -1,0 +1,156 @@
+"""Which backends of the kernels run here: each is called by name on a few numbers, and answers.
+
+A backend that runs is compared with the definition, so that one which answers nonsense is found.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from kernels import (
+    adamw_ema_,
+    add_norm,
+    attention,
+    attention_packed,
+    draw_hard_negatives,
+    itc_loss,
+    linear_gelu,
+    lm_loss,
+)
+from kernels.attention import op, packed
+
+# Rows, heads, tokens and channels; packed sequences of 5 and 11 tokens.
+ROWS, HEADS, TOKENS, WIDTH = 2, 2, 16, 64
+LENGTHS = (5, 11)
+# bf16 keeps 8 bits; what comes out are means of values around 1.
+WRONG = 0.1
+Probe = Callable[[], None]
+
+
+def attention_probes() -> dict[str, Probe]:
+    """By name of the backend, dense and packed: raises what hinders it."""
+    dense = ("math", "sdpa", *op.FORCED)
+    probes: dict[str, Probe] = {name: partial(_dense, name) for name in dense}
+    names = ("padded", *packed.FORCED)
+    return probes | {f"packed {name}": partial(_packed, name) for name in names}
+
+
+def triton_probes() -> dict[str, Probe]:
+    """The Triton kernels by the name of their operation: forward, and backward where there is."""
+    kernels = {
+        "add_norm": _add_norm,
+        "linear_gelu": _linear_gelu,
+        "itc_loss": _itc_loss,
+        "lm_loss": _lm_loss,
+        "draw_hard_negatives": _draw,
+        "adamw_ema_": _adamw,
+    }
+    return {name: _without_answer(kernel) for name, kernel in kernels.items()}
+
+
+def _without_answer(kernel: Callable[[str], torch.Tensor]) -> Probe:
+    def probe() -> None:
+        _compare(kernel("triton"), kernel(PLAIN.get(kernel, "reference")))
+
+    return probe
+
+
+def _given(*shapes: tuple[int, ...]) -> list[torch.Tensor]:
+    """Normal numbers where runs compute, in the dtype that they compute in."""
+    on_gpu = torch.cuda.is_available()
+    kind = torch.bfloat16 if on_gpu else torch.float32
+    generator = torch.Generator().manual_seed(0)
+    made = [torch.randn(shape, generator=generator) for shape in shapes]
+    return [tensor.to("cuda" if on_gpu else "cpu", kind) for tensor in made]
+
+
+def _compare(ours: torch.Tensor, plain: torch.Tensor) -> None:
+    """Raise where a backend is wrong, not merely rounded."""
+    error = (ours.float() - plain.float()).abs().max().item()
+    if not error <= WRONG * max(1.0, plain.float().abs().max().item()):
+        raise RuntimeError(f"its answer is wrong by {error:.3g}")
+
+
+def _dense(name: str) -> None:
+    inputs = _given(*[(ROWS, HEADS, TOKENS, WIDTH)] * 3)
+    with torch.no_grad():
+        _compare(attention(*inputs, backend=name), attention(*inputs, backend="math"))
+
+
+def _packed(name: str) -> None:
+    inputs = _given(*[(sum(LENGTHS), HEADS, WIDTH)] * 3)
+    ends = [0, LENGTHS[0], sum(LENGTHS)]
+    starts = torch.tensor(ends, dtype=torch.int32, device=inputs[0].device)
+    rest = ((starts, starts), (max(LENGTHS),) * 2)
+    with torch.no_grad():
+        plain = attention_packed(*inputs, *rest, backend="reference")
+        _compare(attention_packed(*inputs, *rest, backend=name), plain)
+
+
+def _leaves(*shapes: tuple[int, ...]) -> list[torch.Tensor]:
+    return [tensor.float().requires_grad_() for tensor in _given(*shapes)]
+
+
+def _flat(*tensors: torch.Tensor) -> torch.Tensor:
+    return torch.cat([tensor.detach().flatten().float() for tensor in tensors])
+
+
+def _add_norm(backend: str) -> torch.Tensor:
+    inputs = _leaves((4, WIDTH), (4, WIDTH), (WIDTH,), (WIDTH,))
+    total, normed = add_norm(*inputs, 1e-5, backend=backend)
+    (total + normed).sum().backward()
+    return _flat(normed, inputs[0].grad)
+
+
+def _linear_gelu(backend: str) -> torch.Tensor:
+    inputs = _leaves((4, WIDTH), (WIDTH, WIDTH), (WIDTH,))
+    active = linear_gelu(*inputs, backend=backend)
+    active.sum().backward()
+    return _flat(active, inputs[0].grad)
+
+
+def _itc_loss(backend: str) -> torch.Tensor:
+    query, momentum, keys, queue = (
+        torch.nn.functional.normalize(tensor.detach(), dim=-1)
+        for tensor in _leaves((8, WIDTH), (8, WIDTH), (8, WIDTH), (24, WIDTH))
+    )
+    query.requires_grad_()
+    loss = itc_loss(query, momentum, keys, queue, query.new_tensor(0.5), 0.4, backend=backend)
+    loss.backward()
+    return _flat(loss, query.grad)
+
+
+def _lm_loss(backend: str) -> torch.Tensor:
+    states, words, bias = _leaves((8, WIDTH), (100, WIDTH), (100,))
+    targets = torch.arange(8, device=states.device)
+    weights = torch.full((8,), 1 / 8, device=states.device)
+    loss = lm_loss(states / 8, words, bias, targets, weights, backend=backend)
+    loss.backward()
+    return _flat(loss, states.grad)
+
+
+def _draw(backend: str) -> torch.Tensor:
+    query, keys = (tensor.detach() for tensor in _leaves((8, WIDTH), (8, WIDTH)))
+    taken = draw_hard_negatives(query, keys, query.new_tensor(1.0), seed=1, backend=backend)
+    return taken.float()
+
+
+def _adamw(backend: str) -> torch.Tensor:
+    weight, gradient = (tensor.detach() for tensor in _leaves((WIDTH,), (WIDTH,)))
+    moments = [torch.zeros_like(weight) for _ in range(2)]
+    adamw_ema_(
+        [weight],
+        [gradient],
+        *([moment] for moment in moments),
+        weight.new_tensor(1.0),
+        learning_rate=0.1,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=0.05,
+        backend=backend,
+    )
+    return weight
+
+
+PLAIN = {_draw: "torch"}

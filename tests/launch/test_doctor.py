@@ -1,0 +1,76 @@
+"""`doctor.py` on this machine, as a process of its own."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch import doctor
+from tests.commands import call
+from tests.ranks import ROOT
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What it prints for machines, and nothing else."""
+    folder = tmp_path_factory.mktemp("runs")
+    words = ["--json", "--output_dir", str(folder / "new")]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "launch" / "doctor.py"), *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.stderr == ""
+    assert done.returncode in (0, 2)
+    assert list(Path(folder).iterdir()) == []
+    answer = json.loads(done.stdout)
+    assert (answer["errors"] > 0) == (done.returncode == 2)
+    return answer
+
+
+def test_every_probe_answers(said: dict[str, Any]) -> None:
+    failed = {
+        name: outcome["problem"]
+        for name, outcome in said["probes"].items()
+        if name not in ("attention", "triton") and outcome["problem"]
+    }
+    assert failed == {}
+    assert said["errors"] == 0, said["findings"]
+
+
+def test_backends_were_tried(said: dict[str, Any]) -> None:
+    backends = said["probes"]["attention"]
+    assert len(backends) == 19
+    for name in ("math", "sdpa", "packed padded", "packed reference"):
+        assert backends[name]["problem"] is None
+    if not said["probes"]["gpus"]["facts"]:
+        assert "it needs an NVIDIA GPU" in backends["flash_attn_2"]["problem"]
+    assert set(said["probes"]["triton"]) == {
+        "add_norm",
+        "linear_gelu",
+        "itc_loss",
+        "lm_loss",
+        "draw_hard_negatives",
+        "adamw_ema_",
+    }
+
+
+def test_facts_are_this_machines(said: dict[str, Any]) -> None:
+    facts = {name: outcome.get("facts") for name, outcome in said["probes"].items()}
+    import torch
+
+    assert facts["torch"]["version"] == torch.__version__
+    assert facts["products"]["gflops"]["fp32"] > 0
+    assert facts["collectives"]["gloo"]["works"]
+    assert facts["deepspeed"]["operations"]
+
+
+def test_wrong_words_are_one_line() -> None:
+    done = call(doctor.main, "--jsn")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == "error: unknown key 'jsn': did you mean 'json'?\n"
