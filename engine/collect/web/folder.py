@@ -148,11 +148,15 @@ class CollectionFolder:
             sync(self.root)
         else:
             partial.unlink()
+        self.write_table(number, rows)
+        self.journal(number).unlink(missing_ok=True)
+
+    def write_table(self, number: int, rows: list[dict[str, Any]]) -> None:
+        """Write the table of a shard."""
         sink = pa.BufferOutputStream()
         table = pa.Table.from_pylist(rows, SCHEMA)
         pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
         write_whole(self.table(number), sink.getvalue().to_pybytes())
-        self.journal(number).unlink(missing_ok=True)
 
     def read_table(self, number: int, columns: list[str] | None = None) -> pa.Table:
         """The table of a finished shard.
