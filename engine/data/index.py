@@ -211,9 +211,8 @@ def _build(file: BinaryIO, shard: Path) -> ShardIndex:
 
 def key_of(name: str) -> tuple[str, str]:
     """`folder/key.suffix` -> `folder/key`, `suffix`."""
-    folder, _, file = name.rpartition("/")
-    key, _, suffix = file.partition(".")
-    return f"{folder}/{key}".lstrip("/"), suffix
+    key, _, suffix = name.rpartition("/")[2].partition(".")
+    return f"{name.rpartition('/')[0]}/{key}".lstrip("/"), suffix
 
 
 def _digest(file: BinaryIO) -> str:
@@ -235,11 +234,7 @@ def _uid(content: bytes) -> str:
 
 
 def members(file: BinaryIO, shard: Path) -> Iterator[tuple[str, int, int]]:
-    """Yield (name, offset, size) of regular files; unlike tarfile, never end silently.
-
-    Raises:
-        ShardError: not a tar, a damaged header, or an end that is missing.
-    """
+    """Yield (name, offset, size) of regular files; unlike tarfile, never end silently."""
     end = file.seek(0, os.SEEK_END)
     position, long_name = 0, None
     while True:

@@ -17,7 +17,8 @@ from engine.collect.web.config import FetchSection, ScreenSection, WebConfig
 from engine.collect.web.run import collect_web
 from engine.data.pack import verify_shards
 from engine.data.shards import Shards
-from tests.hostile_web import CASES, GOOD, SLOW, Hostile, hostile_server
+from tests.hostile_answers import CASES, GOOD, SLOW
+from tests.hostile_web import Hostile, hostile_server
 
 # The certificate is for the first of them.
 PEM, TLS_HOSTS = Path(__file__).parents[1] / "hostile_web.pem", ("good.test", "bad.test")

@@ -46,7 +46,8 @@ def look_of(image: Image.Image) -> Look:
     """
     small = image.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS, reducing_gap=3)
     greys = np.asarray(small.convert("L"), int)
-    fields = image.resize((FIELDS, FIELDS), Image.Resampling.BOX, reducing_gap=3)
+    # Not by way of a smaller picture, whose last fields would hold less.
+    fields = image.resize((FIELDS, FIELDS), Image.Resampling.BOX)
     bits = np.packbits(np.diff(greys, axis=1).ravel() > 0)
     return Look(int.from_bytes(bits.tobytes(), "big"), fields.tobytes())
 
@@ -60,5 +61,6 @@ def alike(one: Look, other: Look, bits: int, colour: int) -> bool:
         bits: of the hash that may differ.
         colour: largest difference of a field in red, green or blue, of 255.
     """
-    apart = max(abs(a - b) for a, b in zip(one.colours, other.colours, strict=True))
-    return (one.hash ^ other.hash).bit_count() <= bits and apart <= colour
+    if (one.hash ^ other.hash).bit_count() > bits:
+        return False
+    return all(abs(a - b) <= colour for a, b in zip(one.colours, other.colours, strict=True))
