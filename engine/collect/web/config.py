@@ -103,7 +103,7 @@ class ScreenSection:
     max_pixels: int = 25_000_000
     max_aspect: float = 4.0
     near: int | None = 6
-    near_colour: int = 8
+    near_colour: int = 12
     eval: str | list[str] | None = None
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from engine.collect.web.address import Connector, Resolve, system_resolve
@@ -55,11 +55,14 @@ def collect_web(config: WebConfig, stop: StopRequested, resolve: Resolve = syste
     """
     lists, folder = Lists(config.lists), CollectionFolder(config.folder)
     folder.refuse_foreign()
-    counting = Progress("counted", "rows")
-    census = take_census(lists, config.screen.max_repeats is not None, counting.add)
-    if not census.rows:
-        raise ConfigError(f"{', '.join(config.lists)}: no rows")
-    evaluation = _evaluation_looks(config.screen)
+    try:
+        counting = _stoppable(Progress("counted", "rows"), stop)
+        census = take_census(lists, config.screen.max_repeats is not None, counting)
+        if not census.rows:
+            raise ConfigError(f"{', '.join(config.lists)}: no rows")
+        evaluation = _evaluation_looks(config.screen, stop)
+    except _Stopped:
+        return STOPPED
     with folder.locked():
         facts = {"rows": census.rows, "fingerprint": census.fingerprint}
         folder.begin({"lists": facts, **identity(config)})
@@ -73,21 +76,34 @@ def collect_web(config: WebConfig, stop: StopRequested, resolve: Resolve = syste
     return done
 
 
-def _evaluation_looks(section: ScreenSection) -> NearIndex | None:
+class _Stopped(Exception):
+    """Somebody asked to stop before anything was begun."""
+
+
+def _stoppable(progress: Progress, stop: StopRequested) -> Callable[[int], None]:
+    def tick(count: int) -> None:
+        progress.add(count)
+        if stop:
+            raise _Stopped
+
+    return tick
+
+
+def _evaluation_looks(section: ScreenSection, stop: StopRequested) -> NearIndex | None:
     """Pictures that must not be collected; those that cannot be decoded are said."""
     if section.eval is None:
         return None
     source = open_source(section.eval)
     bits = ScreenSection.near if section.near is None else section.near
     near = NearIndex(bits or 0, section.near_colour)
-    progress = Progress("looked at", "evaluation pictures", len(source))
+    tick = _stoppable(Progress("looked at", "evaluation pictures", len(source)), stop)
     for number in range(len(source)):
         try:
             sample = source.read(number)
             near.add(look_of(decode_image(sample.image, section.max_pixels)), number)
         except BadSample as bad:
             log.warning("evaluation picture %s: %s, cannot be compared", sample.key, bad.reason)
-        progress.add(1)
+        tick(1)
     return near
 
 

@@ -53,7 +53,7 @@ class Workers:
                 self._row(job)
         # Whatever it is, the main thread must know: a row would be waited for without end.
         except Exception as error:  # noqa: BLE001
-            self.failure = error
+            self.failure = self.failure or error
             self.schedule.close()
 
     def _row(self, job: Job) -> None:
