@@ -179,9 +179,8 @@ def build_index(shard: Path) -> ShardIndex:
 def _build(file: BinaryIO, shard: Path) -> ShardIndex:
     samples: dict[str, dict[str, tuple[int, int, int]]] = {}
     uids: dict[str, str] = {}
-    for name, offset, size in _members(file, shard):
-        key, _, suffix = name.rpartition("/")[2].partition(".")
-        key = f"{name.rpartition('/')[0]}/{key}".lstrip("/")
+    for name, offset, size in members(file, shard):
+        key, suffix = key_of(name)
         kind = "image" if suffix.lower() in PICTURES else suffix.lower()
         if kind not in MEMBERS:
             continue
@@ -210,6 +209,12 @@ def _build(file: BinaryIO, shard: Path) -> ShardIndex:
     )
 
 
+def key_of(name: str) -> tuple[str, str]:
+    """`folder/key.suffix` -> `folder/key`, `suffix`."""
+    key, _, suffix = name.rpartition("/")[2].partition(".")
+    return f"{name.rpartition('/')[0]}/{key}".lstrip("/"), suffix
+
+
 def _digest(file: BinaryIO) -> str:
     """Hash of the whole file, headers and padding included."""
     state = xxhash.xxh3_128()
@@ -228,7 +233,7 @@ def _uid(content: bytes) -> str:
     return uid.encode("utf-8", "replace").decode()
 
 
-def _members(file: BinaryIO, shard: Path) -> Iterator[tuple[str, int, int]]:
+def members(file: BinaryIO, shard: Path) -> Iterator[tuple[str, int, int]]:
     """Yield (name, offset, size) of regular files; unlike tarfile, never end silently."""
     end = file.seek(0, os.SEEK_END)
     position, long_name = 0, None

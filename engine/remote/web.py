@@ -1,17 +1,17 @@
 """Files from http(s) servers, whose addresses are looked at before a word is sent to them.
 
-A list of pairs may come from anybody: its URLs, or where these redirect to, must not reach into the
-network that the run stands in (server-side request forgery, CWE-918). What counts is the address
-that a connection ended at, so a name that resolves otherwise a second time changes nothing.
+What counts is the address that a connection ended at, so a name that resolves otherwise a second
+time changes nothing.
 """
 
 import http.client
-import ipaddress
 import shutil
 import socket
 import urllib.request
 from pathlib import Path
 from urllib.error import HTTPError
+
+from engine.remote.addresses import is_public
 
 CHUNK = 1 << 20
 ABSENT = (403, 404, 410)
@@ -128,9 +128,8 @@ def _vet(connection: socket.socket) -> None:
     Raises:
         AddressError: it did.
     """
-    address = ipaddress.ip_address(connection.getpeername()[0].partition("%")[0])
-    mapped = getattr(address, "ipv4_mapped", None)
-    if not (mapped or address).is_global or address.is_multicast:
+    address = connection.getpeername()[0]
+    if not is_public(address):
         connection.close()
         raise AddressError(
             f"its server is at {address}, which is no public address; set remote.allow_private if "

@@ -1,13 +1,13 @@
 """A run's folder: one writer at a time, and the checkpoint that a run continues from."""
 
 import contextlib
-import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 
 from engine import checkpoint
 from engine.checkpoint import Checkpoint, CheckpointError
 from engine.config import ConfigError, RunConfig
+from engine.folder_lock import open_lock, try_lock
 from engine.runtime import Runtime
 from engine.training.drift import refuse_drift
 
@@ -19,20 +19,8 @@ def locked(folder: Path, here: Runtime) -> Iterator[None]:
     Raises:
         ConfigError: another run writes there; on every rank, so that none waits for the others.
     """
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"output_dir {folder} is a file")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".lock").touch()
-    except OSError as error:
-        raise ConfigError(f"output_dir {folder}: cannot be written: {error.strerror}") from None
-    with (folder / ".lock").open("w") as lock:
-        taken = False
-        if here.is_main:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                taken = True
+    with open_lock(folder) as lock:
+        taken = here.is_main and not try_lock(lock)
         if here.any(taken):
             raise ConfigError(f"{folder}: another run is writing here")
         yield

@@ -1,0 +1,101 @@
+"""Pictures taken out again, by uid: out of shards, tables, and what is in work.
+
+What is noted of them is the uid and where it was, so that they do not come back: no URL, no
+caption, no bytes.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from engine.collect.web.folder import PURGED, SETTINGS, CollectionFolder, write_whole
+from engine.config import ConfigError
+from engine.data.index import ShardError
+from engine.data.pack import shards_of
+from engine.data.purge import purge_shard
+
+# What a table keeps of a row: its number, its uid and that nothing is there.
+GONE: dict[str, Any] = {"url": None, "key": None, "kept": False, "reason": "purged", "look": None}
+
+
+def purge(uids_file: Path, places: Sequence[str], progress: Callable[[str], None] = print) -> int:
+    """Take pictures out of shards; done twice it changes nothing.
+
+    Args:
+        uids_file: a uid a line.
+        places: folders of collections, finished or not; shards, folders of them, globs, ranges.
+        progress: takes the line at the end.
+
+    Returns:
+        How many were in a shard.
+
+    Raises:
+        ConfigError: nothing there, or a collection that is being made.
+        ShardError: shards that are damaged; all others are done.
+    """
+    uids = _read_uids(uids_file)
+    collections = [CollectionFolder(Path(p)) for p in places if (Path(p) / SETTINGS).is_file()]
+    others = [place for place in places if not (Path(place) / SETTINGS).is_file()]
+    shards = shards_of(others) if others else []
+    shards += [shard for one in collections for shard in sorted(one.root.glob("*.tar"))]
+    done, problems = 0, []
+    with ExitStack() as locks:
+        for one in collections:
+            locks.enter_context(one.locked())
+            _note(one.root, ({"uid": uid} for uid in sorted(uids)))
+        for shard in shards:
+            try:
+                done += purge_shard(shard, uids, lambda found, at=shard: _note_found(at, found))
+            except ShardError as error:
+                problems.append(str(error))
+        for one in collections:
+            _forget(one, uids)
+    if problems:
+        some = f"{len(problems)} of {len(shards)} shards"
+        raise ShardError(f"{some} are left as they were: {'; '.join(problems)}")
+    progress(f"pictures taken out: {done}; uids: {len(uids)}, shards: {len(shards)}")
+    return done
+
+
+def _read_uids(path: Path) -> frozenset[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeError) as error:
+        problem = getattr(error, "strerror", None) or "no UTF-8 text"
+        raise ConfigError(f"--uids {path}: {problem}") from None
+    uids = frozenset(line.strip() for line in lines if line.strip())
+    if not uids:
+        raise ConfigError(f"--uids {path}: names no uid")
+    return uids
+
+
+def _note_found(shard: Path, found: list[tuple[str, str]]) -> None:
+    _note(shard.parent, ({"uid": uid, "shard": shard.name, "key": key} for key, uid in found))
+
+
+def _note(folder: Path, facts: Iterable[dict[str, str]]) -> None:
+    """Add what is not noted yet."""
+    path = folder / PURGED
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    known = set(before.splitlines())
+    lines = [line for one in facts if (line := json.dumps(one)) not in known]
+    if lines:
+        write_whole(path, (before + "".join(f"{line}\n" for line in lines)).encode())
+
+
+def _forget(folder: CollectionFolder, uids: frozenset[str]) -> None:
+    """Take the URLs and looks of pictures out of the tables, and what is in work that may hold
+    them: it is fetched again."""
+    met: set[str] = set()
+    for path in sorted(folder.tables.glob("*.parquet")):
+        rows = folder.read_table(int(path.stem)).to_pylist()
+        here = uids & {row["uid"] for row in rows}
+        if any(row["reason"] != GONE["reason"] for row in rows if row["uid"] in here):
+            rows = [row | GONE if row["uid"] in here else row for row in rows]
+            folder.write_table(int(path.stem), rows)
+        met |= here
+    if uids - met:
+        for path in folder.work.glob("*.journal"):
+            path.unlink()

@@ -1,0 +1,82 @@
+"""Samples taken out of a finished shard; what stays, stays byte for byte."""
+
+import os
+import uuid
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import BinaryIO
+
+from engine.data.index import (
+    BLOCK,
+    ShardError,
+    build_index,
+    index_path,
+    key_of,
+    members,
+    read_index,
+    store_index,
+)
+from engine.manifest import sync
+
+END = bytes(2 * BLOCK)
+# As tarfile fills up the end.
+RECORD = 20 * BLOCK
+
+
+def purge_shard(
+    shard: Path, uids: Collection[str], found: Callable[[list[tuple[str, str]]], None]
+) -> int:
+    """Take samples out of a shard, and make its index anew; nothing is done where it has none.
+
+    The index goes first and the shard is replaced whole: a process that is killed in between leaves
+    a shard without an index, old or new, which readers build; the next purge does too.
+
+    Args:
+        shard: the tar file.
+        uids: of the samples to take out.
+        found: told (key, uid) of each of them before anything is changed.
+
+    Returns:
+        How many samples were taken out.
+
+    Raises:
+        ShardError: a shard that is damaged or no tar file; it is left as it is.
+    """
+    fresh = build_index(shard)
+    if index_path(shard).is_file() and read_index(shard).digest not in ("", fresh.digest):
+        raise ShardError(f"{shard}: damaged: its bytes are not those that its index was made for")
+    pairs = zip(fresh.keys.to_pylist(), fresh.uids.to_pylist(), strict=True)
+    out = [(key, uid) for key, uid in pairs if uid in uids]
+    if not out:
+        if not index_path(shard).is_file():
+            store_index(fresh)
+        return 0
+    found(out)
+    partial = shard.with_name(f".{shard.name}.{uuid.uuid4().hex}.partial")
+    try:
+        with shard.open("rb") as source, partial.open("wb") as target:
+            _copy(source, target, shard, {key for key, _ in out})
+        sync(partial)
+        index_path(shard).unlink(missing_ok=True)
+        os.replace(partial, shard)
+    finally:
+        partial.unlink(missing_ok=True)
+    store_index(build_index(shard))
+    sync(shard.parent)
+    return len(out)
+
+
+def _copy(source: BinaryIO, target: BinaryIO, shard: Path, out: Collection[str]) -> None:
+    """All members but those of some keys, each with the headers that stand before it."""
+    begin = 0
+    for name, offset, size in members(source, shard):
+        end = offset + -(-size // BLOCK) * BLOCK
+        if key_of(name)[0] not in out:
+            source.seek(begin)
+            left = end - begin
+            while left and (part := source.read(min(left, 1 << 20))):
+                target.write(part)
+                left -= len(part)
+        begin = end
+    target.write(END)
+    target.write(bytes(-target.tell() % RECORD))

@@ -1,0 +1,95 @@
+"""Collections of pictures from a server on this machine."""
+
+import csv
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from engine.collect.web.config import FetchSection, ScreenSection, WebConfig
+from engine.collect.web.run import collect_web
+from tests.commands import contents
+from tests.hostile_answers import Request
+from tests.hostile_web import Hostile
+from tests.ranks import ROOT
+
+FETCH: dict[str, Any] = {
+    "retries": 1,
+    "first_wait": 0.0,
+    "host_connections": 8,
+    "host_delay": 0.0,
+    "allow_loopback": True,
+    "robots": False,
+}
+
+
+def write_list(path: Path, rows: list[tuple[Any, Any]]) -> Path:
+    """A CSV of URLs and captions."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("url", "caption"), *rows])
+    return path
+
+
+def pairs(server: Hostile, count: int) -> list[tuple[str, str]]:
+    """So many pairs that all are kept."""
+    url = f"http://127.0.0.1:{server.port}/p"
+    return [(f"{url}/{number}", f"pattern of number {number}") for number in range(count)]
+
+
+def settings(source: Path, output: Path, **changes: Any) -> WebConfig:
+    """A collection from this machine, 20 rows a shard."""
+    fetch = FetchSection(**{**FETCH, **changes.pop("fetch", {})})
+    screen = ScreenSection(**changes.pop("screen", {}))
+    sizes = {"samples_per_shard": 20, "workers": 4, **changes}
+    return WebConfig(pairs=str(source), output_dir=str(output), fetch=fetch, screen=screen, **sizes)
+
+
+def collect(source: Path, output: Path, **changes: Any) -> list[dict[str, Any]]:
+    """Rows of the tables of a whole collection."""
+    assert collect_web(settings(source, output, **changes), False) == 0
+    return rows_of(output)
+
+
+def rows_of(output: Path) -> list[dict[str, Any]]:
+    """Rows of all tables, in order."""
+    parts = [pq.read_table(path) for path in sorted((output / "table").glob("*.parquet"))]
+    return [row for part in parts for row in part.to_pylist()]
+
+
+def reasons(rows: list[dict[str, Any]]) -> Counter[str]:
+    """How often each reason is there; "" for what was kept."""
+    return Counter(row["reason"] for row in rows)
+
+
+def command(source: Path, output: Path, *more: object) -> subprocess.Popen[str]:
+    """The same collection as a process of its own."""
+    flags = [f"--fetch.{key}={str(value).lower()}" for key, value in FETCH.items()]
+    words = ["web", "--pairs", source, "--output_dir", output, *flags, *more]
+    line = [sys.executable, ROOT / "launch" / "collect.py", *map(str, words)]
+    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+class Signaller:
+    """Sends a signal to a process when the server is asked for the n-th time.
+
+    Attributes:
+        process: that gets it; None at first.
+    """
+
+    def __init__(self, count: int, number: signal.Signals) -> None:
+        self.count, self.number = count, number
+        self.process: subprocess.Popen[str] | None = None
+
+    def __call__(self, _: Request) -> None:
+        self.count -= 1
+        if self.count == 0 and self.process is not None:
+            self.process.send_signal(self.number)
+
+
+def output_of(folder: Path) -> dict[str, str]:
+    """All files of a collection but its lock, by hash."""
+    return {name: digest for name, digest in contents(folder).items() if name != ".lock"}
