@@ -75,6 +75,7 @@ class DataSection:
         rand_augment: apply BLIP's RandAugment (2 operations of strength 5).
         shuffle_window: shards whose samples are mixed with each other.
         max_pixels: larger pictures are bad samples (decompression bombs).
+        frames: seen of each video, at equal distances.
         max_bad_fraction: the run stops when more of its samples are bad.
     """
 
@@ -89,6 +90,7 @@ class DataSection:
     rand_augment: bool = True
     shuffle_window: int = 64
     max_pixels: int = 25_000_000
+    frames: int = 8
     max_bad_fraction: float = 0.05
 
 

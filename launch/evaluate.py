@@ -27,6 +27,8 @@ TASKS = (
     "classification",
     "nlvr",
     "vqa",
+    "video_retrieval",
+    "video_qa",
 )
 
 
@@ -35,8 +37,8 @@ class EvaluateConfig(RunConfig):
     """An evaluation.
 
     Args:
-        task: retrieval, caption, classification, nlvr (sentences about two pictures), or vqa
-            (questions).
+        task: retrieval, caption, classification, nlvr (sentences about two pictures), vqa
+            (questions), video_retrieval, or video_qa.
     """
 
     task: str = "retrieval"

@@ -24,6 +24,8 @@ TASKS = (
     "retrieval",
     "nlvr",
     "vqa",
+    "video_retrieval",
+    "video_qa",
 )
 
 
@@ -33,7 +35,8 @@ class FinetuneConfig(RunConfig):
 
     Args:
         task: `caption` makes a captioner, `retrieval` (contrast and matching) a filter, `nlvr`
-            judges sentences about two pictures, `vqa` answers questions.
+            judges sentences about two pictures, `vqa` answers questions; `video_retrieval` and
+            `video_qa` do what `retrieval` and `vqa` do with frames of videos.
     """
 
     task: str = ""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from engine.config import ConfigError, RunConfig
+from engine.config import ConfigError, DataSection, RunConfig
 from engine.data.answers import weighted
 from engine.data.augment import Augmentation
 from engine.data.batch import Batch
@@ -82,8 +82,21 @@ class Slots(Dataset):
         """
         draws = Draws(self.seed, TEXT, slot)
         caption = choose_caption(raw.captions, self.data.max_words, draws)
+        return self.pixels(raw, slot), caption
+
+    @staticmethod
+    def frames(data: DataSection) -> int:
+        """Pictures that a sample is seen by."""
+        return 1
+
+    def pixels(self, raw: RawSample, slot: int) -> torch.Tensor:
+        """Picture [3, H, W] as the slot's counters augment it.
+
+        Raises:
+            BadSample: it cannot be used.
+        """
         image = decode_image(raw.image, self.data.max_pixels)
-        return self.augmentation(image, Draws(self.seed, CROP, slot)), caption
+        return self.augmentation(image, Draws(self.seed, CROP, slot))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What a run trains: the network, its losses, and what its forward needs beside the batch."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from blip_model.blip import Blip
@@ -25,6 +26,8 @@ from engine.data.loader import Slots
 from engine.data.questions import QuestionSlots
 from engine.data.statements import StatementSlots
 from engine.data.tokenizer import Tokenizer
+from engine.data.video_pairs import VideoSlots
+from engine.data.video_questions import VideoQuestionSlots
 from engine.weights import Loaded, initialise, open_weights, start_from, start_momentum
 
 
@@ -164,7 +167,7 @@ class Captioning:
 
 
 class Retrieval:
-    """A filter: contrast and matching, where all texts of a picture belong to it.
+    """A filter: contrast and matching, where all texts of a picture, or video, belong to it.
 
     Raises:
         ConfigError: no weights to start from.
@@ -172,11 +175,11 @@ class Retrieval:
 
     losses = ("loss_itc", "loss_itm")
     prompt = ""
-    slots = Slots
 
-    def __init__(self, config: RunConfig, tokenizer: Tokenizer) -> None:
+    def __init__(self, config: RunConfig, tokenizer: Tokenizer, slots: type[Slots] = Slots) -> None:
         refuse_no_weights(config)
         self.section, self.config = config.model, config.model.network()
+        self.slots, self.frames = slots, slots.frames(config.data)
 
     def build(self, fresh: bool) -> Built:
         """The encoders of the weights; momentum encoders and queues go on where they have any."""
@@ -202,7 +205,7 @@ class Retrieval:
 
     def flops(self, tokens: float) -> float:
         """Useful FLOP a pair."""
-        return retrieval_flops(self.config, tokens)
+        return retrieval_flops(self.config, tokens, self.frames)
 
 
 class Nlvr:
@@ -243,11 +246,13 @@ class Answering:
 
     losses = ("loss_lm",)
     prompt = ""
-    slots = QuestionSlots
 
-    def __init__(self, config: RunConfig, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, config: RunConfig, tokenizer: Tokenizer, slots: type[Slots] = QuestionSlots
+    ) -> None:
         refuse_no_weights(config)
         self.section, self.config = config.model, config.model.network()
+        self.slots, self.frames = slots, slots.frames(config.data)
 
     def build(self, fresh: bool) -> Built:
         """Image encoder, text encoder and decoder of the weights, the last two apart from now."""
@@ -260,7 +265,7 @@ class Answering:
 
     def flops(self, tokens: float) -> float:
         """Useful FLOP a question."""
-        return vqa_flops(self.config, tokens)
+        return vqa_flops(self.config, tokens, self.frames)
 
 
 OBJECTIVES = {
@@ -268,6 +273,8 @@ OBJECTIVES = {
     "retrieval": Retrieval,
     "nlvr": Nlvr,
     "vqa": Answering,
+    "video_retrieval": partial(Retrieval, slots=VideoSlots),
+    "video_qa": partial(Answering, slots=VideoQuestionSlots),
 }
 
 
