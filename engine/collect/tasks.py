@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from engine.collect.clips import make_clips
 from engine.collect.questions import make_questions
 from engine.collect.statements import make_statements
 from engine.collect.world import aside
@@ -11,6 +12,7 @@ from engine.config import ConfigError
 TASKS: dict[str, Callable[..., dict[str, int]]] = {
     "nlvr": make_statements,
     "vqa": make_questions,
+    "video": make_clips,
 }
 
 

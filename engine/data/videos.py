@@ -30,7 +30,7 @@ def decode_video(content: bytes | None, count: int, max_pixels: int) -> list[Ima
     Args:
         content: encoded MP4, QuickTime, Matroska, WebM or AVI.
         count: frames to take.
-        max_pixels: of a frame; larger ones are refused before they are decoded.
+        max_pixels: of a frame; videos of larger ones are refused by their headers.
 
     Raises:
         BadSample: missing, empty, wrong_format, wrong_codec, no_video, one_frame, undecodable,
@@ -41,12 +41,12 @@ def decode_video(content: bytes | None, count: int, max_pixels: int) -> list[Ima
         raise BadSample("missing")
     if not content:
         raise BadSample("empty")
-    av, container = _package(), container_of(content)
+    av, container = pyav(), container_of(content)
     options = {
         "codec_whitelist": ",".join(DECODERS),
         "format_whitelist": av.format.ContainerFormat(container, "r").name,
         "protocol_whitelist": "none",
-        "max_pixels": str(max_pixels),
+        "max_pixels": _most_pixels(max_pixels),
     }
     try:
         with av.open(
@@ -83,7 +83,7 @@ def frame_numbers(total: int, count: int) -> list[int]:
     return [number * step if step else number * total // count for number in range(count)]
 
 
-def _package() -> Any:
+def pyav() -> Any:
     try:
         return importlib.import_module("av")
     except ImportError:
@@ -92,6 +92,11 @@ def _package() -> Any:
 
 def _refuse(url: str, flags: int, options: dict[str, str]) -> Any:
     raise BadSample("undecodable")
+
+
+def _most_pixels(max_pixels: int) -> str:
+    """What decoders are held to: they pad frames, and must tell the size of what is too large."""
+    return str(4 * max(max_pixels, 1 << 18))
 
 
 def _sampled(opened: Any, count: int, max_pixels: int) -> list[Image.Image]:
@@ -109,7 +114,7 @@ def _sampled(opened: Any, count: int, max_pixels: int) -> list[Image.Image]:
     if len(shown) < 2:
         raise BadSample("one_frame")
     context.thread_count, context.thread_type = 1, "NONE"
-    context.options = {"max_pixels": str(max_pixels)}
+    context.options = {"max_pixels": _most_pixels(max_pixels)}
     numbers = frame_numbers(len(shown), count)
     if None in shown or len(set(shown)) < len(shown):
         frames = _by_number(context, packets, numbers)
