@@ -62,6 +62,10 @@ def make_world(folder: Path) -> Path:
     asked = {"image": "a.png", "question": "what is it?", "dataset": "vg"}
     rows = [asked | {"answer": "a cat", "question_id": 1}, asked]
     (folder / "asked.json").write_text(json.dumps(rows))
+    shown = {"video_id": "clip", "caption": "a dog", "question": "what is it?"}
+    (folder / "torn.jsonl").write_text(json.dumps(shown))
+    (folder / "clips.jsonl").write_text('{"video": "clip", "caption": "a dog"}\n{"video": "clip"}')
+    (folder / "clip.mp4").write_bytes(b"\0\0\1\0ftypisom")
     (folder / "list.json").write_text("[]")
     (folder / "batch.json").write_text('{"train_batch_size": 3}')
     for name in ("empty", "filled", "set", "torn_set", "results", "notes", "torn_loop"):
