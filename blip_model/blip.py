@@ -63,12 +63,19 @@ class Blip(nn.Module):
         return self.temp.reshape(())
 
     def encode_image(self, image: torch.Tensor) -> torch.Tensor:
-        """[B, 3, H, W] -> states of all image tokens [B, P, vision width]."""
+        """[B, 3, H, W] -> states of all image tokens [B, P, vision width].
+
+        Of F frames of videos, [B, F, 3, H, W] -> [B, F P, vision width].
+        """
         return self.visual_encoder(image)
 
     def image_feature(self, image_states: torch.Tensor) -> torch.Tensor:
-        """[B, P, vision width] -> unit vectors [B, E], float32."""
-        return unit(self.vision_proj(image_states[:, 0]))
+        """[B, P, vision width] -> unit vectors [B, E], float32.
+
+        Of videos, [B, F P, vision width], the frames' projections are averaged before: the map is
+        affine, so their states may be.
+        """
+        return unit(self.vision_proj(image_states[:, :: self.config.image_tokens].mean(1)))
 
     def encode_text(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """[B, L] ids, [CLS] first, and mask -> states [B, L, D] without a picture."""

@@ -34,20 +34,22 @@ class Forward:
     head: float
 
 
-def forward_flops(config: BlipConfig, tokens: float) -> Forward:
+def forward_flops(config: BlipConfig, tokens: float, frames: int = 1) -> Forward:
     """Work of each kind of pass.
 
     Args:
         config: sizes.
         tokens: mean text length, special tokens included.
+        frames: of a video, each a picture of its own that texts look at together.
     """
     d, dv, n = config.text_width, config.vision_width, config.image_tokens
     layers, inner = config.text_layers, config.text_intermediate
     block = n * (24 * dv * dv + 4 * n * dv)
     cls_block = 4 * n * dv * dv + 20 * dv * dv + 4 * n * dv
     patches = 2 * (n - 1) * 3 * config.patch_size**2 * dv
-    vision = config.vision_layers * block + patches
-    vision_m = (config.vision_layers - 1) * block + cls_block + patches
+    vision = frames * (config.vision_layers * block + patches)
+    vision_m = frames * ((config.vision_layers - 1) * block + cls_block + patches)
+    n *= frames
     self_attention = 8 * d * d + 4 * tokens * d
     feed_forward = 4 * d * inner
     cross = layers * tokens * (4 * d * d + 4 * n * d)
@@ -77,9 +79,9 @@ def caption_flops(config: BlipConfig, tokens: float, prompt: int) -> float:
     return 3 * (f.vision + f.fused + f.keys_values + scored * f.head)
 
 
-def retrieval_flops(config: BlipConfig, tokens: float) -> float:
+def retrieval_flops(config: BlipConfig, tokens: float, frames: int = 1) -> float:
     """FLOP a pair of retrieval fine-tuning: pretraining's without captioning."""
-    f = forward_flops(config, tokens)
+    f = forward_flops(config, tokens, frames)
     trained = f.vision + f.unimodal + 3 * f.fused + f.keys_values
     return 3 * trained + f.vision_first + f.unimodal
 
@@ -97,9 +99,9 @@ def nlvr_flops(config: BlipConfig, tokens: float) -> float:
     return 3 * (2 * (f.vision + f.keys_values + f.cross) + f.unimodal + merged)
 
 
-def vqa_flops(config: BlipConfig, tokens: float) -> float:
+def vqa_flops(config: BlipConfig, tokens: float, frames: int = 1) -> float:
     """FLOP a question with its picture. Answers are left out, a percent of it at 480 pixels."""
-    f = forward_flops(config, tokens)
+    f = forward_flops(config, tokens, frames)
     return 3 * (f.vision + f.fused + f.keys_values)
 
 

@@ -145,17 +145,23 @@ class VisionTransformer(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """[B, 3, image_size, image_size] -> [B, P, D].
 
+        Of videos, [B, F, 3, image_size, image_size] -> [B, F P, D]: the tokens of one frame after
+        those of the other (Li et al. 2022, arXiv:2201.12086, section 5.6).
+
         Raises:
             ValueError: pictures of another size than the config's and those of `sizes`.
         """
         side = image.shape[-1] if image.shape[-1] in self.sizes else self.image_size
+        of_video = image.shape[:2] if image.ndim == 5 else None
+        image = image if of_video is None else image.flatten(0, 1)
         if image.ndim != 4 or image.shape[1:] != (3, side, side):
             wanted = f"[B, 3, {self.image_size}, {self.image_size}]"
             raise ValueError(f"image is {list(image.shape)}, the network takes {wanted}")
         x_BPD, branch_BPD = self._tokens(image), None
         for block in self.blocks:
             x_BPD, branch_BPD = run_layer(block, x_BPD, branch_BPD, recompute=self.recompute)
-        return self.norm(x_BPD, branch_BPD)[1]
+        x_BPD = self.norm(x_BPD, branch_BPD)[1]
+        return x_BPD if of_video is None else x_BPD.unflatten(0, of_video).flatten(1, 2)
 
     def _tokens(self, image: torch.Tensor) -> torch.Tensor:
         patches = self.patch_embed(image)
@@ -163,7 +169,12 @@ class VisionTransformer(nn.Module):
         return x_BPD + resize_positions(self.pos_embed, x_BPD.shape[1])
 
     def first_state(self, image: torch.Tensor) -> torch.Tensor:
-        """What `forward(image)[:, 0]` is, [B, D], without the rows of the last block not read."""
+        """What `forward(image)[:, 0]` is, [B, D], without the rows of the last block not read.
+
+        Of videos the mean over frames, from which an affine map makes the mean of its results.
+        """
+        if image.ndim == 5:
+            return self.first_state(image.flatten(0, 1)).unflatten(0, image.shape[:2]).mean(1)
         x_BPD, branch_BPD = self._tokens(image), None
         for block in self.blocks[:-1]:
             x_BPD, branch_BPD = block(x_BPD, branch_BPD)

@@ -55,6 +55,7 @@ RANGES = {
     "data.min_crop_scale": PART,
     "data.shuffle_window": COUNT,
     "data.max_pixels": COUNT,
+    "data.frames": COUNT,
     "data.max_bad_fraction": SHARE,
     "train.epochs": COUNT,
     "train.max_steps": COUNT,

@@ -28,6 +28,8 @@ TASKS = (
     "nlvr",
     "visdial",
     "vqa",
+    "video_retrieval",
+    "video_qa",
 )
 
 
@@ -37,7 +39,7 @@ class EvaluateConfig(RunConfig):
 
     Args:
         task: retrieval, caption, classification, nlvr (sentences about two pictures), visdial
-            (dialogues), or vqa (questions).
+            (dialogues), vqa (questions), video_retrieval, or video_qa.
     """
 
     task: str = "retrieval"

@@ -25,6 +25,8 @@ TASKS = (
     "nlvr",
     "visdial",
     "vqa",
+    "video_retrieval",
+    "video_qa",
 )
 
 
@@ -35,7 +37,8 @@ class FinetuneConfig(RunConfig):
     Args:
         task: `caption` makes a captioner, `retrieval` (contrast and matching) a filter, `nlvr`
             judges sentences about two pictures, `visdial` ranks answers in dialogues, `vqa` answers
-            questions.
+            questions; `video_retrieval` and `video_qa` do what `retrieval` and `vqa` do with frames
+            of videos.
     """
 
     task: str = ""
@@ -59,8 +62,8 @@ def main() -> int:
     from engine import runtime
 
     here = runtime.start(config.device)
-    from engine.training.objectives import OBJECTIVES
     from engine.training.trainer import Trainer
+    from engine.training.tuning import OBJECTIVES
 
     try:
         return Trainer(config, OBJECTIVES[config.task], here, stop).run()

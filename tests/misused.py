@@ -65,6 +65,10 @@ def make_world(folder: Path) -> Path:
     said = {"image_id": 5, "caption": "a cat", "dialog": [{"question": 0}]}
     data = {"questions": ["is it?"], "answers": ["no"], "dialogs": [said]}
     (folder / "said.json").write_text(json.dumps({"split": "val2018", "data": data}))
+    shown = {"video_id": "clip", "caption": "a dog", "question": "what is it?"}
+    (folder / "torn.jsonl").write_text(json.dumps(shown))
+    (folder / "clips.jsonl").write_text('{"video": "clip", "caption": "a dog"}\n{"video": "clip"}')
+    (folder / "clip.mp4").write_bytes(b"\0\0\1\0ftypisom")
     (folder / "list.json").write_text("[]")
     (folder / "batch.json").write_text('{"train_batch_size": 3}')
     for name in ("empty", "filled", "set", "torn_set", "results", "notes", "torn_loop"):

@@ -24,8 +24,9 @@ from engine import runtime
 from engine.capfilt.config import CapFiltConfig
 from engine.config import RunConfig
 from engine.stages import Stages, Stopped
-from engine.training.objectives import Captioning, Pretraining
+from engine.training.objectives import Pretraining
 from engine.training.signals import STOPPED, StopRequest
+from engine.training.tuning import Captioning
 from launch.cli import parse, run_main
 from tests.runs import write_config
 

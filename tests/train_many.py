@@ -31,9 +31,10 @@ from engine.config import RunConfig
 from engine.data.batch import Batch
 from engine.training import methods
 from engine.training.deepspeed_engine import DeepSpeedEngine
-from engine.training.objectives import OBJECTIVES, Pretraining
+from engine.training.objectives import Pretraining
 from engine.training.signals import StopRequest
 from engine.training.trainer import Trainer
+from engine.training.tuning import OBJECTIVES
 from launch.cli import parse, run_main
 from launch.finetune import FinetuneConfig
 

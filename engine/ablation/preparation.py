@@ -14,7 +14,8 @@ from engine.collect.world import World, make_world, read_noise
 from engine.config import RunConfig
 from engine.data.tokenizer import Tokenizer
 from engine.stages import Stages
-from engine.training.objectives import Captioning, Objective, Pretraining, Retrieval
+from engine.training.objectives import Objective, Pretraining
+from engine.training.tuning import Captioning, Retrieval
 
 Kind = Callable[[RunConfig, Tokenizer], Objective]
 

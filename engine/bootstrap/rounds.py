@@ -24,10 +24,11 @@ from engine.config import ConfigError
 from engine.data.open_source import open_source
 from engine.runtime import Runtime
 from engine.stages import Stages, Stopped
-from engine.training.objectives import Captioning, Pretraining, Retrieval
+from engine.training.objectives import Pretraining
 from engine.training.run_folder import locked
 from engine.training.signals import STOPPED, StopRequest
 from engine.training.trainer import Trainer
+from engine.training.tuning import Captioning, Retrieval
 
 NEXT = {
     "pretrain": "its retrieval on held-out pairs",

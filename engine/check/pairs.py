@@ -16,7 +16,7 @@ from engine.data.shards import Shards
 from engine.data.source import RawSample, Source
 from engine.findings import Finding, error
 from engine.remote.store import is_url
-from engine.training.objectives import OBJECTIVES
+from engine.training.tuning import OBJECTIVES
 
 SAMPLES = 64
 # Bytes and rows: longer lists take longer to go through than a check may.

@@ -12,7 +12,8 @@ from engine.config import ConfigError, RunConfig
 from engine.data.tokenizer import Tokenizer, open_tokenizer
 from engine.findings import Finding, error
 from engine.training import schedule
-from engine.training.objectives import OBJECTIVES, Built, Objective, Pretraining
+from engine.training.objectives import Built, Objective, Pretraining
+from engine.training.tuning import OBJECTIVES
 
 PRETRAIN = "pretrain"
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from engine.collect.clips import make_clips
 from engine.collect.dialogues import make_dialogues
 from engine.collect.questions import make_questions
 from engine.collect.statements import make_statements
@@ -13,6 +14,7 @@ TASKS: dict[str, Callable[..., dict[str, int]]] = {
     "nlvr": make_statements,
     "visdial": make_dialogues,
     "vqa": make_questions,
+    "video": make_clips,
 }
 
 

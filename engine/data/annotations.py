@@ -34,7 +34,7 @@ class Annotations:
     def __init__(self, path: Path, image_root: str | None) -> None:
         self.path = path
         self.root = Path(image_root) if image_root else path.parent
-        self._table = _read_table(path)
+        self._table = self.table(path)
         self.lengths = [len(self._table)]
 
     def __len__(self) -> int:
@@ -50,10 +50,19 @@ class Annotations:
         """Paths of the pictures, as the list names them."""
         return self._table["image"]
 
+    @staticmethod
+    def table(path: Path) -> pa.Table:
+        """The rows, checked."""
+        return _read_table(path)
+
+    def content(self, name: str) -> tuple[bytes | None, str | None]:
+        """The encoded picture of this name, or why it cannot be had."""
+        return read_picture(self.root / name)
+
     def read(self, number: int) -> RawSample:
         """One pair."""
         row = {name: self._table[name][number].as_py() for name in self._table.column_names}
-        content, problem = read_picture(self.root / row["image"])
+        content, problem = self.content(row["image"])
         return RawSample(
             key=row["image"],
             uid=row["uid"],
@@ -77,12 +86,12 @@ def fingerprint_of(table: pa.Table) -> str:
     return state.hexdigest()
 
 
-def read_picture(path: Path) -> tuple[bytes | None, str | None]:
+def read_picture(path: Path, max_bytes: int = MAX_FILE_BYTES) -> tuple[bytes | None, str | None]:
     """A file's bytes, or why they cannot be had."""
     try:
         if not path.is_file():
             return None, "no_file" if path.exists() else "missing"
-        if path.stat().st_size > MAX_FILE_BYTES:
+        if path.stat().st_size > max_bytes:
             return None, "file_too_large"
         return path.read_bytes(), None
     except FileNotFoundError:
@@ -107,7 +116,7 @@ def _read_table(path: Path) -> pa.Table:
         raise ConfigError(f"{path}: not readable as {path.suffix[1:]}: {problem}") from None
     if isinstance(rows, dict) and isinstance(rows.get("images"), list):
         rows = _joined(path, rows)
-    return _from_json(path, rows) if isinstance(rows, list | dict) else _from_columns(path, rows)
+    return table_of_rows(path, rows) if isinstance(rows, list | dict) else _from_columns(path, rows)
 
 
 def _joined(path: Path, tables: dict[str, Any]) -> list[dict[str, Any]]:
@@ -133,7 +142,12 @@ def _joined(path: Path, tables: dict[str, Any]) -> list[dict[str, Any]]:
         ) from None
 
 
-def _from_json(path: Path, rows: Any) -> pa.Table:
+def table_of_rows(path: Path, rows: Any) -> pa.Table:
+    """BLIP's rows as columns.
+
+    Raises:
+        ConfigError: a row is wrong; names it.
+    """
     if not isinstance(rows, list) or not rows:
         raise ConfigError(f"{path}: expected a list of pairs, found {type(rows).__name__}")
     columns: dict[str, list] = {

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 from engine.config import ConfigError
-from engine.data.augment import evaluation_view
 from engine.data.captions import clean_caption
-from engine.data.images import BadSample, decode_image
+from engine.data.images import BadSample
 from engine.data.source import Source
+from engine.data.videos import evaluation_pixels
 
 
 @dataclass
@@ -22,6 +22,7 @@ class EvaluationSet:
         image_size: side of the views.
         max_words: of cleaned captions.
         max_pixels: larger pictures are bad.
+        frames: seen of each, where they are videos.
 
     Attributes:
         keys: of the pictures that could be read, in order.
@@ -37,6 +38,7 @@ class EvaluationSet:
     image_size: int
     max_words: int
     max_pixels: int
+    frames: int | None = None
     keys: list[str] = field(default_factory=list)
     image_ids: list[int] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
@@ -47,10 +49,10 @@ class EvaluationSet:
     bad: list[tuple[str, str]] = field(default_factory=list)
 
     def views(self, batch_size: int) -> Iterator[torch.Tensor]:
-        """[B, 3, H, W] batches; fills the attributes as it goes.
+        """[B, 3, H, W] batches, [B, F, 3, H, W] of videos; fills the attributes as it goes.
 
         Raises:
-            ConfigError: not one usable pair.
+            ConfigError: not one usable pair, or a video that cannot be used.
         """
         position_of: dict[int, int] = {}
         waiting: list[torch.Tensor] = []
@@ -61,14 +63,16 @@ class EvaluationSet:
                     raise BadSample(raw.problem)
                 texts = _usable(raw.captions, self.max_words)
                 if raw.image_id not in position_of:
-                    image = decode_image(raw.image, self.max_pixels)
-                    waiting.append(evaluation_view(image, self.image_size))
+                    seeing = (self.image_size, self.max_pixels, self.frames)
+                    waiting.append(evaluation_pixels(raw.image, *seeing))
                     position_of[raw.image_id] = len(self.keys)
                     self.keys.append(raw.key)
                     self.image_ids.append(raw.image_id)
                     self.numbers.append(number)
                     self.domains.append(raw.domain)
             except BadSample as bad:
+                if self.frames:
+                    raise ConfigError(f"{raw.key}: not a usable video: {bad.reason}") from None
                 self.bad.append((raw.key, bad.reason))
                 continue
             self.captions += [cleaned for cleaned, _ in texts]

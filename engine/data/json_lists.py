@@ -1,4 +1,4 @@
-"""Annotations that come as JSON: VQA's questions, NLVR2's statements, VisDial's dialogues."""
+"""Annotations that come as JSON: questions, statements, dialogues; or as a row a line."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -9,15 +9,18 @@ from engine.config import ConfigError
 from engine.data.open_source import Joined, named_paths
 from engine.data.source import Source
 
+JSON, JSON_LINES = (".json",), (".json", ".jsonl")
+
 
 def read_json(path: Path) -> Any:
-    """What a file holds.
+    """What a file holds; of JSON lines the list of them.
 
     Raises:
         ConfigError: it cannot be read.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        return _lines(text) if path.suffix == ".jsonl" else json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         problem = " ".join(str(error).split())
         raise ConfigError(f"{path}: not readable as json: {problem}") from None
@@ -27,7 +30,7 @@ def read_list(path: Path, what: str) -> list[Any]:
     """The rows of a file.
 
     Args:
-        path: JSON.
+        path: JSON, or JSON lines where it ends in `.jsonl`.
         what: the rows are, in the plural.
 
     Raises:
@@ -39,19 +42,33 @@ def read_list(path: Path, what: str) -> list[Any]:
     return rows
 
 
+def _lines(text: str) -> list[Any]:
+    rows = []
+    # Texts may hold what splitlines takes for a line's end.
+    for number, line in enumerate(text.split("\n"), 1):
+        try:
+            if line.strip():
+                rows.append(json.loads(line))
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from None
+    return rows
+
+
 def open_lists(
     spec: str | Sequence[str],
     image_root: str | None,
     what: tuple[str, str],
     open_list: Callable[[Path], Source],
+    suffixes: tuple[str, ...] = JSON,
 ) -> Source:
     """Open files of rows, one after the other.
 
     Args:
-        spec: JSON file (path, glob or `{0..3}` range), or a list of such.
+        spec: file (path, glob or `{0..3}` range), or a list of such.
         image_root: folder that relative picture paths start from.
         what: the rows are, in the plural: in a word, and in full.
         open_list: opens a file.
+        suffixes: that files may have.
 
     Raises:
         ConfigError: nothing there, or another kind of file.
@@ -65,7 +82,7 @@ def open_lists(
     for path in (path for one in specs for path in named_paths(one)):
         if not path.exists():
             raise ConfigError(f"{path}: no such file or folder")
-        if path.suffix != ".json":
-            raise ConfigError(f"{path}: {what[1]} come in a .json file")
+        if path.suffix not in suffixes:
+            raise ConfigError(f"{path}: {what[1]} come in a {' or '.join(suffixes)} file")
         parts.append(open_list(path))
     return parts[0] if len(parts) == 1 else Joined(parts)

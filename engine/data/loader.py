@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from engine.config import ConfigError, RunConfig
+from engine.config import ConfigError, DataSection, RunConfig
 from engine.curriculum import CurriculumStage, stage_at
 from engine.data.answers import weighted
 from engine.data.augment import Augmentation, normalised
@@ -90,20 +90,36 @@ class Slots(Dataset):
         """
         draws = Draws(self.seed, TEXT, slot)
         caption = choose_caption(raw.captions, self.data.max_words, draws)
-        return self.view(raw.image, slot, Draws(self.seed, CROP, slot)), caption
+        return self.pixels(raw, slot), caption
+
+    @staticmethod
+    def frames(data: DataSection) -> int:
+        """Pictures that a sample is seen by."""
+        return 1
+
+    def pixels(self, raw: RawSample, slot: int) -> torch.Tensor:
+        """Picture [3, H, H] uint8 as the slot's counters augment it.
+
+        Raises:
+            BadSample: it cannot be used.
+        """
+        return self.view(raw.image, slot, Draws(self.seed, CROP, slot))
 
     def stage(self, slot: int) -> CurriculumStage:
         """What of the curriculum holds for a slot."""
         return stage_at(self.data.curriculum, slot // self.global_batch)
 
+    def augmentation(self, slot: int) -> Augmentation:
+        """To a view of the size that the slot's step takes."""
+        return Augmentation.of(self.data, self.stage(slot).image_size or self.image_size)
+
     def view(self, content: bytes | None, slot: int, draws: Draws) -> torch.Tensor:
-        """Encoded picture -> [3, H, H] uint8, augmented, of the size that the slot's step takes.
+        """Encoded picture -> [3, H, H] uint8, augmented.
 
         Raises:
             BadSample: it cannot be used.
         """
-        size, most = self.stage(slot).image_size or self.image_size, self.data.max_pixels
-        augmentation = Augmentation.of(self.data, size)
+        augmentation, most = self.augmentation(slot), self.data.max_pixels
         if self.data.fast_views:
             return fast_view(content, most, augmentation, draws, self.jpeg)
         return augmentation(decode_image(content, most), draws)

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 import torch
 
 from engine.config import ConfigError
-from engine.data.augment import evaluation_view
 from engine.data.captions import clean_question
-from engine.data.images import BadSample, decode_image
+from engine.data.images import BadSample
 from engine.data.source import Source
+from engine.data.videos import evaluation_pixels
 
 
 @dataclass
@@ -21,6 +21,7 @@ class QuestionSet:
         image_size: side of the views.
         max_words: of cleaned questions.
         max_pixels: larger pictures are bad.
+        frames: seen of each, where they are videos.
 
     Attributes:
         keys: of the questions whose pictures could be read, in order.
@@ -35,6 +36,7 @@ class QuestionSet:
     image_size: int
     max_words: int
     max_pixels: int
+    frames: int | None = None
     keys: list[str] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
     questions: list[str] = field(default_factory=list)
@@ -43,7 +45,8 @@ class QuestionSet:
     bad_ids: list[str] = field(default_factory=list)
 
     def views(self, batch_size: int) -> Iterator[tuple[torch.Tensor, list[int]]]:
-        """Batches: pictures [P, 3, H, W], and for each of the batch's questions its picture.
+        """Batches: pictures [P, 3, H, W], or videos [P, F, 3, H, W], and for each of the batch's
+        questions its own.
 
         Fills the attributes as it goes.
 
@@ -51,7 +54,7 @@ class QuestionSet:
             batch_size: questions of a batch.
 
         Raises:
-            ConfigError: not one usable question.
+            ConfigError: not one usable question, or a video that cannot be used.
         """
         pictures: list[torch.Tensor] = []
         owners: list[int] = []
@@ -63,10 +66,12 @@ class QuestionSet:
                     raise BadSample(raw.problem)
                 question = clean_question(raw.captions[0], self.max_words)
                 if not pictures or raw.image_id != shown:
-                    image = decode_image(raw.image, self.max_pixels)
-                    pictures.append(evaluation_view(image, self.image_size))
+                    seeing = (self.image_size, self.max_pixels, self.frames)
+                    pictures.append(evaluation_pixels(raw.image, *seeing))
                     shown = raw.image_id
             except BadSample as bad:
+                if self.frames:
+                    raise ConfigError(f"{raw.key}: not a usable video: {bad.reason}") from None
                 self.bad.append((raw.key, bad.reason))
                 self.bad_ids.append(raw.uid)
                 continue

@@ -21,9 +21,8 @@ import torch
 from engine.config import ConfigError
 from engine.data.annotations import fingerprint_of, read_picture
 from engine.data.captions import clean_question, valid_text
-from engine.data.counter import Draws
 from engine.data.json_lists import open_lists, read_list
-from engine.data.loader import CROP, Slots
+from engine.data.loader import Slots
 from engine.data.source import RawSample, Source, stable_id
 
 # Of an answer that one person gave to Visual Genome, as in the original.
@@ -50,7 +49,7 @@ class Questions:
 
     def __init__(self, path: Path, image_root: str | None, needed: str) -> None:
         self.root = Path(image_root) if image_root else path.parent
-        self._table = _read_table(path, needed)
+        self._table = _table(path, self.rows(path, needed), needed)
         self.lengths = [len(self._table)]
 
     def __len__(self) -> int:
@@ -61,10 +60,19 @@ class Questions:
         """Hash of all rows."""
         return fingerprint_of(self._table)
 
+    @staticmethod
+    def rows(path: Path, needed: str) -> list[Any]:
+        """As VQA and Visual Genome have them."""
+        return read_list(path, "questions")
+
+    def content(self, name: str) -> tuple[bytes | None, str | None]:
+        """The encoded picture of this name, or why it cannot be had."""
+        return read_picture(self.root / name)
+
     def read(self, number: int) -> RawSample:
         """One question: the `caption`; its weighted answers; its number as JSON, the `uid`."""
         row = {name: self._table[name][number].as_py() for name in self._table.column_names}
-        content, problem = read_picture(self.root / row["image"])
+        content, problem = self.content(row["image"])
         return RawSample(
             key=f"{row['image']} (question {row['question_id'] or number})",
             uid=row["question_id"],
@@ -78,10 +86,10 @@ class Questions:
         )
 
 
-def _read_table(path: Path, needed: str) -> pa.Table:
+def _table(path: Path, rows: list[Any], needed: str) -> pa.Table:
     columns: dict[str, list] = {name: [] for name in SCHEMA.names}
     first_row: dict[str, int] = {}
-    for number, row in enumerate(read_list(path, "questions")):
+    for number, row in enumerate(rows):
         problem = _problem(row, needed)
         if problem:
             raise ConfigError(f"{path}: row {number} {problem}")
@@ -181,4 +189,4 @@ class QuestionSlots(Slots):
     def content(self, raw: RawSample, slot: int) -> tuple[torch.Tensor, str]:
         """Picture [3, H, H] uint8 and question, as the slot's counters augment them."""
         question = clean_question(raw.captions[0], self.data.max_words)
-        return self.view(raw.image, slot, Draws(self.seed, CROP, slot)), question
+        return self.pixels(raw, slot), question

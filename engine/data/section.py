@@ -30,6 +30,7 @@ class DataSection:
         jpeg_decoder: `simplejpeg`, `pillow`, or `auto`, the first of them that is installed. They
             give the same pixels.
         max_pixels: larger pictures are bad samples (decompression bombs).
+        frames: seen of each video, at equal distances.
         max_bad_fraction: the run stops when more of its samples are bad.
         curriculum: smaller pictures and shorter texts for the first steps, stage by stage, for
             example [{until_step: 10000, image_size: 160, max_tokens: 20}]; mfu is then null.
@@ -49,5 +50,6 @@ class DataSection:
     fast_views: bool = True
     jpeg_decoder: Literal["auto", "simplejpeg", "pillow"] = "auto"
     max_pixels: int = 25_000_000
+    frames: int = 8
     max_bad_fraction: float = 0.05
     curriculum: list[CurriculumStage] = field(default_factory=list)

@@ -16,7 +16,7 @@ class RawSample:
         url: where it came from, or "".
         captions: texts as stored; may be empty or hold what is not text.
         image_id: equal for pairs of one picture.
-        image: encoded picture, or None where it is missing.
+        image: encoded picture, or video, or None where it is missing.
         problem: why the store could not give it whole, or None.
         second: the other encoded picture of a statement about two, or None.
         label: 1 where a statement is true, 0 where it is false, or None.

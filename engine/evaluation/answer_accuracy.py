@@ -68,6 +68,14 @@ def answer_accuracy(answer: str, human: Sequence[str]) -> float:
     return total / len(human)
 
 
+def exact_accuracy(answers: Sequence[str], human: Sequence[Sequence[str]]) -> float:
+    """Share of answers that equal one of people's once both are normalised, as in video QA."""
+    equal = [
+        normalised(one) in map(normalised, many) for one, many in zip(answers, human, strict=True)
+    ]
+    return sum(equal) / len(equal)
+
+
 def mean_accuracy(answers: Sequence[str], human: Sequence[Sequence[str]]) -> float:
     """Mean of `answer_accuracy` over questions, at least one."""
     scores = [answer_accuracy(one, many) for one, many in zip(answers, human, strict=True)]

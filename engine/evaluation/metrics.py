@@ -38,18 +38,42 @@ def retrieval_recalls(
     Returns:
         text_to_image_rK and image_to_text_rK, shares in [0, 1].
     """
-    images, texts = scores.shape
+    texts = scores.shape[1]
     own = scores[image_of_text, np.arange(texts)]
     above, equal = (scores > own).sum(0), (scores == own).sum(0)
     one = np.ones(texts, np.int64)
     recalls = {f"text_to_image_r{k}": _hits(above, equal, one, k) for k in ks}
     scores = scores if to_text is None else to_text
+    above, equal, right = _best_of_texts(scores, image_of_text)
+    return recalls | {f"image_to_text_r{k}": _hits(above, equal, right, k) for k in ks}
+
+
+def _best_of_texts(
+    scores: np.ndarray, image_of_text: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each picture: texts above the best of its own, texts equal to it, and its own of those."""
+    images, texts = scores.shape
     own = scores[image_of_text, np.arange(texts)]
     best = np.full(images, -np.inf, scores.dtype)
     np.maximum.at(best, image_of_text, own)
     above, equal = (scores > best[:, None]).sum(1), (scores == best[:, None]).sum(1)
     right = np.bincount(image_of_text[own == best[image_of_text]], minlength=images)
-    return recalls | {f"image_to_text_r{k}": _hits(above, equal, right, k) for k in ks}
+    return above, equal, right
+
+
+def retrieval_ranks(
+    scores: np.ndarray, image_of_text: np.ndarray, to_text: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ranks from 1 of each text's picture, and of the best of each picture's texts.
+
+    Among equal scores the expected rank of a random order: the first of r right ones among n lies
+    at (n + 1) / (r + 1). Arguments as in `retrieval_recalls`.
+    """
+    own = scores[image_of_text, np.arange(scores.shape[1])]
+    to_image = (scores > own).sum(0) + ((scores == own).sum(0) + 1) / 2
+    scores = scores if to_text is None else to_text
+    above, equal, right = _best_of_texts(scores, image_of_text)
+    return to_image, above + (equal + 1) / (right + 1)
 
 
 def chance_recalls(

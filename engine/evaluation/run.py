@@ -16,12 +16,15 @@ from engine.data.open_source import open_source
 from engine.data.question_set import QuestionSet
 from engine.data.questions import open_questions
 from engine.data.statements import StatementSet, open_statements
+from engine.data.video_pairs import open_videos
+from engine.data.video_questions import open_video_questions
 from engine.encoding import ANSWERS
 from engine.evaluation.caption import evaluate_captions
 from engine.evaluation.classification import evaluate_classification
 from engine.evaluation.confusion import draw_confusion
 from engine.evaluation.nlvr import evaluate_nlvr
 from engine.evaluation.retrieval import evaluate_retrieval
+from engine.evaluation.video import evaluate_video_qa, evaluate_video_retrieval
 from engine.evaluation.visdial import evaluate_visdial
 from engine.evaluation.vqa import evaluate_vqa
 from engine.inference import LoadedBlip, load
@@ -34,6 +37,8 @@ PARTS = {
     "nlvr": "cls_head",
     "visdial": "itm_head",
     "vqa": ANSWERS,
+    "video_retrieval": "text_encoder",
+    "video_qa": ANSWERS,
 }
 # What opens a task's data, and what goes through it in order.
 SETS = {
@@ -43,6 +48,8 @@ SETS = {
     "nlvr": (open_statements, StatementSet),
     "visdial": (partial(open_dialogues, answered=False), DialogueSet),
     "vqa": (partial(open_questions, needed="question_id"), QuestionSet),
+    "video_retrieval": (open_videos, EvaluationSet),
+    "video_qa": (partial(open_video_questions, needed="question_id"), QuestionSet),
 }
 EVALUATORS: dict[str, Evaluator] = {
     "retrieval": evaluate_retrieval,
@@ -51,7 +58,10 @@ EVALUATORS: dict[str, Evaluator] = {
     "nlvr": evaluate_nlvr,
     "visdial": evaluate_visdial,
     "vqa": evaluate_vqa,
+    "video_retrieval": evaluate_video_retrieval,
+    "video_qa": evaluate_video_qa,
 }
+VIDEOS = ("video_retrieval", "video_qa")
 # What predictions are called where they go to a server.
 PREDICTIONS = {
     "caption": "captions.json",
@@ -81,7 +91,8 @@ def evaluate(config: RunConfig, task: str) -> dict[str, Any]:
     blip = load(config.model.checkpoint, device=device, precision=precision, section=config.model)
     blip.require(PARTS[task])
     size = blip.model.config.image_size
-    samples = collecting(source, size, config.data.max_words, config.data.max_pixels)
+    seen = {"frames": config.data.frames} if task in VIDEOS else {}
+    samples = collecting(source, size, config.data.max_words, config.data.max_pixels, **seen)
     results = EVALUATORS[task](blip, samples, config.evaluate)
     predictions = results.pop("predictions", None)
     results["checkpoint"] = config.model.checkpoint

@@ -3,6 +3,7 @@
 import json
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from engine.evaluation.answer_accuracy import mean_accuracy, normalised
 from engine.inference import LoadedBlip
 from engine.progress import Progress
 
+Accuracy = Callable[[Sequence[str], Sequence[Sequence[str]]], float]
 EXAMPLES = 24
 # Kept of a question, as in the original.
 MAX_TOKENS = 35
@@ -25,12 +27,22 @@ SHORT = 3
 
 @torch.no_grad()
 def evaluate_vqa(
-    blip: LoadedBlip, questions: QuestionSet, settings: EvaluateSection
+    blip: LoadedBlip,
+    questions: QuestionSet,
+    settings: EvaluateSection,
+    *,
+    accuracy: Accuracy = mean_accuracy,
 ) -> dict[str, Any]:
     """Answers to all questions, and their accuracy where people's are known.
 
     Chance is the accuracy of giving the answer that most people gave to every question. A question
     that cannot be shown is answered with "" in the predictions, so that none is missing.
+
+    Args:
+        blip: with an answering decoder.
+        questions: held out.
+        settings: of the evaluation.
+        accuracy: of answers, by those of people.
 
     Returns:
         metrics, chance, count, seconds and examples, as `results.json` holds them; predictions, as
@@ -73,7 +85,7 @@ def evaluate_vqa(
     given = zip(questions.ids + questions.bad_ids, answers + [""] * len(questions.bad), strict=True)
     return {
         "task": "vqa",
-        **_scores(answers, questions.people),
+        **_scores(answers, questions.people, accuracy),
         "count": len(answers),
         "bad_samples": len(questions.bad),
         "seconds": time.perf_counter() - begun,
@@ -92,7 +104,9 @@ def evaluate_vqa(
     }
 
 
-def _scores(answers: list[str], people: list[tuple[str, ...]]) -> dict[str, dict[str, float]]:
+def _scores(
+    answers: list[str], people: list[tuple[str, ...]], accuracy: Accuracy
+) -> dict[str, dict[str, float]]:
     """Metrics and chance over the questions that people answered; empty where there are none."""
     known = [(one, many) for one, many in zip(answers, people, strict=True) if many]
     if not known:
@@ -100,5 +114,5 @@ def _scores(answers: list[str], people: list[tuple[str, ...]]) -> dict[str, dict
     given, human = zip(*known, strict=True)
     counts = Counter(normalised(answer) for many in human for answer in many)
     commonest = counts.most_common(1)[0][0]
-    chance = mean_accuracy([commonest] * len(human), human)
-    return {"metrics": {"accuracy": mean_accuracy(given, human)}, "chance": {"accuracy": chance}}
+    chance = accuracy([commonest] * len(human), human)
+    return {"metrics": {"accuracy": accuracy(given, human)}, "chance": {"accuracy": chance}}

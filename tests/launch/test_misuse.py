@@ -26,7 +26,7 @@ from launch import (
     report,
 )
 from launch.cli import parse
-from tests import mistakes_bulk
+from tests import mistakes_bulk, mistakes_video
 from tests.commands import call, contents
 from tests.mistakes import (
     BOOTSTRAP,
@@ -79,6 +79,8 @@ MISTAKES = [
     *((caption.main, *case) for case in mistakes_bulk.CAPTION),
     *((embed.main, *case) for case in mistakes_bulk.EMBED),
     *((bootstrap.main, *case) for case in BOOTSTRAP),
+    *((finetune.main, *case) for case in mistakes_video.FINETUNE),
+    *((evaluate.main, *case) for case in mistakes_video.EVALUATE),
 ]
 
 

@@ -15,6 +15,7 @@ from tests.forked import succeed
 from tests.ranks import ROOT
 from tests.runs import metrics, weights
 from tests.shards import write_dialogues, write_questions, write_shards, write_statements
+from tests.videos import write_video_questions, write_videos
 
 # Recipes of captioning and filtering, the loop, its ablation, and evaluation have their own tests.
 EVERY = sorted((ROOT / "launch" / "recipes").glob("*.yaml"))
@@ -29,11 +30,14 @@ LOSSES = {
     "nlvr": ("nlvr",),
     "visdial": ("visdial",),
     "vqa": ("lm",),
+    "video_retrieval": ("itc", "itm"),
+    "video_qa": ("lm",),
 }
 
 HEADS = {"caption": "captioner", "retrieval": "filter"}
 # Tasks whose data are not pairs.
 WRITERS = {"nlvr": write_statements, "visdial": write_dialogues, "vqa": write_questions}
+WRITERS |= {"video_retrieval": write_videos, "video_qa": write_video_questions}
 
 each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 

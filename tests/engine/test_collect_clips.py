@@ -1,0 +1,113 @@
+"""Clips derived from pictures and names: what their rules promise."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.collect import clips
+from engine.collect.clips import make_clips
+from engine.collect.statements import PEOPLE, TONES
+from engine.config import ConfigError
+from engine.data.questions import read_answer_list
+from engine.data.shards import ShardWriter
+from engine.data.video_pairs import open_videos
+from engine.data.video_questions import open_video_questions
+from engine.data.videos import decode_video
+from tests.commands import contents
+from tests.shards import picture
+
+TRADES = ("cook", "farmer")
+NAMES = [f"{who} {trade} {tone}" for who in PEOPLE for trade in TRADES for tone in TONES]
+COUNTS = {"train": 40, "heldout": 20}
+
+
+def write_named(folder: Path, part: str, first: int) -> str:
+    """People of all kinds, skin tones and trades, and what is no person, as shards."""
+    with ShardWriter(folder / part, part, 100) as writer:
+        for number, name in enumerate([*NAMES, "red heart", "man cook"], first):
+            facts = {"uid": f"set-{number:04X}", "url": ""}
+            writer.add(f"{number:05d}", picture(number), "png", name, facts)
+    return str(folder / part)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("named")
+    firsts = {"train": 0, "heldout": 100}
+    parts = {part: write_named(folder, part, first) for part, first in firsts.items()}
+    counts = {"count": COUNTS["train"], "held_out": COUNTS["heldout"]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clips, "LEAST", {"train": 4, "heldout": 4})
+        for name in ("one", "again", "other"):
+            seed = 1 if name == "other" else 0
+            assert make_clips(folder / name, **parts, **counts, seed=seed) == COUNTS
+    return folder
+
+
+def halves(folder: Path, part: str) -> dict[str, list[str]]:
+    """Of each clip the names of its two pictures."""
+    lines = (folder / f"retrieval_{part}.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    return {row["clip_name"]: row["caption"].split(" then ") for row in rows}
+
+
+@pytest.mark.parametrize("part", ["train", "heldout"])
+def test_clips_are_read_and_show_both_pictures(made: Path, part: str) -> None:
+    source, names = open_videos(str(made / "one" / f"retrieval_{part}.jsonl")), NAMES
+    assert len(source) == COUNTS[part]
+    for number in range(len(source)):
+        raw = source.read(number)
+        two = halves(made / "one", part)[raw.key]
+        assert set(two) <= set(names)
+        seen = [np.asarray(frame, np.int16) for frame in decode_video(raw.image, 4, 10_000)]
+        pictures = [names.index(name) + (100 if part == "heldout" else 0) for name in two]
+        if (pictures[0] - pictures[1]) % 32:
+            assert np.abs(seen[0] - seen[3]).mean() > 1
+
+
+def test_answers_are_what_the_second_picture_shows(made: Path) -> None:
+    kinds, pairs, shown = Counter(), Counter(), Counter()
+    for part in COUNTS:
+        named = halves(made / "one", part)
+        for row in json.loads((made / "one" / f"qa_{part}.json").read_text()):
+            (first, second), question = named[row["video_id"]], row["question"].removesuffix("?")
+            if question.startswith("who"):
+                kinds["who"] += 1
+                assert first.split()[0] == question.split()[-1] != row["answer"]
+                assert second.split()[0] == row["answer"]
+                pairs[first.split()[0], row["answer"]] += 1
+            elif "skin tone" in question:
+                kinds["tone"] += 1
+                assert first.endswith(f" {question.removeprefix('what skin tone comes after ')}")
+                assert second.endswith(f" {row['answer']} skin tone")
+                assert row["answer"] not in question.split()
+            else:
+                thing = question.split()[-1]
+                assert (thing in (first + second).split()) == (row["answer"] == "yes"), row
+                shown[part, thing, row["answer"]] += 1
+    assert kinds == {"who": 60, "tone": 60}
+    assert len(pairs) == 6
+    assert shown and all(shown[p, t, "yes"] == shown[p, t, "no"] for p, t, _ in shown)
+
+
+def test_a_seed_gives_the_same_bytes_and_parts_share_nothing(made: Path) -> None:
+    assert contents(made / "one") == contents(made / "again")
+    assert contents(made / "one") != contents(made / "other")
+    sources = [open_video_questions(str(made / "one" / f"qa_{part}.json")) for part in COUNTS]
+    ids = [{s.read(n).uid for n in range(len(s))} for s in sources]
+    assert not ids[0] & ids[1]
+    assert all(s.read(n).problem is None for s in sources for n in range(len(s)))
+    listed = read_answer_list(made / "one" / "answer_list.json")
+    assert {*PEOPLE, "yes", "no"} <= set(listed)
+
+
+def test_pictures_of_nobody_are_refused(tmp_path: Path) -> None:
+    for part in COUNTS:
+        with ShardWriter(tmp_path / part, part, 10) as writer:
+            writer.add("0", picture(0), "png", "red heart", {"uid": part, "url": ""})
+    with pytest.raises(ConfigError, match="no train picture is named man light skin tone"):
+        parts = {part: str(tmp_path / part) for part in COUNTS}
+        make_clips(tmp_path / "out", **parts)
