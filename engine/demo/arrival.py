@@ -4,6 +4,7 @@ import io
 import socket
 import time
 
+LATE = "the request took too long to arrive"
 DRAINED_BYTES, DRAINED_SECONDS = 64_000_000, 2.0
 
 
@@ -33,9 +34,12 @@ class TimedReading(io.RawIOBase):
         """
         left = self._end - time.monotonic()
         if left <= 0:
-            raise TimeoutError("the request took too long to arrive")
+            raise TimeoutError(LATE)
         self._connection.settimeout(left)
-        return self._connection.recv_into(room)
+        try:
+            return self._connection.recv_into(room)
+        except TimeoutError:
+            raise TimeoutError(LATE) from None
 
 
 def drain(connection: socket.socket) -> None:

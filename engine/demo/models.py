@@ -1,6 +1,6 @@
 """The models behind the page: each thing is done by the first that can."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -25,7 +25,7 @@ class DemoModels:
     captions: LoadedBlip | None
     matches: LoadedBlip | None
     answers: LoadedBlip | None
-    style: EvaluateSection = field(default_factory=EvaluateSection)
+    style: EvaluateSection
 
 
 def open_models(config: DemoConfig) -> DemoModels:
@@ -45,8 +45,8 @@ def open_models(config: DemoConfig) -> DemoModels:
         if not any(_has(blip, part) for part in parts):
             raise ConfigError(f"{place}: these weights neither caption nor match nor answer")
     found = [next((blip for _, blip in opened if _has(blip, part)), None) for part in parts]
-    captioning = next((place for place, blip in opened if blip is found[0]), "")
-    style = _style(captioning)
+    captioning = [place for place, blip in opened if blip is found[0]]
+    style = _style(captioning[0]) if captioning else EvaluateSection()
     if config.prompt is not None:
         style = replace(style, prompt=config.prompt)
     return DemoModels(*found, style)

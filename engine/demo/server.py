@@ -196,8 +196,7 @@ class DemoHandler(BaseHTTPRequestHandler):
         """What was sent, of a length that was told beforehand and is not too large.
 
         Raises:
-            Refused: no length, or too large a one.
-            TimeoutError: it did not arrive in time.
+            Refused: no length, too large a one, or it did not arrive in time.
             ConnectionError: the sender left.
         """
         told, limit = self.headers.get("Content-Length", ""), self.server.config.max_upload_bytes
@@ -205,7 +204,10 @@ class DemoHandler(BaseHTTPRequestHandler):
             raise Refused(411, "the request must tell its length")
         if len(told) > 15 or int(told) > limit:
             raise Refused(413, f"the picture is larger than {limit / 1e6:g} MB")
-        content = self.rfile.read(int(told))
+        try:
+            content = self.rfile.read(int(told))
+        except TimeoutError as late:
+            raise Refused(408, str(late)) from None
         if len(content) < int(told):
             raise ConnectionError("the sender left")
         return content
@@ -220,9 +222,8 @@ class DemoHandler(BaseHTTPRequestHandler):
             self._refuse(400, " ".join(str(error).split()))
         except Busy:
             self._refuse(503, BUSY, {"Retry-After": "2"})
-        except TimeoutError:
-            self._refuse(408, "the request took too long to arrive")
-        except ConnectionError:
+        except (ConnectionError, TimeoutError):
+            # Nobody is there who sends, or who takes the answer.
             self.close_connection = True
         except Exception:  # noqa: BLE001 - the client is told nothing of a bug but that it is one
             log.exception("a request failed")

@@ -217,7 +217,7 @@ def test_what_goes_wrong_is_one_line(tab: Tab, world: Path, tmp_path: Path) -> N
 
 
 def test_a_demo_that_has_ended_is_told(tab: Tab, client: Client) -> None:
-    server = DemoServer(DemoConfig(model="unused", port=0, receive_seconds=0.5))
+    server = DemoServer(DemoConfig(model="unused", port=0, receive_seconds=5.0))
     server.open(client.server.results, client.server.page)
     with serving(server) as other:
         tab.go(other.server.url)
