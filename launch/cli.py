@@ -29,6 +29,7 @@ def parse(
     description: str,
     examples: str,
     words: tuple[str, str] | None = None,
+    verb: str = "",
 ) -> Config:
     """Read `--config FILE` and dotted flags into a configuration object; later ones win.
 
@@ -41,11 +42,12 @@ def parse(
         examples: commands shown at the end of `--help`.
         words: name of the list that words without a flag belong to, and what they are; None
             refuses them.
+        verb: word that stands before the flags, and that `argv` begins after.
 
     Raises:
         ConfigError: unknown key (with the nearest one), wrong type, unreadable file.
     """
-    parser = open_parser(description, examples)
+    parser = open_parser(description, examples, verb)
     if words:
         name = words[0].removesuffix("s").upper()
         parser.usage = f"%(prog)s {name} ... [--config FILE] [--key.subkey value ...]"
@@ -54,15 +56,16 @@ def parse(
     return kind(**read(parser, argv))
 
 
-def open_parser(description: str, examples: str) -> ArgumentParser:
+def open_parser(description: str, examples: str, verb: str = "") -> ArgumentParser:
     """A parser with `--config` and `--print_config`; flags are for the caller to add.
 
     Args:
         description: first line of `--help`.
         examples: commands shown at the end of `--help`.
+        verb: word that stands before the flags.
     """
     parser = ArgumentParser(
-        prog=f"python launch/{Path(sys.argv[0]).name}",
+        prog=_program(verb),
         usage="%(prog)s [--config FILE] [--key.subkey value ...]",
         description=description,
         epilog=f"examples:\n{examples}",
@@ -86,20 +89,25 @@ class Words(argparse.ArgumentParser):
         raise ConfigError(f"unknown key {key!r}{nearest(key, [a.dest for a in self._actions])}")
 
 
-def open_words(description: str, examples: str) -> Words:
+def open_words(description: str, examples: str, verb: str = "") -> Words:
     """A parser for commands without a configuration; arguments are for the caller to add.
 
     Args:
         description: first line of `--help`.
         examples: commands shown at the end of `--help`.
+        verb: word that stands before the arguments.
     """
     return Words(
-        prog=f"python launch/{Path(sys.argv[0]).name}",
+        prog=_program(verb),
         description=description,
         epilog=f"examples:\n{examples}",
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def _program(verb: str) -> str:
+    return f"python launch/{Path(sys.argv[0]).name} {verb}".rstrip()
 
 
 def read(parser: ArgumentParser, argv: Sequence[str] | None = None) -> dict[str, Any]:

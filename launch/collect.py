@@ -64,6 +64,7 @@ def _web(words: list[str]) -> int:
         "manners, and write those that pass as indexed shards; a table says of each row what "
         "became of it. Start it again to go on.",
         examples=WEB_EXAMPLES,
+        verb="web",
     )
     from engine.collect.web.run import collect_web
 
@@ -72,7 +73,8 @@ def _web(words: list[str]) -> int:
 
 def _purge(words: list[str]) -> int:
     """Take pictures out of shards."""
-    parser = open_words("Take pictures out of finished shards, by their uids.", PURGE_EXAMPLES)
+    does = "Take pictures out of finished shards, by their uids."
+    parser = open_words(does, PURGE_EXAMPLES, "purge")
     parser.add_argument(
         "--uids", required=True, metavar="FILE", help="a text file with a uid a line"
     )

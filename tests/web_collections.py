@@ -18,6 +18,7 @@ from tests.hostile_web import Hostile
 from tests.ranks import ROOT
 
 FETCH: dict[str, Any] = {
+    "timeout": 120.0,
     "retries": 1,
     "first_wait": 0.0,
     "host_connections": 8,

@@ -207,7 +207,7 @@ def test_a_host_is_asked_politely(tmp_path: Path) -> None:
         source = write_list(tmp_path / "l.csv", pairs(server, 30))
         server.on_request = lambda _: time.sleep(0.01)
         collect(source, tmp_path / "out", workers=16, fetch={"host_connections": 2})
-        assert server.most == 2
+        assert server.most <= 2
 
 
 def test_folders_that_hold_something_else_are_refused(tmp_path: Path) -> None:

@@ -12,15 +12,15 @@ from functools import lru_cache
 # Words of length 2 and more that stand in a large share of sentences, and names of scripts as
 # Unicode has them. Languages of one script without words here cannot be told apart.
 LATIN = {
-    "en": "the of and in on with for is are at by from this that an to its his her under over near "
-    "through into between who has wearing while two",
-    "de": "der die das und ein eine einen einer im mit auf von zu für den dem des ist am aus bei "
-    "nach über unter vor durch zwei",
+    "en": "the of and in on with for is are at by from this that an to its his her no not under "
+    "over near through into between who has wearing while two",
+    "de": "in an der die das und ein eine einen einer im mit auf von zu für den dem des ist am aus "
+    "bei nach über unter vor durch zwei",
     "fr": "le la les de des du et un une dans avec sur pour est au aux par en son ses qui sous "
     "vers entre chez deux",
     "es": "el la los las de del y un una en con sobre por para es al su sus que bajo entre desde "
     "hacia hasta dos",
-    "it": "il lo la gli le di del della dei delle ed un una nel nella con su per che da al alla "
+    "it": "in il lo la gli le di del della dei delle ed un una nel nella con su per che da al alla "
     "sul sulla sotto tra fra due",
     "pt": "os as de do da dos das um uma no na nos nas com em por para que ao sob entre seu sua "
     "dois duas",
