@@ -146,7 +146,7 @@ WEIGHTS = [
         "--model.checkpoint FOLDER/rubbish.pth",
         lambda folder: (folder / "rubbish.pth").write_bytes(b"rubbish"),
     ),
-    Fault("checkpoint_on_hub", "warning", "fetch it before", "--model.checkpoint someone/blip-no"),
+    Fault("weights_on_hub", "warning", "fetch it before", "--model.checkpoint someone/blip-no"),
     Fault(
         "positions_interpolated",
         "warning",
@@ -161,6 +161,7 @@ WEIGHTS = [
         "--task caption --model.checkpoint FOLDER/captioner",
         plants.a_captioner,
     ),
+    Fault("weights_on_hub", "warning", "fetch it before", "--model.init_text bert-no-such"),
     Fault("model_init_vision", "error", "no such file", "--model.init_vision FOLDER/vit.pth"),
 ]
 
@@ -170,6 +171,12 @@ FOLDER = [
         "error",
         "name a folder",
         plant=lambda folder: (folder / "run").write_text("mine"),
+    ),
+    Fault(
+        "checkpoint_damaged",
+        "warning",
+        "the run continues step_00000001",
+        plant=plants.last_is_rotten,
     ),
     Fault("output_in_use", "error", "wait for it", plant=plants.hold),
     Fault("output_taken", "error", "choose another", "--resume none", plants.run_with(1)),
