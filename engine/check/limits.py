@@ -48,7 +48,7 @@ def memory(setup: Setup) -> Iterator[Finding]:
     shared = {0: 0, 1: 8, 2: 12, 3: 16}[setup.config.deepspeed.stage]
     each = TRAINED_BYTES - shared + shared / setup.ranks
     needed = trained * each + followed
-    beside = 1 if on_gpu else setup.ranks
+    beside = 1 if on_gpu else setup.ranks_here
     if needed * beside > there:
         yield error(
             "memory",
@@ -60,9 +60,7 @@ def memory(setup: Setup) -> Iterator[Finding]:
 
 def workers(setup: Setup) -> Iterator[Finding]:
     """Loader processes against cores, shared memory and open files."""
-    host, count, here = setup.host, setup.config.data.workers, setup.ranks
-    if host.gpus:
-        here = min(setup.ranks, host.gpus)
+    host, count, here = setup.host, setup.config.data.workers, setup.ranks_here
     if count and count * here > max(host.cores, 4):
         yield warning(
             "workers",

@@ -276,3 +276,12 @@ def test_gpus_and_machines_beyond_this_one(good: Path) -> None:
     host = replace(HOST, gpus=1, gpu_memory=1 << 20)
     names = {finding.name for finding in look(good, "--ranks", "2", host=host)}
     assert names == {"memory", "ranks"}
+
+
+def test_ranks_of_other_machines_do_not_count_here(good: Path) -> None:
+    words = ["--train.negative_group_size", "2", "--model.queue_size", "16"]
+    words += ["--train.global_batch_size", "16", "--model.alpha_ramp_epochs", "0"]
+    few = replace(HOST, cores=4, shared_memory=1 << 20)
+    assert look(good, *words, "--ranks", "8", host=few) == []
+    found = look(good, *words, "--ranks", "4", host=few)
+    assert {finding.name for finding in found} == {"workers", "shared_memory"}
