@@ -9,8 +9,6 @@ from typing import Any
 
 from engine.config import ConfigError
 from engine.data.images import FORMATS, decode_image
-from engine.data.tokenizer import packaged_folder
-from engine.evaluation.meteor import find_meteor
 from engine.machine import version
 
 DISTRIBUTION = "blip-engine"
@@ -63,6 +61,10 @@ def fitting_triton() -> dict[str, Any]:
 
 def optional() -> dict[str, dict[str, Any]]:
     """Soft dependencies: whether each is there, and what it gives."""
+    # Late: they import PyTorch, which may be what is broken.
+    from engine.data.tokenizer import packaged_folder
+    from engine.evaluation.meteor import find_meteor
+
     found: dict[str, dict[str, Any]] = {}
     for name, (module, gives) in SOFT.items():
         there = _has(module)
