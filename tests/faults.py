@@ -124,6 +124,13 @@ OPTIMISATION = [
     Fault("never_anneals", "warning", "train.schedule to cosine", "--train.schedule step"),
     Fault("alpha_ramp", "warning", "lower it", "--model.alpha_ramp_epochs 6"),
     Fault("checkpoint_every", "warning", "set it to about", "--train.max_steps 5000"),
+    Fault("data_weights", "error", "mend data.weights", "--data.weights [1.0,2.0]"),
+    Fault(
+        "curriculum",
+        "warning",
+        "end it earlier",
+        '--data.curriculum [{"until_step":20,"image_size":16}]',
+    ),
     Fault("log_every", "warning", "lower it", "--train.log_every 50"),
 ]
 

@@ -73,7 +73,7 @@ def other_run(setup: Setup) -> Iterator[Finding]:
         refusals("output_other_run", lambda: refuse_drift(facts["config"], ours, str(path)))
     )
     yield from drift
-    marked = setup.train.fingerprint if setup.train else None
+    marked = setup.train.fingerprint if setup.train and config.data.weights is None else None
     if not drift and marked and facts.get("data_fingerprint") != marked:
         yield error(
             "output_other_data",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from engine.check.setup import Setup
 from engine.config import ConfigError
+from engine.data.jpeg import jpeg_decoder
 from engine.data.loader import micro_batch_size
 from engine.evaluation.meteor import find_meteor
 from engine.findings import Finding, error, refusals, warning
@@ -123,6 +124,7 @@ def ranks(setup: Setup) -> Iterator[Finding]:
 
 def extras(setup: Setup) -> Iterator[Finding]:
     """Packages and programs that settings ask for."""
+    yield from refusals("jpeg_decoder", lambda: jpeg_decoder(setup.config.data.jpeg_decoder))
     if setup.config.evaluate.meteor:
         yield from refusals("meteor", find_meteor)
     if setup.config.tensorboard and importlib.util.find_spec("tensorboard") is None:

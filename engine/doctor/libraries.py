@@ -17,13 +17,14 @@ SOFT = {
     "triton": ("triton", "fused kernels on a GPU"),
     "flash-attn": ("flash_attn", "attention kernels of generation 2"),
     "xformers": ("xformers", "attention kernels"),
+    "simplejpeg": ("simplejpeg", "faster JPEG decoding"),
     "s3fs": ("s3fs", "shards at s3://"),
     "gcsfs": ("gcsfs", "shards at gs://"),
     "adlfs": ("adlfs", "shards at az://"),
     "ninja": ("ninja", "DeepSpeed's own kernels, which are compiled when they are first used"),
 }
-# Decoders beside Pillow, by their modules.
-DECODERS = ("torchvision", "simplejpeg", "turbojpeg", "nvidia.dali")
+# Decoders that are not used, by their modules.
+DECODERS = ("torchvision", "turbojpeg", "nvidia.dali")
 SIDE, DECODED_FOR = 512, 0.2
 
 
