@@ -110,17 +110,27 @@ def _shards(index: Path) -> list[Path]:
     return shards
 
 
+def cached(place: str) -> Path | None:
+    """The folder of the hub's cache that holds a repository's weights; no network is asked."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for file in WEIGHT_FILES:
+        found = try_to_load_from_cache(place, file)
+        if isinstance(found, str) and _is_complete(Path(found)):
+            return Path(found).parent
+    return None
+
+
 def _from_hub(place: str) -> Path:
     """The folder of the hub's cache that holds a repository's weights; a copy there is enough."""
     if not HUB_NAME.fullmatch(place) or place.endswith(SUFFIXES):
         raise CheckpointError(f"{place}: no such file or folder")
     # Late: only hub names need it.
-    from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import HfApi, hf_hub_download
 
-    for file in WEIGHT_FILES:
-        cached = try_to_load_from_cache(place, file)
-        if isinstance(cached, str) and _is_complete(Path(cached)):
-            return Path(cached).parent
+    folder = cached(place)
+    if folder is not None:
+        return folder
     try:
         # Asked first: downloads of what is not there are tried again for a minute.
         there = {f.rfilename for f in HfApi().model_info(place, timeout=10).siblings or []}

@@ -92,11 +92,13 @@ def flip(path: Path, position: int) -> None:
     path.write_bytes(content)
 
 
-def save_run(folder: Path, name: str, step: int, **changes: Any) -> RunConfig:
-    """A run folder with a checkpoint at a step, as training would leave it."""
+def save_run(
+    folder: Path, name: str, step: int, marked: str = "other", **changes: Any
+) -> RunConfig:
+    """A run folder with a checkpoint at a step, made on pairs of a mark, as training leaves it."""
     config = for_run(config_of(folder, "--output_dir", str(folder / name)))
     tree = to_dict(config) | changes
-    facts = {"config": tree, "data_fingerprint": "other"}
+    facts = {"config": tree, "data_fingerprint": marked}
     network = Blip(preset("tiny"))
     checkpoint.write(folder / name / "checkpoints", step, {"model": network.state_dict()}, facts)
     return config

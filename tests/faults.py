@@ -124,6 +124,13 @@ OPTIMISATION = [
     Fault("never_anneals", "warning", "train.schedule to cosine", "--train.schedule step"),
     Fault("alpha_ramp", "warning", "lower it", "--model.alpha_ramp_epochs 6"),
     Fault("checkpoint_every", "warning", "set it to about", "--train.max_steps 5000"),
+    Fault("data_weights", "error", "mend data.weights", "--data.weights [1.0,2.0]"),
+    Fault(
+        "curriculum",
+        "warning",
+        "end it earlier",
+        '--data.curriculum [{"until_step":20,"image_size":16}]',
+    ),
     Fault("log_every", "warning", "lower it", "--train.log_every 50"),
 ]
 
@@ -146,7 +153,7 @@ WEIGHTS = [
         "--model.checkpoint FOLDER/rubbish.pth",
         lambda folder: (folder / "rubbish.pth").write_bytes(b"rubbish"),
     ),
-    Fault("checkpoint_on_hub", "warning", "fetch it before", "--model.checkpoint someone/blip-no"),
+    Fault("weights_on_hub", "warning", "fetch it before", "--model.checkpoint someone/blip-no"),
     Fault(
         "positions_interpolated",
         "warning",
@@ -161,6 +168,7 @@ WEIGHTS = [
         "--task caption --model.checkpoint FOLDER/captioner",
         plants.a_captioner,
     ),
+    Fault("weights_on_hub", "warning", "fetch it before", "--model.init_text bert-no-such"),
     Fault("model_init_vision", "error", "no such file", "--model.init_vision FOLDER/vit.pth"),
 ]
 
@@ -170,6 +178,12 @@ FOLDER = [
         "error",
         "name a folder",
         plant=lambda folder: (folder / "run").write_text("mine"),
+    ),
+    Fault(
+        "checkpoint_damaged",
+        "warning",
+        "the run continues step_00000001",
+        plant=plants.last_is_rotten,
     ),
     Fault("output_in_use", "error", "wait for it", plant=plants.hold),
     Fault("output_taken", "error", "choose another", "--resume none", plants.run_with(1)),

@@ -12,7 +12,7 @@ from engine import checkpoint
 from engine.capfilt.config import CapFiltConfig
 from engine.capfilt.identity import of_settings
 from engine.data.index import build_index, store_index
-from engine.data.shards import add_members
+from engine.data.shards import Shards, add_members
 from tests.check_runs import flip, rewrite, save_run, write_list
 from tests.shards import caption, picture
 
@@ -113,6 +113,15 @@ def cleaned_with_seed_5(folder: Path) -> None:
     (folder / "clean").mkdir()
     identity = of_settings(CapFiltConfig(seed=5)) | {"weights": {"captioner": "a", "filter": "b"}}
     (folder / "clean" / "run.json").write_text(json.dumps(identity))
+
+
+def last_is_rotten(folder: Path) -> None:
+    """Two checkpoints, the newer one damaged; both made on these pairs."""
+    marked = Shards(sorted((folder / "data").glob("*.tar"))).fingerprint
+    for step in (1, 2):
+        save_run(folder, "run", step, marked=marked)
+    place = folder / "run" / "checkpoints" / "step_00000002" / "state.json"
+    flip(place, 10)
 
 
 def rotten(folder: Path) -> None:

@@ -56,6 +56,11 @@ def other_run(setup: Setup) -> Iterator[Finding]:
         yield from _other_settings(setup, folder)
         return
     broken = list(damage("resume", path))
+    before = checkpoint.steps(folder / "checkpoints")[:-1] if config.resume == "auto" else []
+    if broken and before:
+        line = f"{broken[0].line}; as it is, the run continues {before[-1].name}"
+        yield warning(broken[0].name, line)
+        path, broken = before[-1], list(damage("resume", before[-1]))
     yield from broken
     if broken:
         return
@@ -68,7 +73,7 @@ def other_run(setup: Setup) -> Iterator[Finding]:
         refusals("output_other_run", lambda: refuse_drift(facts["config"], ours, str(path)))
     )
     yield from drift
-    marked = setup.train.fingerprint if setup.train else None
+    marked = setup.train.fingerprint if setup.train and config.data.weights is None else None
     if not drift and marked and facts.get("data_fingerprint") != marked:
         yield error(
             "output_other_data",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from engine.check.setup import Setup
 from engine.config import ConfigError
+from engine.data.jpeg import jpeg_decoder
 from engine.data.loader import micro_batch_size
 from engine.evaluation.meteor import find_meteor
 from engine.findings import Finding, error, refusals, warning
@@ -48,7 +49,7 @@ def memory(setup: Setup) -> Iterator[Finding]:
     shared = {0: 0, 1: 8, 2: 12, 3: 16}[setup.config.deepspeed.stage]
     each = TRAINED_BYTES - shared + shared / setup.ranks
     needed = trained * each + followed
-    beside = 1 if on_gpu else setup.ranks
+    beside = 1 if on_gpu else setup.ranks_here
     if needed * beside > there:
         yield error(
             "memory",
@@ -60,9 +61,7 @@ def memory(setup: Setup) -> Iterator[Finding]:
 
 def workers(setup: Setup) -> Iterator[Finding]:
     """Loader processes against cores, shared memory and open files."""
-    host, count, here = setup.host, setup.config.data.workers, setup.ranks
-    if host.gpus:
-        here = min(setup.ranks, host.gpus)
+    host, count, here = setup.host, setup.config.data.workers, setup.ranks_here
     if count and count * here > max(host.cores, 4):
         yield warning(
             "workers",
@@ -125,6 +124,7 @@ def ranks(setup: Setup) -> Iterator[Finding]:
 
 def extras(setup: Setup) -> Iterator[Finding]:
     """Packages and programs that settings ask for."""
+    yield from refusals("jpeg_decoder", lambda: jpeg_decoder(setup.config.data.jpeg_decoder))
     if setup.config.evaluate.meteor:
         yield from refusals("meteor", find_meteor)
     if setup.config.tensorboard and importlib.util.find_spec("tensorboard") is None:

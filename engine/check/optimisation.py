@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from engine.check.setup import Setup
 from engine.config import TrainSection
 from engine.data.loader import micro_batch_size
+from engine.data.mixture import open_mixture, order_of
 from engine.data.tokenizer import refuse_long_texts
 from engine.findings import Finding, error, refusals, warning
 from engine.training import schedule
@@ -125,6 +126,25 @@ def lengths(setup: Setup) -> Iterator[Finding]:
         )
 
 
+def mixing(setup: Setup) -> Iterator[Finding]:
+    """The weights of several sets, and smaller pictures and shorter texts of the first steps."""
+    data, seed = setup.config.data, setup.config.seed
+    train, steps = setup.train, setup.steps
+    if train is not None:
+        yield from refusals(
+            "data_weights",
+            lambda: order_of(open_mixture(lambda *_: train.source, data), data, seed),
+            "mend data.weights",
+        )
+    last = max((stage.until_step for stage in data.curriculum), default=0)
+    if steps is not None and last >= steps:
+        yield warning(
+            "curriculum",
+            f"data.curriculum goes on until step {last} and the run has {steps}: no step sees "
+            "whole pictures and texts; end it earlier",
+        )
+
+
 def saving(setup: Setup) -> Iterator[Finding]:
     """How much of a run a kill may cost, and what is said of it meanwhile."""
     steps, every = setup.steps, setup.config.checkpoint.every
@@ -144,4 +164,4 @@ def saving(setup: Setup) -> Iterator[Finding]:
         )
 
 
-CHECKS = (batches, queues, rates, lengths, saving)
+CHECKS = (batches, queues, rates, lengths, mixing, saving)

@@ -136,7 +136,8 @@ def open_pairs(
     source = parts[0] if len(parts) == 1 else Joined(parts)
     count = len(source) + (looked.samples - len(looked.shards) if looked else 0)
     whole = (looked is None or looked.whole) and not any(f.severity == "error" for f in findings)
-    fingerprint = source.fingerprint if whole else None
+    # Of several sets in the order that a run joins them in.
+    fingerprint = source.fingerprint if whole and len(parts) == 1 else None
     return Pairs(key, source, count, _sample(source), len(tars), fingerprint), findings
 
 

@@ -48,6 +48,16 @@ class Setup:
         return self.config.model.network()
 
     @property
+    def ranks_here(self) -> int:
+        """Processes that this machine would run: others are looked over on their own.
+
+        More than there are cores, without a GPU, are meant for other machines.
+        """
+        if self.host.gpus and self.config.device != "cpu":
+            return min(self.ranks, self.host.gpus)
+        return self.ranks if self.ranks <= self.host.cores else 1
+
+    @property
     def of_pairs(self) -> bool:
         """Whether the task learns from pictures with captions."""
         return self.task in PAIR_TASKS

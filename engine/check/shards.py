@@ -18,7 +18,7 @@ from engine.data.index import ShardError, ShardIndex, build_index, index_path, r
 from engine.data.shards import Shards
 from engine.findings import Finding, error, warning
 
-OPENED, FOOTERS = 16, 2048
+OPENED, FOOTERS = 16, 512
 # Bytes of shards without an index that are read through to make one in memory.
 READ_THROUGH = 256 << 20
 NAMED, MEMBERS_LOOKED_AT = 5, 32

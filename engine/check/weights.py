@@ -1,5 +1,6 @@
 """Faults of the weights that a run starts from, by their headers; small ones are hashed too."""
 
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from engine.checkpoint import STATE, CheckpointError
 from engine.config import ConfigError
 from engine.findings import Finding, error, refusals, warning
 from engine.manifest import verify
-from engine.weight_files import HUB_NAME, SUFFIXES, is_checkpoint
+from engine.weight_files import HUB_NAME, SUFFIXES, cached, is_checkpoint
 from engine.weights import (
     PACKAGED_TEXT,
     Weights,
@@ -21,7 +22,7 @@ from engine.weights import (
 )
 
 # Bytes of a checkpoint that are hashed: a second's worth.
-HASHED = 1 << 30
+HASHED = 1 << 29
 ANOTHER = "are they of this task and this preset?"
 
 
@@ -65,7 +66,10 @@ def towers(setup: Setup) -> Iterator[Finding]:
         return
     given = {"init_vision": section.init_vision, "init_text": section.init_text}
     for name, place in given.items():
-        if not place or (place != PACKAGED_TEXT and _is_far(place)):
+        if not place:
+            continue
+        if place != PACKAGED_TEXT and is_far(place):
+            yield _on_hub(f"model.{name}", place)
             continue
         only = type(section)(**{**vars(section), **dict.fromkeys(given), name: place})
         yield from _by_shapes(f"model_{name}", lambda only=only: initialise(built.model, only))
@@ -99,7 +103,11 @@ def other_prompt(key: str, ours: str, weights: str, place: str) -> Iterator[Find
     path = newest(Path(place))
     if path is None:
         return
-    saved = checkpoint.read(path, only=()).state.get("config")
+    try:
+        saved = checkpoint.read(path, only=()).state.get("config")
+    except CheckpointError:
+        # Told where the weights are looked at.
+        return
     if not isinstance(saved, dict) or saved.get("task") != "caption":
         return
     theirs = saved.get("evaluate", {}).get("prompt")
@@ -118,12 +126,11 @@ def open_shapes(key: str, place: str) -> tuple[Weights | None, list[Finding]]:
         key: setting that names them.
         place: its value.
     """
-    if _is_far(place):
-        line = f"{key} {place}: not here: the run fetches it from the hub when it starts"
-        return None, [
-            warning("checkpoint_on_hub", f"{line}; fetch it before, if that is not meant")
-        ]
     path = Path(place)
+    if "/" in place and is_far(place):
+        return None, [_on_hub(key, place)]
+    if "/" in place and not path.exists():
+        path = _cached(place) or path
     if not path.exists():
         advice = "give a run folder, a .pth, or a Hugging Face folder"
         return None, [
@@ -166,10 +173,24 @@ def newest(place: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def _is_far(place: str) -> bool:
-    """Whether a place is a hub name, which the check does not fetch."""
-    named = HUB_NAME.fullmatch(place) and not place.endswith(SUFFIXES) and "/" in place
-    return bool(named) and not Path(place).exists()
+def is_far(place: str) -> bool:
+    """Whether a place is a hub name whose weights are not on this machine: nothing is fetched.
+
+    A path whose first folder is there is a path, whether all of it is there or not.
+    """
+    named = HUB_NAME.fullmatch(place) and not place.endswith(SUFFIXES)
+    if not named or Path(place).exists() or ("/" in place and Path(place).parts[0] in os.listdir()):
+        return False
+    return _cached(place) is None
+
+
+def _cached(place: str) -> Path | None:
+    return cached(place) if HUB_NAME.fullmatch(place) else None
+
+
+def _on_hub(key: str, place: str) -> Finding:
+    line = f"{key} {place}: not here: the run fetches it from the hub when it starts"
+    return warning("weights_on_hub", f"{line}; fetch it before, if that is not meant")
 
 
 CHECKS = (start, towers, prompt)

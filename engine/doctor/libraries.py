@@ -9,8 +9,6 @@ from typing import Any
 
 from engine.config import ConfigError
 from engine.data.images import FORMATS, decode_image
-from engine.data.tokenizer import packaged_folder
-from engine.evaluation.meteor import find_meteor
 from engine.machine import version
 
 DISTRIBUTION = "blip-engine"
@@ -19,13 +17,14 @@ SOFT = {
     "triton": ("triton", "fused kernels on a GPU"),
     "flash-attn": ("flash_attn", "attention kernels of generation 2"),
     "xformers": ("xformers", "attention kernels"),
+    "simplejpeg": ("simplejpeg", "faster JPEG decoding"),
     "s3fs": ("s3fs", "shards at s3://"),
     "gcsfs": ("gcsfs", "shards at gs://"),
     "adlfs": ("adlfs", "shards at az://"),
     "ninja": ("ninja", "DeepSpeed's own kernels, which are compiled when they are first used"),
 }
-# Decoders beside Pillow, by their modules.
-DECODERS = ("torchvision", "simplejpeg", "turbojpeg", "nvidia.dali")
+# Decoders that are not used, by their modules.
+DECODERS = ("torchvision", "turbojpeg", "nvidia.dali")
 SIDE, DECODED_FOR = 512, 0.2
 
 
@@ -63,6 +62,10 @@ def fitting_triton() -> dict[str, Any]:
 
 def optional() -> dict[str, dict[str, Any]]:
     """Soft dependencies: whether each is there, and what it gives."""
+    # Late: they import PyTorch, which may be what is broken.
+    from engine.data.tokenizer import packaged_folder
+    from engine.evaluation.meteor import find_meteor
+
     found: dict[str, dict[str, Any]] = {}
     for name, (module, gives) in SOFT.items():
         there = _has(module)

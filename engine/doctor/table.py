@@ -123,7 +123,7 @@ def _pillow(facts: dict[str, Any]) -> str:
     forms = ", ".join(form for form, works in facts["formats"].items() if works)
     rate = f"{facts['jpeg_512_a_second']} JPEGs/s of 512 pixels a core"
     others = ", ".join(facts["others"]) or "none"
-    return f"Pillow {facts['version']}: {forms}; {rate}; others there: {others}"
+    return f"Pillow {facts['version']}: {forms}; {rate}; not used: {others}"
 
 
 WRITERS = {

@@ -17,7 +17,7 @@ from engine.check.folder import unwritable
 from engine.check.host import Host
 from engine.check.pairs import SAMPLES
 from engine.check.run import check_cleaning
-from engine.check.shards import FOOTERS, OPENED, look_at_shards
+from engine.check.shards import OPENED, look_at_shards
 from engine.data.index import read_index
 from engine.data.shards import Shards
 from engine.data.source import RawSample
@@ -227,7 +227,6 @@ def test_shards_beyond_the_footers_are_counted_by_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shards, "FOOTERS", 4)
-    assert FOOTERS > 1000
     folder = write_pairs(tmp_path / "data", 60, shards=30)
     looked = look_at_shards("data.train", sorted(folder.glob("*.tar")))
     assert (len(looked.shards), looked.samples, looked.whole) == (2 * OPENED, 60, False)
@@ -277,3 +276,12 @@ def test_gpus_and_machines_beyond_this_one(good: Path) -> None:
     host = replace(HOST, gpus=1, gpu_memory=1 << 20)
     names = {finding.name for finding in look(good, "--ranks", "2", host=host)}
     assert names == {"memory", "ranks"}
+
+
+def test_ranks_of_other_machines_do_not_count_here(good: Path) -> None:
+    words = ["--train.negative_group_size", "2", "--model.queue_size", "16"]
+    words += ["--train.global_batch_size", "16", "--model.alpha_ramp_epochs", "0"]
+    few = replace(HOST, cores=4, shared_memory=1 << 20)
+    assert look(good, *words, "--ranks", "8", host=few) == []
+    found = look(good, *words, "--ranks", "4", host=few)
+    assert {finding.name for finding in found} == {"workers", "shared_memory"}

@@ -1,6 +1,7 @@
 """`doctor.py` on this machine, as a process of its own."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,23 +14,28 @@ from tests.commands import call
 from tests.ranks import ROOT
 
 
-@pytest.fixture(scope="module")
-def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What it prints for machines, and nothing else."""
-    folder = tmp_path_factory.mktemp("runs")
+def run(folder: Path, **environment: str) -> tuple[int, dict[str, Any]]:
+    """Its exit code and what it prints for machines, and nothing else."""
     words = ["--json", "--output_dir", str(folder / "new")]
     done = subprocess.run(
         [sys.executable, str(ROOT / "launch" / "doctor.py"), *words],
         cwd=folder,
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         timeout=280,
     )
     assert done.stderr == ""
-    assert done.returncode in (0, 2)
-    assert list(Path(folder).iterdir()) == []
-    answer = json.loads(done.stdout)
-    assert (answer["errors"] > 0) == (done.returncode == 2)
+    return done.returncode, json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What it says of this machine."""
+    folder = tmp_path_factory.mktemp("runs")
+    code, answer = run(folder)
+    assert list(folder.iterdir()) == []
+    assert (answer["errors"] > 0) == (code == 2)
     return answer
 
 
@@ -68,6 +74,18 @@ def test_facts_are_this_machines(said: dict[str, Any]) -> None:
     assert facts["products"]["gflops"]["fp32"] > 0
     assert facts["collectives"]["gloo"]["works"]
     assert facts["deepspeed"]["operations"]
+
+
+def test_a_library_that_crashes_is_a_finding(tmp_path: Path) -> None:
+    (tmp_path / "broken" / "torch").mkdir(parents=True)
+    crash = "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n"
+    (tmp_path / "broken" / "torch" / "__init__.py").write_text(crash)
+    code, answer = run(tmp_path, PYTHONPATH=str(tmp_path / "broken"))
+    errors = {one["name"]: one["line"] for one in answer["findings"] if one["severity"] == "error"}
+    assert code == 2
+    assert set(errors) == {"torch_failed", "deepspeed_failed", "collectives_failed"}
+    assert "crashed: SIGSEGV; install PyTorch for this machine anew" in errors["torch_failed"]
+    assert answer["probes"]["disk"]["facts"]["write_mb_s"] > 0
 
 
 def test_wrong_words_are_one_line() -> None:
