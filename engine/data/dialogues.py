@@ -208,7 +208,7 @@ def _wrong_dialog(dialog: Any, prefixes: Sequence[str]) -> str | None:
     if not isinstance(dialog, dict):
         return f"is no dialogue: {str(dialog)[:40]!r}"
     image_id = dialog.get("image_id")
-    if not _is_number(image_id):
+    if not _is_number(image_id, 1 << 63):
         return "has no 'image_id' that is a number"
     image = dialog.get("image", "")
     if not isinstance(image, str) or not (image or prefixes):
