@@ -69,13 +69,16 @@ class Blip(nn.Module):
         """
         return self.visual_encoder(image)
 
-    def image_feature(self, image_states: torch.Tensor) -> torch.Tensor:
+    def image_feature(self, image_states: torch.Tensor, frames: int = 1) -> torch.Tensor:
         """[B, P, vision width] -> unit vectors [B, E], float32.
 
-        Of videos, [B, F P, vision width], the frames' projections are averaged before: the map is
-        affine, so their states may be.
+        Of videos of F frames, [B, F P, vision width], the frames' projections are averaged before:
+        the map is affine, so their states may be.
         """
-        return unit(self.vision_proj(image_states[:, :: self.config.image_tokens].mean(1)))
+        first = image_states[:, 0]
+        if frames > 1:
+            first = image_states.unflatten(1, (frames, -1))[:, :, 0].mean(1)
+        return unit(self.vision_proj(first))
 
     def encode_text(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """[B, L] ids, [CLS] first, and mask -> states [B, L, D] without a picture."""

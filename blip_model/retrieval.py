@@ -47,7 +47,8 @@ class BlipRetrieval(Blip):
             image_id: [B]; texts of the same picture are positives and never negatives.
         """
         image_states = self.encode_image(image)
-        image_feature = self.image_feature(image_states)
+        frames = image.shape[1] if image.ndim == 5 else 1
+        image_feature = self.image_feature(image_states, frames)
         embedded = None
         if not self.plain:
             embedded = embed_texts(self, input_ids, attention_mask, capacity)

@@ -151,9 +151,9 @@ class VisionTransformer(nn.Module):
         Raises:
             ValueError: pictures of another size than the config's and those of `sizes`.
         """
-        side = image.shape[-1] if image.shape[-1] in self.sizes else self.image_size
         of_video = image.shape[:2] if image.ndim == 5 else None
         image = image if of_video is None else image.flatten(0, 1)
+        side = image.shape[-1] if image.shape[-1] in self.sizes else self.image_size
         if image.ndim != 4 or image.shape[1:] != (3, side, side):
             wanted = f"[B, 3, {self.image_size}, {self.image_size}]"
             raise ValueError(f"image is {list(image.shape)}, the network takes {wanted}")

@@ -20,6 +20,9 @@ EXAMPLES = """
   python launch/evaluate.py --task vqa --config launch/recipes/finetune_vqa.yaml \\
     --model.checkpoint model_vqa.pth --data.eval vqa_test.json --data.image_root VQA \\
     --evaluate.answer_list answer_list.json --output_dir runs/vqa_test
+  python launch/evaluate.py --config launch/recipes/evaluate_video_retrieval_msrvtt.yaml \\
+    --model.checkpoint model_base_retrieval_coco.pth --data.eval msrvtt_test.jsonl \\
+    --data.image_root videos --output_dir runs/video_retrieval
 """
 TASKS = (
     "retrieval",

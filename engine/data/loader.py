@@ -90,20 +90,12 @@ class Slots(Dataset):
         """
         draws = Draws(self.seed, TEXT, slot)
         caption = choose_caption(raw.captions, self.data.max_words, draws)
-        return self.pixels(raw, slot), caption
+        return self.view(raw.image, slot, Draws(self.seed, CROP, slot)), caption
 
     @staticmethod
     def frames(data: DataSection) -> int:
         """Pictures that a sample is seen by."""
         return 1
-
-    def pixels(self, raw: RawSample, slot: int) -> torch.Tensor:
-        """Picture [3, H, H] uint8 as the slot's counters augment it.
-
-        Raises:
-            BadSample: it cannot be used.
-        """
-        return self.view(raw.image, slot, Draws(self.seed, CROP, slot))
 
     def stage(self, slot: int) -> CurriculumStage:
         """What of the curriculum holds for a slot."""

@@ -21,8 +21,9 @@ import torch
 from engine.config import ConfigError
 from engine.data.annotations import fingerprint_of, read_picture
 from engine.data.captions import clean_question, valid_text
+from engine.data.counter import Draws
 from engine.data.json_lists import open_lists, read_list
-from engine.data.loader import Slots
+from engine.data.loader import CROP, Slots
 from engine.data.source import RawSample, Source, stable_id
 
 # Of an answer that one person gave to Visual Genome, as in the original.
@@ -189,4 +190,4 @@ class QuestionSlots(Slots):
     def content(self, raw: RawSample, slot: int) -> tuple[torch.Tensor, str]:
         """Picture [3, H, H] uint8 and question, as the slot's counters augment them."""
         question = clean_question(raw.captions[0], self.data.max_words)
-        return self.pixels(raw, slot), question
+        return self.view(raw.image, slot, Draws(self.seed, CROP, slot)), question

@@ -9,6 +9,7 @@ several captions of it.
 """
 
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from engine.config import ConfigError, DataSection
 from engine.data.annotations import Annotations, table_of_rows
 from engine.data.counter import Draws
 from engine.data.json_lists import JSON_LINES, open_lists, read_list
-from engine.data.loader import CROP, Slots
-from engine.data.source import RawSample, Source
+from engine.data.loader import Slots
+from engine.data.source import Source
 from engine.data.video_files import read_video, video_of
 from engine.data.videos import decode_video
 
@@ -88,8 +89,12 @@ class VideoSlots(Slots):
         """Pictures that a sample is seen by."""
         return data.frames
 
-    def pixels(self, raw: RawSample, slot: int) -> torch.Tensor:
-        """Frames [F, 3, H, H] uint8, all augmented alike, by the slot's counters."""
-        frames = decode_video(raw.image, self.data.frames, self.data.max_pixels)
+    def view(self, content: bytes | None, slot: int, draws: Draws) -> torch.Tensor:
+        """Encoded video -> frames [F, 3, H, H] uint8, all augmented alike.
+
+        Raises:
+            BadSample: it cannot be used.
+        """
         augmentation = self.augmentation(slot)
-        return torch.stack([augmentation(frame, Draws(self.seed, CROP, slot)) for frame in frames])
+        frames = decode_video(content, self.data.frames, self.data.max_pixels)
+        return torch.stack([augmentation(frame, copy(draws)) for frame in frames])

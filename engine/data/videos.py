@@ -105,7 +105,9 @@ def _most_pixels(max_pixels: int) -> str:
 
 
 def _sampled(opened: Any, count: int, max_pixels: int) -> list[Image.Image]:
-    streams = [s for s in opened.streams.video if "attached_pic" not in str(s.disposition)]
+    # A cover is a stream of one picture.
+    covers = [s.disposition & type(s.disposition).attached_pic for s in opened.streams.video]
+    streams = [s for s, cover in zip(opened.streams.video, covers, strict=True) if not cover]
     if not streams:
         raise BadSample("no_video")
     stream, context = streams[0], streams[0].codec_context

@@ -78,7 +78,7 @@ def score_pairs(blip: LoadedBlip, pairs: EvaluationSet, settings: EvaluateSectio
         for views in pairs.views(settings.batch_size):
             states.append(blip.model.encode_image(views.to(blip.device)))
         image_states = torch.cat(states)
-        image_features = blip.model.image_feature(image_states)
+        image_features = blip.model.image_feature(image_states, pairs.frames or 1)
         ids, mask = blip.encode(pairs.captions, pairs.max_words)
         parts = zip(ids.split(settings.batch_size), mask.split(settings.batch_size), strict=True)
         text_features = torch.cat(

@@ -130,7 +130,7 @@ def test_frames_are_augmented_alike(tmp_path: Path) -> None:
     config = run_config(tmp_path / "list.json", min_crop_scale=0.2)
     slots = VideoSlots(config, open_videos(config.data.train))
     views = torch.stack([slots[slot].image for slot in range(4)])
-    assert (views - views[:, :1]).abs().max() < 0.1
+    assert (views.int() - views[:, :1].int()).abs().max() < 8
     assert not torch.equal(views[0], views[1])
 
 
