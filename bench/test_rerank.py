@@ -22,6 +22,7 @@ from blip_model.config import preset
 from engine.data.tokenizer import open_tokenizer
 from engine.evaluation.retrieval import NOT_LISTED, match_listed, shortlisted
 from engine.inference import LoadedBlip
+from engine.progress import Progress
 
 TEXTS = 5
 
@@ -84,7 +85,8 @@ def ours(task: Task) -> tuple[torch.Tensor, torch.Tensor]:
     """The same by what evaluation runs, without what it adds for pairs that are not listed."""
     lists = [shortlisted(task.similarity, task.k, dim) for dim in (0, 1)]
     given = task.ids, task.mask, task.states, lists[0] | lists[1]
-    matched = match_listed(task.ours, *given, batch_size=64)
+    progress = Progress("matched", "pairs", talks=False)
+    matched = match_listed(task.ours, *given, 64, progress)
     to_image, to_text = (torch.where(one, matched + task.similarity, NOT_LISTED) for one in lists)
     return to_image, to_text
 

@@ -9,7 +9,6 @@ import torch
 from engine.config import ConfigError, EvaluateSection
 from engine.data.statements import LABELS, StatementSet
 from engine.inference import LoadedBlip
-from engine.progress import Progress
 
 EXAMPLES = 24
 
@@ -31,17 +30,19 @@ def evaluate_nlvr(
     """
     begun = time.perf_counter()
     longest, judged = blip.model.config.max_positions, []
-    progress = Progress("judged", "statements", len(statements.source))
+    progress = statements.progress("judged", "statements", settings.batch_size)
     for views in statements.views(settings.batch_size):
         texts = statements.sentences[-len(views) :]
         ids, mask = (part.to(blip.device) for part in blip.tokenizer.encode(texts, longest))
         with blip.autocast():
             judged.append(blip.model.judge(views.to(blip.device), ids, mask))
         progress.add(len(views))
-    logits = torch.cat(judged)
+    logits = torch.stack(statements.gathered(judged))
+    if not statements.share.here.is_main:
+        return {}
     if not logits.isfinite().all():
         raise ConfigError("the model's scores are not finite: its weights are no good")
-    answers, labels = logits.argmax(1).cpu().numpy(), np.asarray(statements.labels)
+    answers, labels = logits.argmax(1).numpy(), np.asarray(statements.labels)
     true = logits.softmax(1)[:, 1].tolist()
     words = {number: name for name, number in LABELS.items()}
     return {

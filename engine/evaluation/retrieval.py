@@ -12,6 +12,7 @@ from engine.data.evaluation_set import EvaluationSet
 from engine.evaluation.metrics import chance_recalls, retrieval_recalls
 from engine.inference import LoadedBlip
 from engine.progress import Progress
+from engine.share import Share
 
 NOT_LISTED = -100.0
 # A pair is some ten tokens of text; a picture, of which a batch has as many, is hundreds.
@@ -35,21 +36,21 @@ def evaluate_retrieval(
         ConfigError: no usable pair, or a model whose scores are not finite.
     """
     begun = time.perf_counter()
-    states = []
+    states, seen = [], []
     with blip.autocast():
         for views in pairs.views(settings.batch_size):
             states.append(blip.model.encode_image(views.to(blip.device)))
-        image_states = torch.cat(states)
-        image_features = blip.model.image_feature(image_states)
-        ids, mask = blip.encode(pairs.captions)
-        parts = zip(ids.split(settings.batch_size), mask.split(settings.batch_size), strict=True)
-        text_features = torch.cat(
-            [blip.model.text_feature(blip.model.encode_text(*part)) for part in parts]
-        )
+            seen.append(blip.model.image_feature(states[-1]))
+    # Features of all pictures are everywhere, their states where they were made.
+    image_features = torch.stack(pairs.gathered(seen)).to(blip.device)
+    ids, mask = blip.encode(pairs.captions)
+    text_features = encode_texts(blip, ids, mask, settings.batch_size, pairs.share)
     similarity = image_features @ text_features.T
     _refuse_not_finite(similarity)
     lists = [shortlisted(similarity, settings.shortlist, dim) for dim in (0, 1)]
-    matched = match_listed(blip, ids, mask, image_states, lists[0] | lists[1], settings.batch_size)
+    matched = _match_own(blip, pairs, (ids, mask), states, lists[0] | lists[1], settings.batch_size)
+    if not pairs.share.here.is_main:
+        return {}
     both = [torch.where(one, matched, NOT_LISTED) + similarity.float() for one in lists]
     for scores in both:
         _refuse_not_finite(scores)
@@ -80,6 +81,42 @@ def shortlisted(similarity: torch.Tensor, k: int, dim: int) -> torch.Tensor:
     return torch.zeros_like(similarity, dtype=torch.bool).scatter_(dim, best, True)
 
 
+def encode_texts(
+    blip: LoadedBlip, ids: torch.Tensor, mask: torch.Tensor, batch_size: int, share: Share
+) -> torch.Tensor:
+    """Unit vectors [T, E] of all texts; each process encodes its share of them. Collective."""
+    mine = {}
+    for part in share.parts(len(ids), batch_size):
+        given = ids[part.start : part.stop], mask[part.start : part.stop]
+        with blip.autocast():
+            mine[part.start] = blip.model.text_feature(blip.model.encode_text(*given)).cpu()
+    return torch.cat(list(share.gathered(mine).values())).to(blip.device)
+
+
+def _match_own(
+    blip: LoadedBlip,
+    pairs: EvaluationSet,
+    texts: tuple[torch.Tensor, torch.Tensor],
+    states: list[torch.Tensor],
+    listed: torch.Tensor,
+    batch_size: int,
+) -> torch.Tensor:
+    """`match_listed` of all pictures: each process has those whose states it holds. Collective."""
+    own = [listed[one.positions.start : one.positions.stop] for one in pairs.own]
+    total = sum(int(some.sum()) for some in own)
+    progress = Progress("matched", "pairs", total, pairs.share.here.is_main)
+    mine = {}
+    for one, some, chosen in zip(pairs.own, states, own, strict=True):
+        held = some[one.places]
+        mine[one.number] = match_listed(blip, *texts, held, chosen, batch_size, progress)[
+            chosen
+        ].cpu()
+    logits = torch.zeros(listed.shape, device=listed.device)
+    found = pairs.share.gathered(mine).values()
+    logits[listed] = torch.cat(list(found)).to(listed.device)
+    return logits
+
+
 def match_listed(
     blip: LoadedBlip,
     ids: torch.Tensor,
@@ -87,6 +124,7 @@ def match_listed(
     image_states: torch.Tensor,
     listed: torch.Tensor,
     batch_size: int,
+    progress: Progress,
 ) -> torch.Tensor:
     """Match logits [images, texts] where listed, 0 elsewhere, each pair once.
 
@@ -95,7 +133,6 @@ def match_listed(
     """
     logits = torch.zeros(listed.shape, device=listed.device)
     pictures, texts = listed.nonzero(as_tuple=True)
-    progress = Progress("matched", "pairs", len(pictures))
     at_once = PAIRS_OF_A_PICTURE * batch_size
     for start in range(0, len(pictures), at_once):
         image, text = pictures[start : start + at_once], texts[start : start + at_once]

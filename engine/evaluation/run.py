@@ -22,6 +22,8 @@ from engine.evaluation.nlvr import evaluate_nlvr
 from engine.evaluation.retrieval import evaluate_retrieval
 from engine.evaluation.vqa import evaluate_vqa
 from engine.inference import LoadedBlip, load
+from engine.runtime import Runtime
+from engine.share import ALONE, Share
 
 Evaluator = Callable[[LoadedBlip, Any, EvaluateSection], dict[str, Any]]
 PARTS = {
@@ -50,31 +52,64 @@ EVALUATORS: dict[str, Evaluator] = {
 PREDICTIONS = {"caption": "captions.json", "vqa": "vqa_result.json"}
 
 
-def evaluate(config: RunConfig, task: str) -> dict[str, Any]:
+def evaluate(config: RunConfig, task: str, here: Runtime = ALONE) -> dict[str, Any]:
     """Evaluate `model.checkpoint` on `data.eval` and write `output_dir/results.json`.
 
     Predictions that a benchmark takes in go to `output_dir/predictions.json`, or the name that its
     server knows: `captions.json`, `vqa_result.json`.
 
+    Args:
+        config: with the model, the data and the folder.
+        task: name.
+        here: of this process; several share the work, and the first one writes. Collective.
+
+    Returns:
+        What `results.json` holds, on the first process.
+
     Raises:
-        ConfigError: no checkpoint, no data, or results of another evaluation in output_dir.
+        ConfigError: no checkpoint, no data, results of another evaluation in output_dir, or a disk
+            that refuses; on every process.
     """
+    share = Share(here)
+    with share.one_fate():
+        results = _evaluated(config, task, share)
+        if here.is_main:
+            try:
+                _write(Path(config.output_dir), task, results)
+            except OSError as error:
+                problem = f"cannot be written: {error.strerror}"
+                raise ConfigError(f"output_dir {config.output_dir}: {problem}") from None
+    return results
+
+
+def _evaluated(config: RunConfig, task: str, share: Share) -> dict[str, Any]:
     if not config.model.checkpoint:
         raise ConfigError("no model: set model.checkpoint to a run folder or weights")
     if not config.data.eval:
         raise ConfigError("no pairs: set data.eval to shards or an annotation file")
-    folder = Path(config.output_dir)
-    refuse_other_results(folder, task, config.model.checkpoint)
+    if share.here.is_main:
+        refuse_other_results(Path(config.output_dir), task, config.model.checkpoint)
     opening, collecting = SETS[task]
     source = opening(config.data.eval, config.data.image_root)
-    precision, device = config.precision, config.device
-    blip = load(config.model.checkpoint, device=device, precision=precision, section=config.model)
+    blip = load(
+        config.model.checkpoint,
+        device=config.device,
+        precision=config.precision,
+        section=config.model,
+        progress=share.here.is_main,
+    )
     blip.require(PARTS[task])
     size = blip.model.config.image_size
     samples = collecting(source, size, config.data.max_words, config.data.max_pixels)
-    results = EVALUATORS[task](blip, samples, config.evaluate)
+    samples.share = share
+    return EVALUATORS[task](blip, samples, config.evaluate) | {
+        "checkpoint": config.model.checkpoint
+    }
+
+
+def _write(folder: Path, task: str, results: dict[str, Any]) -> None:
+    """Write what an evaluation found, and print its figures."""
     predictions = results.pop("predictions", None)
-    results["checkpoint"] = config.model.checkpoint
     if predictions is not None:
         write_results(folder / PREDICTIONS.get(task, "predictions.json"), predictions)
     write_results(folder / "results.json", results)
@@ -85,7 +120,6 @@ def evaluate(config: RunConfig, task: str) -> dict[str, Any]:
         beside = "" if chance is None else f"   (chance {chance:.3f})"
         print(f"{name:40s} {value:.3f}{beside}")
     print(f"{folder / 'results.json'}: {results['count']} evaluated", file=sys.stderr)
-    return results
 
 
 def refuse_other_results(folder: Path, task: str, checkpoint: str) -> None:

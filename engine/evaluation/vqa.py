@@ -14,7 +14,6 @@ from engine.data.question_set import QuestionSet
 from engine.data.questions import read_answer_list
 from engine.evaluation.answer_accuracy import mean_accuracy, normalised
 from engine.inference import LoadedBlip
-from engine.progress import Progress
 
 EXAMPLES = 24
 # Kept of a question, as in the original.
@@ -56,8 +55,8 @@ def evaluate_vqa(
         max_length=settings.max_length,
         min_length=settings.min_length,
     )
-    answers: list[str] = []
-    progress = Progress("answered", "questions", len(questions.source))
+    written: list[list[str]] = []
+    progress = questions.progress("answered", "questions", settings.batch_size)
     longest = min(MAX_TOKENS, blip.model.config.max_positions)
     for views, owners in questions.views(settings.batch_size):
         texts = questions.questions[-len(owners) :]
@@ -68,8 +67,11 @@ def evaluate_vqa(
             asked = blip.model.read_questions(ids, mask, states)
             if not asked.states.isfinite().all():
                 raise ConfigError("the model's states are not finite: its weights are no good")
-            answers += answering(asked)
+            written.append(answering(asked))
         progress.add(len(owners))
+    answers = questions.gathered(written)
+    if not questions.share.here.is_main:
+        return {}
     given = zip(questions.ids + questions.bad_ids, answers + [""] * len(questions.bad), strict=True)
     return {
         "task": "vqa",
