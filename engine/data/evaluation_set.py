@@ -56,6 +56,7 @@ class EvaluationSet(HeldOut):
                 image = decode_image(raw.image, self.max_pixels)
                 views[raw.image_id] = evaluation_view(image, self.image_size)
                 self.keys.append(raw.key)
+                self.rows.append(number)
                 self.image_ids.append(raw.image_id)
                 self.domains.append(raw.domain)
         except BadSample as bad:
@@ -72,7 +73,7 @@ class EvaluationSet(HeldOut):
             if image_id not in position_of:
                 position_of[image_id] = len(position_of)
                 new.append(place)
-        for name in ("keys", "image_ids", "domains"):
+        for name in ("keys", "rows", "image_ids", "domains"):
             getattr(self, name).extend(part[name][place] for place in new)
         for name in ("captions", "raw_captions", "bad"):
             getattr(self, name).extend(part[name])

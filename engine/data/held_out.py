@@ -47,6 +47,7 @@ class HeldOut:
     Attributes:
         share: of this process; set before batches are asked for.
         keys: of the items that could be read.
+        rows: of the source, of the same items.
         bad: (key, reason) of what was left out.
     """
 
@@ -56,6 +57,7 @@ class HeldOut:
     max_pixels: int
     share: Share = field(default_factory=Share, init=False)
     keys: list[str] = field(default_factory=list, init=False)
+    rows: list[int] = field(default_factory=list, init=False)
     bad: list[tuple[str, str]] = field(default_factory=list, init=False)
     own: list[Own] = field(default_factory=list, init=False)
 

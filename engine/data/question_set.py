@@ -20,12 +20,14 @@ class QuestionSet(HeldOut):
     Attributes:
         ids: of the questions in `keys`, as JSON.
         questions: theirs, cleaned.
+        image_ids: of their pictures.
         people: what people answered to them, empty where that is not known.
         bad_ids: of what was left out.
     """
 
     ids: list[str] = field(default_factory=list)
     questions: list[str] = field(default_factory=list)
+    image_ids: list[int] = field(default_factory=list)
     people: list[tuple[str, ...]] = field(default_factory=list)
     bad_ids: list[str] = field(default_factory=list)
 
@@ -57,8 +59,10 @@ class QuestionSet(HeldOut):
                     continue
                 owners.append(len(pictures) - 1)
                 self.keys.append(raw.key)
+                self.rows.append(number)
                 self.ids.append(raw.uid)
                 self.questions.append(question)
+                self.image_ids.append(raw.image_id)
                 self.people.append(raw.people)
             if owners:
                 yield torch.stack(pictures), owners

@@ -177,6 +177,7 @@ class StatementSet(HeldOut):
                     self.bad.append((raw.key, bad.reason))
                     continue
                 self.keys.append(raw.key)
+                self.rows.append(number)
                 self.sentences.append(sentence)
                 self.labels.append(raw.label)
                 waiting.append(torch.stack([evaluation_view(p, self.image_size) for p in both]))

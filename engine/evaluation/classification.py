@@ -16,6 +16,7 @@ from engine.config import ConfigError, EvaluateSection
 from engine.data.captions import clean_caption
 from engine.data.evaluation_set import EvaluationSet
 from engine.data.images import BadSample
+from engine.evaluation.cases import Case, Picture, best_and_worst
 from engine.evaluation.metrics import ranked_hits
 from engine.inference import LoadedBlip
 from engine.share import Share
@@ -81,6 +82,7 @@ def evaluate_classification(
         "bad_samples": len(pairs.bad),
         "seconds": time.perf_counter() - begun,
         "examples": _examples(pairs, used, labels, scores, names),
+        "cases": _cases(pairs, used, labels[used], scores.float().numpy(), names),
     }
 
 
@@ -196,3 +198,21 @@ def _examples(
             chosen, best.indices.tolist(), best.values.float().tolist(), strict=True
         )
     ]
+
+
+def _cases(
+    pairs: EvaluationSet, used: np.ndarray, labels: np.ndarray, scores: np.ndarray, names: list[str]
+) -> dict[str, Any]:
+    """Pictures by how far their class is ahead of the others, in cosine."""
+    rows = np.arange(len(labels))
+    others = scores.copy()
+    others[rows, labels] = -np.inf
+    margins = scores[rows, labels] - others.max(1)
+
+    def described(number: int) -> tuple[Case, list[Picture]]:
+        margin = margins[number]
+        case = {"score": f"{'ahead' if margin > 0 else 'behind'} by {abs(margin):.3f}"}
+        case |= {"output": names[scores[number].argmax()], "truth": [names[labels[number]]]}
+        return case, [("", int(used[number]), False)]
+
+    return best_and_worst(pairs, margins.tolist(), rows.tolist(), described)

@@ -8,6 +8,7 @@ import torch
 
 from engine.config import ConfigError, EvaluateSection
 from engine.data.statements import LABELS, StatementSet
+from engine.evaluation.cases import Case, Picture, best_and_worst
 from engine.inference import LoadedBlip
 
 EXAMPLES = 24
@@ -61,8 +62,24 @@ def evaluate_nlvr(
             }
             for n in range(min(EXAMPLES, len(labels)))
         ],
+        "cases": _cases(statements, true),
         "predictions": [
             {"identifier": key, "answer": words[answer]}
             for key, answer in zip(statements.keys, answers.tolist(), strict=True)
         ],
     }
+
+
+def _cases(statements: StatementSet, true: list[float]) -> dict[str, Any]:
+    """Statements by the probability of what they are."""
+    words = {number: name.lower() for name, number in LABELS.items()}
+    labels = statements.labels
+    right = [p if label else 1 - p for p, label in zip(true, labels, strict=True)]
+
+    def described(number: int) -> tuple[Case, list[Picture]]:
+        case = {"score": f"{right[number]:.1%} sure of what is right"}
+        case |= {"asked": statements.sentences[number], "truth": [words[labels[number]]]}
+        case["output"] = words[int(true[number] > 0.5)]
+        return case, [("left", number, False), ("right", number, True)]
+
+    return best_and_worst(statements, right, range(len(right)), described)

@@ -9,6 +9,7 @@ import torch
 from blip_model.pair_scores import matching_logits
 from engine.config import ConfigError, EvaluateSection
 from engine.data.evaluation_set import EvaluationSet
+from engine.evaluation.cases import Case, Picture, best_and_worst
 from engine.evaluation.metrics import chance_recalls, retrieval_recalls
 from engine.inference import LoadedBlip
 from engine.progress import Progress
@@ -67,6 +68,7 @@ def evaluate_retrieval(
         "bad_samples": len(pairs.bad),
         "seconds": time.perf_counter() - begun,
         "examples": _examples(pairs, to_image),
+        "cases": _cases(pairs, to_image),
     }
 
 
@@ -163,3 +165,25 @@ def _examples(pairs: EvaluationSet, scores: np.ndarray, count: int = 24) -> list
             }
         )
     return examples
+
+
+def _cases(pairs: EvaluationSet, scores: np.ndarray) -> dict[str, Any]:
+    """Texts by the rank of their picture, and of one rank by how far it is ahead of the others."""
+    owner, texts = np.asarray(pairs.caption_image), np.arange(len(pairs.captions))
+    own = scores[owner, texts]
+    # Without a copy, which may be as large as half the memory.
+    scores[owner, texts] = -np.inf
+    first = scores.argmax(0)
+    margins, ranks = own - scores[first, texts], (scores >= own).sum(0) + 1
+    scores[owner, texts] = own
+
+    def described(text: int) -> tuple[Case, list[Picture]]:
+        right = ("right", int(owner[text]), False)
+        case = {"asked": pairs.captions[text]}
+        case["score"] = f"rank {ranks[text]} of {len(scores)}"
+        found = ("next" if ranks[text] == 1 else "found first", int(first[text]), False)
+        return case, [right, found] if len(scores) > 1 else [right]
+
+    # Where there is one picture alone, it is ahead of nothing.
+    by = list(zip((-ranks).tolist(), margins.tolist(), strict=True))
+    return best_and_worst(pairs, by, owner.tolist(), described)

@@ -50,13 +50,15 @@ EVALUATORS: dict[str, Evaluator] = {
 }
 # What predictions are called where they go to a server.
 PREDICTIONS = {"caption": "captions.json", "vqa": "vqa_result.json"}
+CASES = "cases.json"
 
 
 def evaluate(config: RunConfig, task: str, here: Runtime = ALONE) -> dict[str, Any]:
     """Evaluate `model.checkpoint` on `data.eval` and write `output_dir/results.json`.
 
     Predictions that a benchmark takes in go to `output_dir/predictions.json`, or the name that its
-    server knows: `captions.json`, `vqa_result.json`.
+    server knows: `captions.json`, `vqa_result.json`. What went best and worst goes to
+    `output_dir/cases.json`.
 
     Args:
         config: with the model, the data and the folder.
@@ -109,7 +111,10 @@ def _evaluated(config: RunConfig, task: str, share: Share) -> dict[str, Any]:
 
 def _write(folder: Path, task: str, results: dict[str, Any]) -> None:
     """Write what an evaluation found, and print its figures."""
-    predictions = results.pop("predictions", None)
+    predictions, cases = (results.pop(name, None) for name in ("predictions", "cases"))
+    (folder / CASES).unlink(missing_ok=True)
+    if cases is not None:
+        write_results(folder / CASES, {"task": task} | cases)
     if predictions is not None:
         write_results(folder / PREDICTIONS.get(task, "predictions.json"), predictions)
     write_results(folder / "results.json", results)

@@ -12,7 +12,8 @@ from engine.answering import Answerer
 from engine.config import ConfigError, EvaluateSection
 from engine.data.question_set import QuestionSet
 from engine.data.questions import read_answer_list
-from engine.evaluation.answer_accuracy import mean_accuracy, normalised
+from engine.evaluation.answer_accuracy import answer_accuracy, mean_accuracy, normalised
+from engine.evaluation.cases import Case, Picture, best_and_worst
 from engine.inference import LoadedBlip
 
 EXAMPLES = 24
@@ -88,6 +89,7 @@ def evaluate_vqa(
             }
             for number in range(min(EXAMPLES, len(answers)))
         ],
+        "cases": _cases(questions, answers),
         "predictions": [
             {"question_id": json.loads(number), "answer": text} for number, text in given
         ],
@@ -104,3 +106,21 @@ def _scores(answers: list[str], people: list[tuple[str, ...]]) -> dict[str, dict
     commonest = counts.most_common(1)[0][0]
     chance = mean_accuracy([commonest] * len(human), human)
     return {"metrics": {"accuracy": mean_accuracy(given, human)}, "chance": {"accuracy": chance}}
+
+
+def _cases(questions: QuestionSet, answers: list[str]) -> dict[str, Any] | None:
+    """Questions that people answered, by the accuracy of the answers; None where there are none."""
+    known = [number for number, people in enumerate(questions.people) if people]
+    if not known:
+        return None
+    scores = [answer_accuracy(answers[number], questions.people[number]) for number in known]
+
+    def described(place: int) -> tuple[Case, list[Picture]]:
+        number = known[place]
+        counts = Counter(questions.people[number]).most_common()
+        truth = [f"{answer} ({count} of {sum(c for _, c in counts)})" for answer, count in counts]
+        case = {"score": f"accuracy {scores[place]:.2f}", "asked": questions.questions[number]}
+        return case | {"output": answers[number], "truth": truth}, [("", number, False)]
+
+    owners = [questions.image_ids[number] for number in known]
+    return best_and_worst(questions, scores, owners, described)
