@@ -9,7 +9,7 @@ from engine.config import ConfigError, EvaluateSection
 from engine.data.evaluation_set import EvaluationSet
 from engine.evaluation.cases import Case, Picture, best_and_worst
 from engine.evaluation.meteor import find_meteor, meteor
-from engine.evaluation.metrics import bleu, cider_d, cider_d_of_each, word_f1
+from engine.evaluation.metrics import bleu, cider_d, cider_d_each, word_f1
 from engine.inference import LoadedBlip
 
 
@@ -86,7 +86,7 @@ def _cases(
     pairs: EvaluationSet, generated: list[str], references: list[list[str]]
 ) -> dict[str, Any]:
     """Pictures by the CIDEr-D of their captions."""
-    each = cider_d_of_each(generated, references)
+    each = cider_d_each(generated, references)
 
     def described(number: int) -> tuple[Case, list[Picture]]:
         case = {"score": f"CIDEr-D {each[number]:.2f}", "output": generated[number]}

@@ -108,12 +108,13 @@ def n_grams(tokens: list[str], longest: int = 4) -> list[Counter]:
     ]
 
 
-def cider_d(candidates: list[str], references: list[list[str]]) -> float:
-    """Mean of `cider_d_of_each` over pictures, in [0, 10]; 0 where there is none."""
-    return sum(cider_d_of_each(candidates, references)) / max(len(candidates), 1)
+def cider_d(candidates: list[str], references: list[list[str]], sigma: float = 6.0) -> float:
+    """Mean of `cider_d_each` over pictures, in [0, 10]."""
+    scores = cider_d_each(candidates, references, sigma)
+    return math.fsum(scores) / max(len(scores), 1)
 
 
-def cider_d_of_each(
+def cider_d_each(
     candidates: list[str], references: list[list[str]], sigma: float = 6.0
 ) -> list[float]:
     """CIDEr-D (Vedantam et al. 2015, arXiv:1411.5726), document frequencies from the references.
@@ -124,7 +125,7 @@ def cider_d_of_each(
         sigma: of the length penalty.
 
     Returns:
-        For each picture, in [0, 10].
+        A score in [0, 10] of each picture.
     """
     counted = [[n_grams(treebank_words(text)) for text in group] for group in references]
     seen: Counter = Counter()

@@ -1,6 +1,7 @@
 """Retrieval: a contrastive shortlist, re-ranked by matching."""
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,23 +21,64 @@ NOT_LISTED = -100.0
 PAIRS_OF_A_PICTURE = 8
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Scores:
+    """Scores of pictures with texts, [images, texts] each.
+
+    Attributes:
+        to_image: by which pictures are found.
+        to_text: by which texts are found.
+        similarity: of the contrast alone.
+    """
+
+    to_image: np.ndarray
+    to_text: np.ndarray
+    similarity: np.ndarray
+
+
 def evaluate_retrieval(
     blip: LoadedBlip, pairs: EvaluationSet, settings: EvaluateSection
 ) -> dict[str, Any]:
-    """Recalls on held-out pairs.
-
-    Every text's and every picture's best `shortlist` candidates by similarity get the match logit
-    plus the similarity as score (the original's evaluation, in which each direction has a list of
-    its own); all others follow in their order by similarity.
+    """Recalls on held-out pairs, by the scores of `score_pairs`.
 
     Returns:
-        metrics, chance, count, seconds and examples, as `results.json` holds them.
+        metrics, chance, count, seconds, examples and cases, as `results.json` and `cases.json`
+        hold them.
 
     Raises:
         ConfigError: no usable pair, or a model whose scores are not finite.
     """
     begun = time.perf_counter()
+    scores = score_pairs(blip, pairs, settings)
+    if scores is None:
+        return {}
+    owner = np.asarray(pairs.caption_image)
+    by_similarity = retrieval_recalls(scores.similarity, owner)
+    metrics = retrieval_recalls(scores.to_image, owner, to_text=scores.to_text)
+    metrics |= {f"{name}_without_matching": value for name, value in by_similarity.items()}
+    return {
+        "task": "retrieval",
+        "metrics": metrics,
+        "chance": chance_recalls(owner, len(pairs.keys)),
+        "count": len(pairs.keys),
+        "bad_samples": len(pairs.bad),
+        "seconds": time.perf_counter() - begun,
+        "examples": examples(pairs, scores.to_image),
+        "cases": _cases(pairs, scores.to_image),
+    }
+
+
+@torch.no_grad()
+def score_pairs(blip: LoadedBlip, pairs: EvaluationSet, settings: EvaluateSection) -> Scores | None:
+    """Scores of all pictures with all texts, on the first process; None on others. Collective.
+
+    Every text's and every picture's best `shortlist` candidates by similarity get the match logit
+    plus the similarity as score (the original's evaluation, in which each direction has a list of
+    its own); all others follow in their order by similarity.
+
+    Raises:
+        ConfigError: no usable pair, or a model whose scores are not finite.
+    """
     states, seen = [], []
     with blip.autocast():
         for views in pairs.views(settings.batch_size):
@@ -51,25 +93,11 @@ def evaluate_retrieval(
     lists = [shortlisted(similarity, settings.shortlist, dim) for dim in (0, 1)]
     matched = _match_own(blip, pairs, (ids, mask), states, lists[0] | lists[1], settings.batch_size)
     if not pairs.share.here.is_main:
-        return {}
+        return None
     both = [torch.where(one, matched, NOT_LISTED) + similarity.float() for one in lists]
     for scores in both:
         _refuse_not_finite(scores)
-    to_image, to_text = (scores.cpu().numpy() for scores in both)
-    owner = np.asarray(pairs.caption_image)
-    by_similarity = retrieval_recalls(similarity.float().cpu().numpy(), owner)
-    metrics = retrieval_recalls(to_image, owner, to_text=to_text)
-    metrics |= {f"{name}_without_matching": value for name, value in by_similarity.items()}
-    return {
-        "task": "retrieval",
-        "metrics": metrics,
-        "chance": chance_recalls(owner, len(pairs.keys)),
-        "count": len(pairs.keys),
-        "bad_samples": len(pairs.bad),
-        "seconds": time.perf_counter() - begun,
-        "examples": _examples(pairs, to_image),
-        "cases": _cases(pairs, to_image),
-    }
+    return Scores(*(scores.cpu().numpy() for scores in (*both, similarity.float())))
 
 
 def _refuse_not_finite(scores: torch.Tensor) -> None:
@@ -149,13 +177,14 @@ def match_listed(
     return logits
 
 
-def _examples(pairs: EvaluationSet, scores: np.ndarray, count: int = 24) -> list[dict[str, Any]]:
+def examples(pairs: EvaluationSet, scores: np.ndarray, count: int = 24) -> list[dict[str, Any]]:
+    """Some texts with the best pictures by `scores` [images, texts], as `results.json` has them."""
     chosen = np.linspace(0, len(pairs.captions) - 1, min(count, len(pairs.captions))).astype(int)
-    examples = []
+    shown = []
     for text in chosen.tolist():
         column, owner = scores[:, text], pairs.caption_image[text]
         order = np.argsort(-column, kind="stable")
-        examples.append(
+        shown.append(
             {
                 "query": pairs.captions[text],
                 "truth": pairs.keys[owner],
@@ -164,7 +193,7 @@ def _examples(pairs: EvaluationSet, scores: np.ndarray, count: int = 24) -> list
                 "scores": [float(column[image]) for image in order[:5]],
             }
         )
-    return examples
+    return shown
 
 
 def _cases(pairs: EvaluationSet, scores: np.ndarray) -> dict[str, Any]:
