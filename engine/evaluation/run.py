@@ -81,6 +81,7 @@ def evaluate(config: RunConfig, task: str, here: Runtime = ALONE) -> dict[str, A
             except OSError as error:
                 problem = f"cannot be written: {error.strerror}"
                 raise ConfigError(f"output_dir {config.output_dir}: {problem}") from None
+            _print(Path(config.output_dir), results)
     return results
 
 
@@ -110,7 +111,7 @@ def _evaluated(config: RunConfig, task: str, share: Share) -> dict[str, Any]:
 
 
 def _write(folder: Path, task: str, results: dict[str, Any]) -> None:
-    """Write what an evaluation found, and print its figures."""
+    """Write what an evaluation found."""
     predictions, cases = (results.pop(name, None) for name in ("predictions", "cases"))
     (folder / CASES).unlink(missing_ok=True)
     if cases is not None:
@@ -120,6 +121,9 @@ def _write(folder: Path, task: str, results: dict[str, Any]) -> None:
     write_results(folder / "results.json", results)
     if "confusion" in results:
         draw_confusion(results["classes"], results["confusion"], folder / "confusion.png")
+
+
+def _print(folder: Path, results: dict[str, Any]) -> None:
     for name, value in results["metrics"].items():
         chance = results["chance"].get(name)
         beside = "" if chance is None else f"   (chance {chance:.3f})"
