@@ -9,6 +9,7 @@ from blip_model.convert.shapes import with_image_size
 from engine import checkpoint
 from engine.config import ConfigError
 from engine.huggingface_folder import write_folder
+from engine.model_card import facts_of
 from engine.weight_files import write_original
 from engine.weights import Origin, Weights, open_weights
 
@@ -66,7 +67,7 @@ def convert(
             state = {"network": asdict(config), "samples_seen": 0}
             checkpoint.write_as(path, 0, {"model": tensors}, state)
         else:
-            yield from write_folder(path, tensors, config, vocabulary)
+            yield from write_folder(path, tensors, config, vocabulary, facts_of(place))
     except ConfigError:
         raise
     except ValueError as error:

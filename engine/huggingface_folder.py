@@ -14,11 +14,18 @@ import torch
 from safetensors.torch import save_file
 
 from blip_model.config import BlipConfig
-from blip_model.convert.huggingface import CAPTIONER, RETRIEVER, from_huggingface, to_huggingface
+from blip_model.convert.huggingface import (
+    ANSWERER,
+    CAPTIONER,
+    RETRIEVER,
+    from_huggingface,
+    to_huggingface,
+)
 from engine.checkpoint import CheckpointError
 from engine.config import ConfigError
 from engine.data.augment import MEAN, STD
 from engine.data.tokenizer import open_tokenizer
+from engine.model_card import Facts, model_card
 from engine.weight_files import CONFIG, read_tensors, written_whole
 
 RETRIEVAL, TRAINING = "retrieval", "blip_training.safetensors"
@@ -83,7 +90,11 @@ def _read_config(path: Path) -> BlipConfig:
 
 
 def write_folder(
-    target: Path, weights: dict[str, torch.Tensor], config: BlipConfig, vocabulary: str | None
+    target: Path,
+    weights: dict[str, torch.Tensor],
+    config: BlipConfig,
+    vocabulary: str | None,
+    facts: Facts = Facts(),  # noqa: B008 - frozen
 ) -> list[str]:
     """Write a folder that `from_pretrained` opens.
 
@@ -92,6 +103,7 @@ def write_folder(
         weights: in our names.
         config: sizes.
         vocabulary: vocab.txt or its folder; None looks in installed packages.
+        facts: of the weights, for the model card; by default nothing is known.
 
     Returns:
         Lines about what is where.
@@ -107,7 +119,9 @@ def write_folder(
             sub = RETRIEVAL if kind == RETRIEVER and CAPTIONER in classes else "."
             _write_class(folder / sub, kind, part, config)
             said.append(f"{kind} in {target / sub}")
-            said += _write_tokenizer(folder / sub, config, vocabulary)
+            said += _write_tokenizer(folder / sub, kind, config, vocabulary)
+            card = model_card(kind, config, facts)
+            (folder / sub / "README.md").write_text(card, encoding="utf-8", errors="replace")
         if rest:
             save_file(rest, folder / TRAINING)
             said.append(f"{len(rest)} tensors of training alone in {target / TRAINING}")
@@ -176,8 +190,14 @@ def _config_tree(kind: str, config: BlipConfig) -> dict[str, Any]:
     }
 
 
-def _write_tokenizer(folder: Path, config: BlipConfig, vocabulary: str | None) -> list[str]:
-    """BERT's word pieces with [DEC] and [ENC] behind them, as transformers saves them."""
+def _write_tokenizer(
+    folder: Path, kind: str, config: BlipConfig, vocabulary: str | None
+) -> list[str]:
+    """BERT's word pieces with [DEC] and [ENC] behind them, as transformers saves them.
+
+    Questions are read behind [ENC]. transformers' answerer leaves that to its caller, so its
+    tokenizer does it.
+    """
     try:
         path = open_tokenizer(vocabulary, config).path
     except ConfigError as error:
@@ -185,10 +205,15 @@ def _write_tokenizer(folder: Path, config: BlipConfig, vocabulary: str | None) -
             raise
         return [f"no tokenizer: {error}"]
     # Late: seconds to import, and only this format needs it.
+    from tokenizers.processors import BertProcessing
     from transformers import BertTokenizer
 
     tokenizer = BertTokenizer(str(path))
     tokenizer.add_special_tokens({"additional_special_tokens": ["[DEC]", "[ENC]"]})
+    if kind == ANSWERER:
+        tokenizer.cls_token = "[ENC]"
+        ends = [(token, tokenizer.convert_tokens_to_ids(token)) for token in ("[SEP]", "[ENC]")]
+        tokenizer.backend_tokenizer.post_processor = BertProcessing(*ends)
     tokenizer.save_pretrained(folder)
     return []
 

@@ -1,4 +1,7 @@
-"""Evaluate a model on held-out pairs: `python launch/evaluate.py --task retrieval ...`."""
+"""Evaluate a model on held-out pairs: `python launch/evaluate.py --task retrieval ...`.
+
+`deepspeed launch/evaluate.py ...` shares the work out among GPUs, with the same figures.
+"""
 
 import sys
 from dataclasses import dataclass
@@ -58,9 +61,15 @@ def main() -> None:
     config = parse(
         EvaluateConfig, description="Evaluate on held-out pairs (data.eval).", examples=EXAMPLES
     )
+    from engine import runtime
+
+    here = runtime.start(config.device)
     from engine.evaluation.run import evaluate
 
-    evaluate(config, config.task)
+    try:
+        evaluate(config, config.task, here.patient())
+    finally:
+        runtime.stop()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,15 @@ from engine.capfilt.rule import SYNTHETIC, WEB, Candidate
 from engine.capfilt.table import Scored
 from tests.capfilt_folder import write_capfilt
 
+# A few that show, by how they stand in a page, whether they were escaped.
+SHORT = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "' onmouseover='alert(1)",
+    "</title></style><svg onload=alert(1)>",
+    "{{ 7 * 7 }}{% include '/etc/passwd' %}",
+    "]]><!--<a href=javascript:alert(1)>",
+]
 MARK = "document.documentElement.dataset.acted=1"
 
 

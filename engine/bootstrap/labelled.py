@@ -106,6 +106,7 @@ def score_labelled(
     with blip.autocast():
         for views in pairs.views(config.batch_size):
             states.append(blip.model.encode_image(views.to(blip.device)))
+    states = [some[own.places] for some, own in zip(states, pairs.own, strict=True)]
     right: list[list[str]] = [[] for _ in pairs.keys]
     for text, picture in zip(pairs.captions, pairs.caption_image, strict=True):
         right[picture].append(text)

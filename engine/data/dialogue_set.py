@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from engine.config import ConfigError
-from engine.data.augment import evaluation_view
 from engine.data.dialogue_text import clean_line, clean_lines
 from engine.data.dialogues import round_name
-from engine.data.images import BadSample, decode_image
+from engine.data.held_out import HeldOut
+from engine.data.images import BadSample
 from engine.data.json_lists import read_list
-from engine.data.source import Source
+from engine.data.source import RawSample
 
 
 @dataclass(frozen=True)
@@ -38,68 +38,60 @@ class Round:
 
 
 @dataclass
-class DialogueSet:
-    """Rounds once each; a picture once for the rounds about it that follow each other.
-
-    Args:
-        source: rounds.
-        image_size: side of the views.
-        max_words: of a cleaned caption, question or answer.
-        max_pixels: larger pictures are bad.
+class DialogueSet(HeldOut):
+    """Rounds once each; a picture once for those of a batch that follow each other; see `HeldOut`.
 
     Attributes:
         rounds: whose pictures could be read, in order.
-        bad: (round, reason) of what was left out.
+        image_ids: of their pictures.
+        bad_rounds: what was left out.
     """
 
-    source: Source
-    image_size: int
-    max_words: int
-    max_pixels: int
     rounds: list[Round] = field(default_factory=list)
-    bad: list[tuple[Round, str]] = field(default_factory=list)
+    image_ids: list[int] = field(default_factory=list)
+    bad_rounds: list[Round] = field(default_factory=list)
+
+    def rounds_of(self, candidates: int) -> int:
+        """Rounds of a batch of so many candidates, at least one; all have as many as the first."""
+        return max(1, candidates // max(1, len(self.source.read(0).answers)))
 
     def views(self, batch_size: int) -> Iterator[tuple[torch.Tensor, list[int]]]:
-        """Batches: pictures [P, 3, H, W], and for each of the batch's rounds its picture.
+        """Batches: pictures [P, 3, H, W], and for each of `batch_size` rounds its picture.
 
-        Fills the attributes as it goes.
-
-        Args:
-            batch_size: candidates of a batch; more where one round has more.
+        Of this process's share. Collective at its end.
 
         Raises:
             ConfigError: not one usable round.
         """
-        pictures: list[torch.Tensor] = []
-        owners: list[int] = []
-        waiting, shown = 0, None
-        for number in range(len(self.source)):
-            raw = self.source.read(number)
-            right = next((place for place, (_, true) in enumerate(raw.answers) if true), None)
-            candidates = [clean_line(text, self.max_words) for text, _ in raw.answers]
-            lines = clean_lines(raw, self.max_words)
-            one = Round(raw.key, raw.uid, lines, candidates, right)
-            if owners and waiting + len(candidates) > batch_size:
+        for rows in self._parts(batch_size, "round of a dialogue"):
+            pictures: list[torch.Tensor] = []
+            owners: list[int] = []
+            shown = None
+            for number in rows:
+                raw = self.source.read(number)
+                one = self._round(raw)
+                try:
+                    if raw.problem:
+                        raise BadSample(raw.problem)
+                    if not pictures or raw.image_id != shown:
+                        pictures.append(self._pixels(raw))
+                        shown = raw.image_id
+                except BadSample as bad:
+                    self.bad.append((raw.key, bad.reason))
+                    self.bad_rounds.append(one)
+                    continue
+                owners.append(len(pictures) - 1)
+                self.keys.append(raw.key)
+                self.rows.append(number)
+                self.image_ids.append(raw.image_id)
+                self.rounds.append(one)
+            if owners:
                 yield torch.stack(pictures), owners
-                pictures, owners, waiting = [], [], 0
-            try:
-                if raw.problem:
-                    raise BadSample(raw.problem)
-                if not pictures or raw.image_id != shown:
-                    image = decode_image(raw.image, self.max_pixels)
-                    pictures.append(evaluation_view(image, self.image_size))
-                    shown = raw.image_id
-            except BadSample as bad:
-                self.bad.append((one, bad.reason))
-                continue
-            owners.append(len(pictures) - 1)
-            waiting += len(candidates)
-            self.rounds.append(one)
-        if owners:
-            yield torch.stack(pictures), owners
-        if not self.rounds:
-            first = [(one.key, reason) for one, reason in self.bad[:1]]
-            raise ConfigError(f"no usable round of a dialogue for evaluation; the first: {first}")
+
+    def _round(self, raw: RawSample) -> Round:
+        right = next((place for place, (_, true) in enumerate(raw.answers) if true), None)
+        candidates = [clean_line(text, self.max_words) for text, _ in raw.answers]
+        return Round(raw.key, raw.uid, clean_lines(raw, self.max_words), candidates, right)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from engine.data.annotations import fingerprint_of, read_picture
 from engine.data.augment import evaluation_view
 from engine.data.captions import clean_caption
 from engine.data.counter import Draws
+from engine.data.held_out import HeldOut
 from engine.data.images import BadSample, decode_image
 from engine.data.json_lists import open_lists, read_list
 from engine.data.loader import CROP, TEXT, Slots
@@ -143,56 +144,41 @@ class StatementSlots(Slots):
 
 
 @dataclass
-class StatementSet:
-    """Held-out statements, in order and without augmentation.
-
-    Args:
-        source: statements.
-        image_size: side of the views.
-        max_words: of cleaned sentences.
-        max_pixels: larger pictures are bad.
+class StatementSet(HeldOut):
+    """Held-out statements, in order and without augmentation; see `HeldOut`.
 
     Attributes:
-        keys: identifiers of the statements that could be read, in order.
-        sentences: theirs, cleaned.
+        sentences: of the statements in `keys`, cleaned.
         labels: 1 where true.
-        bad: (identifier, reason) of what was left out.
     """
 
-    source: Source
-    image_size: int
-    max_words: int
-    max_pixels: int
-    keys: list[str] = field(default_factory=list)
     sentences: list[str] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
-    bad: list[tuple[str, str]] = field(default_factory=list)
 
     def views(self, batch_size: int) -> Iterator[torch.Tensor]:
-        """[B, 2, 3, H, W] batches; fills the attributes as it goes.
+        """[B, 2, 3, H, W] of every `batch_size` statements, this process's share.
+
+        Collective at its end.
 
         Raises:
             ConfigError: not one usable statement.
         """
-        waiting: list[torch.Tensor] = []
-        for number in range(len(self.source)):
-            raw = self.source.read(number)
-            try:
-                if raw.problem:
-                    raise BadSample(raw.problem)
-                sentence = clean_caption(raw.captions[0], self.max_words)
-                pictures = [decode_image(one, self.max_pixels) for one in (raw.image, raw.second)]
-            except BadSample as bad:
-                self.bad.append((raw.key, bad.reason))
-                continue
-            self.keys.append(raw.key)
-            self.sentences.append(sentence)
-            self.labels.append(raw.label)
-            waiting.append(torch.stack([evaluation_view(p, self.image_size) for p in pictures]))
-            if len(waiting) == batch_size:
+        for rows in self._parts(batch_size, "statement"):
+            waiting: list[torch.Tensor] = []
+            for number in rows:
+                raw = self.source.read(number)
+                try:
+                    if raw.problem:
+                        raise BadSample(raw.problem)
+                    sentence = clean_caption(raw.captions[0], self.max_words)
+                    both = [decode_image(one, self.max_pixels) for one in (raw.image, raw.second)]
+                except BadSample as bad:
+                    self.bad.append((raw.key, bad.reason))
+                    continue
+                self.keys.append(raw.key)
+                self.rows.append(number)
+                self.sentences.append(sentence)
+                self.labels.append(raw.label)
+                waiting.append(torch.stack([evaluation_view(p, self.image_size) for p in both]))
+            if waiting:
                 yield torch.stack(waiting)
-                waiting = []
-        if waiting:
-            yield torch.stack(waiting)
-        if not self.keys:
-            raise ConfigError(f"no usable statement for evaluation; the first: {self.bad[:1]}")

@@ -7,10 +7,10 @@ import torch
 
 from engine.config import ConfigError, EvaluateSection
 from engine.data.evaluation_set import EvaluationSet
+from engine.evaluation.cases import Case, Picture, best_and_worst
 from engine.evaluation.meteor import find_meteor, meteor
-from engine.evaluation.metrics import bleu, cider_d, word_f1
+from engine.evaluation.metrics import bleu, cider_d, cider_d_each, word_f1
 from engine.inference import LoadedBlip
-from engine.progress import Progress
 
 
 @torch.no_grad()
@@ -33,21 +33,27 @@ def evaluate_captions(
     """
     if settings.meteor:
         find_meteor()
-    begun, progress = time.perf_counter(), Progress("captioned", "pictures", len(pairs.source))
-    generated: list[str] = []
+    begun = time.perf_counter()
+    progress = pairs.progress("captioned", "pairs", settings.batch_size)
+    written: list[list[str]] = []
     for views in pairs.views(settings.batch_size):
         with blip.autocast():
             states = blip.model.encode_image(views.to(blip.device))
         if not states.isfinite().all():
             raise ConfigError("the model's states are not finite: its weights are no good")
-        generated += blip.caption_states(
-            states,
-            prompt=settings.prompt,
-            num_beams=settings.num_beams,
-            max_length=settings.max_length,
-            min_length=settings.min_length,
+        written.append(
+            blip.caption_states(
+                states,
+                prompt=settings.prompt,
+                num_beams=settings.num_beams,
+                max_length=settings.max_length,
+                min_length=settings.min_length,
+            )
         )
         progress.add(len(states))
+    generated = pairs.gathered(written)
+    if not pairs.share.here.is_main:
+        return {}
     references: list[list[str]] = [[] for _ in pairs.keys]
     for text, picture in zip(pairs.raw_captions, pairs.caption_image, strict=True):
         references[picture].append(text)
@@ -72,7 +78,21 @@ def evaluate_captions(
                 pairs.keys, pairs.image_ids, generated, references, strict=True
             )
         ],
+        "cases": _cases(pairs, generated, references),
     }
+
+
+def _cases(
+    pairs: EvaluationSet, generated: list[str], references: list[list[str]]
+) -> dict[str, Any]:
+    """Pictures by the CIDEr-D of their captions."""
+    each = cider_d_each(generated, references)
+
+    def described(number: int) -> tuple[Case, list[Picture]]:
+        case = {"score": f"CIDEr-D {each[number]:.2f}", "output": generated[number]}
+        return case | {"truth": references[number]}, [("", number, False)]
+
+    return best_and_worst(pairs, each, range(len(each)), described)
 
 
 def _scores(candidates: list[str], references: list[list[str]]) -> dict[str, float]:

@@ -16,8 +16,10 @@ from engine.config import ConfigError, EvaluateSection
 from engine.data.captions import clean_caption
 from engine.data.evaluation_set import EvaluationSet
 from engine.data.images import BadSample
+from engine.evaluation.cases import Case, Picture, best_and_worst
 from engine.evaluation.metrics import ranked_hits
 from engine.inference import LoadedBlip
+from engine.share import Share
 
 TEMPLATES = (
     "{}",
@@ -29,6 +31,8 @@ TEMPLATES = (
     "an image of a {}",
     "there is a {}",
 )
+# Encoded at once.
+SENTENCES = 256
 
 
 @torch.no_grad()
@@ -52,7 +56,8 @@ def evaluate_classification(
     with blip.autocast():
         batches = pairs.views(settings.batch_size)
         states = (blip.model.encode_image(views.to(blip.device)) for views in batches)
-        pictures = torch.cat([blip.model.image_feature(some) for some in states])
+        seen = [blip.model.image_feature(some) for some in states]
+    pictures = torch.stack(pairs.gathered(seen))
     texts: list[list[str]] = [[] for _ in pairs.keys]
     for text, picture in zip(pairs.captions, pairs.caption_image, strict=True):
         texts[picture].append(text)
@@ -63,8 +68,10 @@ def evaluate_classification(
     used = np.flatnonzero(labels >= 0)
     if not len(used):
         raise ConfigError("no picture's text holds the words of just one of evaluate.classes")
-    classes = class_features(blip, names, settings.templates or TEMPLATES)
-    scores = pictures[torch.from_numpy(used).to(pictures.device)] @ classes.T
+    classes = class_features(blip, names, settings.templates or TEMPLATES, pairs.share)
+    if not pairs.share.here.is_main:
+        return {}
+    scores = pictures[torch.from_numpy(used)] @ classes.T
     if not scores.isfinite().all():
         raise ConfigError("the model's features are not finite: its weights are no good")
     return {
@@ -75,11 +82,12 @@ def evaluate_classification(
         "bad_samples": len(pairs.bad),
         "seconds": time.perf_counter() - begun,
         "examples": _examples(pairs, used, labels, scores, names),
+        "cases": _cases(pairs, used, labels[used], scores.float().numpy(), names),
     }
 
 
 def class_features(
-    blip: LoadedBlip, names: Sequence[str], templates: Sequence[str]
+    blip: LoadedBlip, names: Sequence[str], templates: Sequence[str], share: Share
 ) -> torch.Tensor:
     """Unit vectors [K, E]: each class's mean over the sentences that its name is put into.
 
@@ -87,10 +95,14 @@ def class_features(
         blip: with a text encoder.
         names: K of classes.
         templates: sentences with `{}` in the place of the name.
+        share: of this process, which encodes some of the sentences. Collective.
     """
     sentences = [template.replace("{}", name) for name in names for template in templates]
-    features = blip.embed_texts(sentences).view(len(names), len(templates), -1)
-    return F.normalize(features.mean(1), dim=-1)
+    parts = share.parts(len(sentences), SENTENCES)
+    mine = {part.start: blip.embed_texts(sentences[part.start : part.stop]) for part in parts}
+    mine = {start: features.cpu() for start, features in mine.items()}
+    features = torch.cat(list(share.gathered(mine).values()))
+    return F.normalize(features.view(len(names), len(templates), -1).mean(1), dim=-1)
 
 
 def _judged(scores: np.ndarray, labels: np.ndarray, names: list[str]) -> dict[str, Any]:
@@ -186,3 +198,21 @@ def _examples(
             chosen, best.indices.tolist(), best.values.float().tolist(), strict=True
         )
     ]
+
+
+def _cases(
+    pairs: EvaluationSet, used: np.ndarray, labels: np.ndarray, scores: np.ndarray, names: list[str]
+) -> dict[str, Any]:
+    """Pictures by how far their class is ahead of the others, in cosine."""
+    rows = np.arange(len(labels))
+    others = scores.copy()
+    others[rows, labels] = -np.inf
+    margins = scores[rows, labels] - others.max(1)
+
+    def described(number: int) -> tuple[Case, list[Picture]]:
+        margin = margins[number]
+        case = {"score": f"{'ahead' if margin > 0 else 'behind'} by {abs(margin):.3f}"}
+        case |= {"output": names[scores[number].argmax()], "truth": [names[labels[number]]]}
+        return case, [("", int(used[number]), False)]
+
+    return best_and_worst(pairs, margins.tolist(), rows.tolist(), described)

@@ -8,8 +8,8 @@ import torch
 
 from engine.config import ConfigError, EvaluateSection
 from engine.data.statements import LABELS, StatementSet
+from engine.evaluation.cases import Case, Picture, best_and_worst
 from engine.inference import LoadedBlip
-from engine.progress import Progress
 
 EXAMPLES = 24
 
@@ -31,17 +31,19 @@ def evaluate_nlvr(
     """
     begun = time.perf_counter()
     longest, judged = blip.model.config.max_positions, []
-    progress = Progress("judged", "statements", len(statements.source))
+    progress = statements.progress("judged", "statements", settings.batch_size)
     for views in statements.views(settings.batch_size):
         texts = statements.sentences[-len(views) :]
         ids, mask = (part.to(blip.device) for part in blip.tokenizer.encode(texts, longest))
         with blip.autocast():
             judged.append(blip.model.judge(views.to(blip.device), ids, mask))
         progress.add(len(views))
-    logits = torch.cat(judged)
+    logits = torch.stack(statements.gathered(judged))
+    if not statements.share.here.is_main:
+        return {}
     if not logits.isfinite().all():
         raise ConfigError("the model's scores are not finite: its weights are no good")
-    answers, labels = logits.argmax(1).cpu().numpy(), np.asarray(statements.labels)
+    answers, labels = logits.argmax(1).numpy(), np.asarray(statements.labels)
     true = logits.softmax(1)[:, 1].tolist()
     words = {number: name for name, number in LABELS.items()}
     return {
@@ -60,8 +62,24 @@ def evaluate_nlvr(
             }
             for n in range(min(EXAMPLES, len(labels)))
         ],
+        "cases": _cases(statements, true),
         "predictions": [
             {"identifier": key, "answer": words[answer]}
             for key, answer in zip(statements.keys, answers.tolist(), strict=True)
         ],
     }
+
+
+def _cases(statements: StatementSet, true: list[float]) -> dict[str, Any]:
+    """Statements by the probability of what they are."""
+    words = {number: name.lower() for name, number in LABELS.items()}
+    labels = statements.labels
+    right = [p if label else 1 - p for p, label in zip(true, labels, strict=True)]
+
+    def described(number: int) -> tuple[Case, list[Picture]]:
+        case = {"score": f"{right[number]:.1%} sure of what is right"}
+        case |= {"asked": statements.sentences[number], "truth": [words[labels[number]]]}
+        case["output"] = words[int(true[number] > 0.5)]
+        return case, [("left", number, False), ("right", number, True)]
+
+    return best_and_worst(statements, right, range(len(right)), described)

@@ -10,9 +10,11 @@ import torch
 from blip_model.pair_scores import matching_logits
 from engine.config import ConfigError, EvaluateSection
 from engine.data.evaluation_set import EvaluationSet
+from engine.evaluation.cases import Case, Picture, best_and_worst
 from engine.evaluation.metrics import chance_recalls, retrieval_recalls
 from engine.inference import LoadedBlip
 from engine.progress import Progress
+from engine.share import Share
 
 NOT_LISTED = -100.0
 # A pair is some ten tokens of text; a picture, of which a batch has as many, is hundreds.
@@ -40,13 +42,16 @@ def evaluate_retrieval(
     """Recalls on held-out pairs, by the scores of `score_pairs`.
 
     Returns:
-        metrics, chance, count, seconds and examples, as `results.json` holds them.
+        metrics, chance, count, seconds, examples and cases, as `results.json` and `cases.json`
+        hold them.
 
     Raises:
         ConfigError: no usable pair, or a model whose scores are not finite.
     """
     begun = time.perf_counter()
     scores = score_pairs(blip, pairs, settings)
+    if scores is None:
+        return {}
     owner = np.asarray(pairs.caption_image)
     by_similarity = retrieval_recalls(scores.similarity, owner)
     metrics = retrieval_recalls(scores.to_image, owner, to_text=scores.to_text)
@@ -59,12 +64,13 @@ def evaluate_retrieval(
         "bad_samples": len(pairs.bad),
         "seconds": time.perf_counter() - begun,
         "examples": examples(pairs, scores.to_image),
+        "cases": cases(pairs, scores.to_image),
     }
 
 
 @torch.no_grad()
-def score_pairs(blip: LoadedBlip, pairs: EvaluationSet, settings: EvaluateSection) -> Scores:
-    """Scores of all pictures, or videos, with all texts.
+def score_pairs(blip: LoadedBlip, pairs: EvaluationSet, settings: EvaluateSection) -> Scores | None:
+    """Scores of pictures, or videos, with texts, on the first process; None on others. Collective.
 
     Every text's and every picture's best `shortlist` candidates by similarity get the match logit
     plus the similarity as score (the original's evaluation, in which each direction has a list of
@@ -73,21 +79,21 @@ def score_pairs(blip: LoadedBlip, pairs: EvaluationSet, settings: EvaluateSectio
     Raises:
         ConfigError: no usable pair, or a model whose scores are not finite.
     """
-    states = []
+    states, seen = [], []
     with blip.autocast():
         for views in pairs.views(settings.batch_size):
             states.append(blip.model.encode_image(views.to(blip.device)))
-        image_states = torch.cat(states)
-        image_features = blip.model.image_feature(image_states, pairs.frames or 1)
-        ids, mask = blip.encode(pairs.captions, pairs.max_words)
-        parts = zip(ids.split(settings.batch_size), mask.split(settings.batch_size), strict=True)
-        text_features = torch.cat(
-            [blip.model.text_feature(blip.model.encode_text(*part)) for part in parts]
-        )
+            seen.append(blip.model.image_feature(states[-1], pairs.frames or 1))
+    # Features of all pictures are everywhere, their states where they were made.
+    image_features = torch.stack(pairs.gathered(seen)).to(blip.device)
+    ids, mask = blip.encode(pairs.captions, pairs.max_words)
+    text_features = encode_texts(blip, ids, mask, settings.batch_size, pairs.share)
     similarity = image_features @ text_features.T
     _refuse_not_finite(similarity)
     lists = [shortlisted(similarity, settings.shortlist, dim) for dim in (0, 1)]
-    matched = match_listed(blip, ids, mask, image_states, lists[0] | lists[1], settings.batch_size)
+    matched = _match_own(blip, pairs, (ids, mask), states, lists[0] | lists[1], settings.batch_size)
+    if not pairs.share.here.is_main:
+        return None
     both = [torch.where(one, matched, NOT_LISTED) + similarity.float() for one in lists]
     for scores in both:
         _refuse_not_finite(scores)
@@ -105,6 +111,42 @@ def shortlisted(similarity: torch.Tensor, k: int, dim: int) -> torch.Tensor:
     return torch.zeros_like(similarity, dtype=torch.bool).scatter_(dim, best, True)
 
 
+def encode_texts(
+    blip: LoadedBlip, ids: torch.Tensor, mask: torch.Tensor, batch_size: int, share: Share
+) -> torch.Tensor:
+    """Unit vectors [T, E] of all texts; each process encodes its share of them. Collective."""
+    mine = {}
+    for part in share.parts(len(ids), batch_size):
+        given = ids[part.start : part.stop], mask[part.start : part.stop]
+        with blip.autocast():
+            mine[part.start] = blip.model.text_feature(blip.model.encode_text(*given)).cpu()
+    return torch.cat(list(share.gathered(mine).values())).to(blip.device)
+
+
+def _match_own(
+    blip: LoadedBlip,
+    pairs: EvaluationSet,
+    texts: tuple[torch.Tensor, torch.Tensor],
+    states: list[torch.Tensor],
+    listed: torch.Tensor,
+    batch_size: int,
+) -> torch.Tensor:
+    """`match_listed` of all pictures: each process has those whose states it holds. Collective."""
+    own = [listed[one.positions.start : one.positions.stop] for one in pairs.own]
+    total = sum(int(some.sum()) for some in own)
+    progress = Progress("matched", "pairs", total, pairs.share.here.is_main)
+    mine = {}
+    for one, some, chosen in zip(pairs.own, states, own, strict=True):
+        held = some[one.places]
+        mine[one.number] = match_listed(blip, *texts, held, chosen, batch_size, progress)[
+            chosen
+        ].cpu()
+    logits = torch.zeros(listed.shape, device=listed.device)
+    found = pairs.share.gathered(mine).values()
+    logits[listed] = torch.cat(list(found)).to(listed.device)
+    return logits
+
+
 def match_listed(
     blip: LoadedBlip,
     ids: torch.Tensor,
@@ -112,6 +154,7 @@ def match_listed(
     image_states: torch.Tensor,
     listed: torch.Tensor,
     batch_size: int,
+    progress: Progress,
 ) -> torch.Tensor:
     """Match logits [images, texts] where listed, 0 elsewhere, each pair once.
 
@@ -120,7 +163,6 @@ def match_listed(
     """
     logits = torch.zeros(listed.shape, device=listed.device)
     pictures, texts = listed.nonzero(as_tuple=True)
-    progress = Progress("matched", "pairs", len(pictures))
     at_once = PAIRS_OF_A_PICTURE * batch_size
     for start in range(0, len(pictures), at_once):
         image, text = pictures[start : start + at_once], texts[start : start + at_once]
@@ -152,3 +194,25 @@ def examples(pairs: EvaluationSet, scores: np.ndarray, count: int = 24) -> list[
             }
         )
     return shown
+
+
+def cases(pairs: EvaluationSet, scores: np.ndarray) -> dict[str, Any]:
+    """Texts by the rank of their picture, and of one rank by how far it is ahead of the others."""
+    owner, texts = np.asarray(pairs.caption_image), np.arange(len(pairs.captions))
+    own = scores[owner, texts]
+    # Without a copy, which may be as large as half the memory.
+    scores[owner, texts] = -np.inf
+    first = scores.argmax(0)
+    margins, ranks = own - scores[first, texts], (scores >= own).sum(0) + 1
+    scores[owner, texts] = own
+
+    def described(text: int) -> tuple[Case, list[Picture]]:
+        right = ("right", int(owner[text]), False)
+        case = {"asked": pairs.captions[text]}
+        case["score"] = f"rank {ranks[text]} of {len(scores)}"
+        found = ("next" if ranks[text] == 1 else "found first", int(first[text]), False)
+        return case, [right, found] if len(scores) > 1 else [right]
+
+    # Where there is one picture alone, it is ahead of nothing.
+    by = list(zip((-ranks).tolist(), margins.tolist(), strict=True))
+    return best_and_worst(pairs, by, owner.tolist(), described)

@@ -28,6 +28,8 @@ from engine.evaluation.video import evaluate_video_qa, evaluate_video_retrieval
 from engine.evaluation.visdial import evaluate_visdial
 from engine.evaluation.vqa import evaluate_vqa
 from engine.inference import LoadedBlip, load
+from engine.runtime import Runtime
+from engine.share import ALONE, Share
 
 Evaluator = Callable[[LoadedBlip, Any, EvaluateSection], dict[str, Any]]
 PARTS = {
@@ -68,45 +70,86 @@ PREDICTIONS = {
     "visdial": "ranks.json",
     "vqa": "vqa_result.json",
 }
+CASES = "cases.json"
 
 
-def evaluate(config: RunConfig, task: str) -> dict[str, Any]:
+def evaluate(config: RunConfig, task: str, here: Runtime = ALONE) -> dict[str, Any]:
     """Evaluate `model.checkpoint` on `data.eval` and write `output_dir/results.json`.
 
     Predictions that a benchmark takes in go to `output_dir/predictions.json`, or the name that its
-    server knows: `captions.json`, `ranks.json`, `vqa_result.json`.
+    server knows: `captions.json`, `ranks.json`, `vqa_result.json`. What went best and worst goes to
+    `output_dir/cases.json`.
+
+    Args:
+        config: with the model, the data and the folder.
+        task: name.
+        here: of this process; several share the work, and the first one writes. Collective.
+
+    Returns:
+        What `results.json` holds, on the first process.
 
     Raises:
-        ConfigError: no checkpoint, no data, or results of another evaluation in output_dir.
+        ConfigError: no checkpoint, no data, results of another evaluation in output_dir, or a disk
+            that refuses; on every process.
     """
+    share = Share(here)
+    with share.one_fate():
+        results = _evaluated(config, task, share)
+        if here.is_main:
+            try:
+                _write(Path(config.output_dir), task, results)
+            except OSError as error:
+                problem = f"cannot be written: {error.strerror}"
+                raise ConfigError(f"output_dir {config.output_dir}: {problem}") from None
+            _print(Path(config.output_dir), results)
+    return results
+
+
+def _evaluated(config: RunConfig, task: str, share: Share) -> dict[str, Any]:
     if not config.model.checkpoint:
         raise ConfigError("no model: set model.checkpoint to a run folder or weights")
     if not config.data.eval:
         raise ConfigError("no pairs: set data.eval to shards or an annotation file")
-    folder = Path(config.output_dir)
-    refuse_other_results(folder, task, config.model.checkpoint)
+    if share.here.is_main:
+        refuse_other_results(Path(config.output_dir), task, config.model.checkpoint)
     opening, collecting = SETS[task]
     source = opening(config.data.eval, config.data.image_root)
-    precision, device = config.precision, config.device
-    blip = load(config.model.checkpoint, device=device, precision=precision, section=config.model)
+    blip = load(
+        config.model.checkpoint,
+        device=config.device,
+        precision=config.precision,
+        section=config.model,
+        progress=share.here.is_main,
+    )
     blip.require(PARTS[task])
     size = blip.model.config.image_size
     seen = {"frames": config.data.frames} if task in VIDEOS else {}
     samples = collecting(source, size, config.data.max_words, config.data.max_pixels, **seen)
-    results = EVALUATORS[task](blip, samples, config.evaluate)
-    predictions = results.pop("predictions", None)
-    results["checkpoint"] = config.model.checkpoint
+    samples.share = share
+    return EVALUATORS[task](blip, samples, config.evaluate) | {
+        "checkpoint": config.model.checkpoint
+    }
+
+
+def _write(folder: Path, task: str, results: dict[str, Any]) -> None:
+    """Write what an evaluation found."""
+    predictions, cases = (results.pop(name, None) for name in ("predictions", "cases"))
+    (folder / CASES).unlink(missing_ok=True)
+    if cases is not None:
+        write_results(folder / CASES, {"task": task} | cases)
     if predictions is not None:
         write_results(folder / PREDICTIONS.get(task, "predictions.json"), predictions)
     write_results(folder / "results.json", results)
     if "confusion" in results:
         draw_confusion(results["classes"], results["confusion"], folder / "confusion.png")
+
+
+def _print(folder: Path, results: dict[str, Any]) -> None:
     for name, value in results["metrics"].items():
         chance = results["chance"].get(name)
         beside = "" if chance is None else f"   (chance {chance:.3f})"
         print(f"{name:40s} {value:.3f}{beside}")
     print(f"{folder / 'results.json'}: {results['count']} evaluated", file=sys.stderr)
-    return results
 
 
 def refuse_other_results(folder: Path, task: str, checkpoint: str) -> None:

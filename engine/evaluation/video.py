@@ -11,7 +11,7 @@ from engine.data.evaluation_set import EvaluationSet
 from engine.data.question_set import QuestionSet
 from engine.evaluation.answer_accuracy import exact_accuracy
 from engine.evaluation.metrics import chance_recalls, retrieval_ranks, retrieval_recalls
-from engine.evaluation.retrieval import examples, score_pairs
+from engine.evaluation.retrieval import cases, examples, score_pairs
 from engine.evaluation.vqa import evaluate_vqa
 from engine.inference import LoadedBlip
 
@@ -33,6 +33,8 @@ def evaluate_video_retrieval(
     """
     begun = time.perf_counter()
     scores, count = score_pairs(blip, videos, settings), len(videos.keys)
+    if scores is None:
+        return {}
     owner = np.asarray(videos.caption_image)
     metrics = retrieval_recalls(scores.to_image, owner, to_text=scores.to_text)
     chance = chance_recalls(owner, count)
@@ -55,6 +57,7 @@ def evaluate_video_retrieval(
         "bad_samples": len(videos.bad),
         "seconds": time.perf_counter() - begun,
         "examples": examples(videos, scores.to_image),
+        "cases": cases(videos, scores.to_image),
     }
 
 

@@ -13,7 +13,6 @@ from engine.data.dialogue_set import DialogueSet, Relevance, Round
 from engine.data.dialogue_text import dialogue_rows
 from engine.evaluation.candidate_ranks import ndcg, rank_metrics, ranks
 from engine.inference import LoadedBlip
-from engine.progress import Progress
 
 EXAMPLES, SHOWN = 24, 5
 
@@ -42,13 +41,17 @@ def evaluate_visdial(
     relevance = None
     if settings.dense_annotations is not None:
         relevance = Relevance.read(Path(settings.dense_annotations))
-    scores: list[np.ndarray] = []
-    progress = Progress("ranked", "rounds", len(dialogues.source))
-    for views, owners in dialogues.views(settings.batch_size):
-        scores += _scores(blip, views, owners, dialogues.rounds[-len(owners) :])
+    found: list[list[np.ndarray]] = []
+    at_once = dialogues.rounds_of(settings.batch_size)
+    progress = dialogues.progress("ranked", "rounds", at_once)
+    for views, owners in dialogues.views(at_once):
+        found.append(_scores(blip, views, owners, dialogues.rounds[-len(owners) :]))
         progress.add(len(owners))
+    scores = dialogues.gathered(found)
+    if not dialogues.share.here.is_main:
+        return {}
     blind = [np.zeros(len(one.candidates)) for one in dialogues.rounds]
-    of_bad = [(one, np.zeros(len(one.candidates))) for one, _ in dialogues.bad]
+    of_bad = [(one, np.zeros(len(one.candidates))) for one in dialogues.bad_rounds]
     return {
         "task": "visdial",
         "metrics": _means(dialogues.rounds, scores, relevance),

@@ -14,8 +14,8 @@ from engine.config import ConfigError, EvaluateSection
 from engine.data.question_set import QuestionSet
 from engine.data.questions import read_answer_list
 from engine.evaluation.answer_accuracy import mean_accuracy, normalised
+from engine.evaluation.cases import Case, Picture, best_and_worst
 from engine.inference import LoadedBlip
-from engine.progress import Progress
 
 Accuracy = Callable[[Sequence[str], Sequence[Sequence[str]]], float]
 EXAMPLES = 24
@@ -68,8 +68,8 @@ def evaluate_vqa(
         max_length=settings.max_length,
         min_length=settings.min_length,
     )
-    answers: list[str] = []
-    progress = Progress("answered", "questions", len(questions.source))
+    written: list[list[str]] = []
+    progress = questions.progress("answered", "questions", settings.batch_size)
     longest = min(MAX_TOKENS, blip.model.config.max_positions)
     for views, owners in questions.views(settings.batch_size):
         texts = questions.questions[-len(owners) :]
@@ -80,8 +80,11 @@ def evaluate_vqa(
             asked = blip.model.read_questions(ids, mask, states)
             if not asked.states.isfinite().all():
                 raise ConfigError("the model's states are not finite: its weights are no good")
-            answers += answering(asked)
+            written.append(answering(asked))
         progress.add(len(owners))
+    answers = questions.gathered(written)
+    if not questions.share.here.is_main:
+        return {}
     given = zip(questions.ids + questions.bad_ids, answers + [""] * len(questions.bad), strict=True)
     return {
         "task": "vqa",
@@ -98,6 +101,7 @@ def evaluate_vqa(
             }
             for number in range(min(EXAMPLES, len(answers)))
         ],
+        "cases": _cases(questions, answers, accuracy),
         "predictions": [
             {"question_id": json.loads(number), "answer": text} for number, text in given
         ],
@@ -116,3 +120,21 @@ def _scores(
     commonest = counts.most_common(1)[0][0]
     chance = accuracy([commonest] * len(human), human)
     return {"metrics": {"accuracy": accuracy(given, human)}, "chance": {"accuracy": chance}}
+
+
+def _cases(questions: QuestionSet, answers: list[str], accuracy: Accuracy) -> dict[str, Any] | None:
+    """Questions that people answered, by the accuracy of the answers; None where there are none."""
+    known = [number for number, people in enumerate(questions.people) if people]
+    if not known:
+        return None
+    scores = [accuracy([answers[number]], [questions.people[number]]) for number in known]
+
+    def described(place: int) -> tuple[Case, list[Picture]]:
+        number = known[place]
+        counts = Counter(questions.people[number]).most_common()
+        truth = [f"{answer} ({count} of {sum(c for _, c in counts)})" for answer, count in counts]
+        case = {"score": f"accuracy {scores[place]:.2f}", "asked": questions.questions[number]}
+        return case | {"output": answers[number], "truth": truth}, [("", number, False)]
+
+    owners = [questions.image_ids[number] for number in known]
+    return best_and_worst(questions, scores, owners, described)

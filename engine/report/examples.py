@@ -43,7 +43,7 @@ def captions(run: RunFolder, thumbnails: Mapping[str, str]) -> dict[str, Any]:
         "present": run.caption is not None,
         "cards": cards,
         "count": count_of(run.caption),
-        "metrics": _metrics(run.caption),
+        "metrics": metrics_of(run.caption),
     }
 
 
@@ -99,7 +99,7 @@ def _examples(results: dict[str, Any] | None) -> list[dict[str, Any]]:
     return [example for example in given if isinstance(example, dict)]
 
 
-def _metrics(results: dict[str, Any] | None) -> list[tuple[str, str, str | None]]:
+def metrics_of(results: dict[str, Any] | None) -> list[tuple[str, str, str | None]]:
     """Name, value and chance of every figure."""
     given, chance = ((results or {}).get(part) for part in ("metrics", "chance"))
     chance = chance if isinstance(chance, dict) else {}

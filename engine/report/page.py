@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from engine.config import ConfigError
 from engine.report.capfilt_folder import is_capfilt, read_capfilt
 from engine.report.capfilt_part import CapFiltPart
+from engine.report.cases import cases
 from engine.report.curves import curves
 from engine.report.embedding import TEMPLATES, own_text, policy
 from engine.report.examples import captions, picture_keys, queries
@@ -217,6 +218,14 @@ def _sections(parts: Parts, thumbnails: Mapping[str, str]) -> tuple[list[str], d
         }
         if values["cleaned"]:
             sections.insert(1, "cleaned.html")
+        values["cases"] = cases(run)
+        if values["cases"]:
+            sections.append("cases.html")
+        if not (run.metrics or run.config_text or run.retrieval or run.caption):
+            # A folder of an evaluation alone, of which nothing else is to be expected.
+            sections = ["plain_headline.html", "cases.html"]
+            named = ", ".join(part["title"] for part in values["cases"])
+            values["headline"]["sentence"] = named or "An evaluation"
     elif parts.rounds:
         sections = ["plain_headline.html"]
         sentence = values["rounds"]["sentence"]
@@ -228,7 +237,7 @@ def _sections(parts: Parts, thumbnails: Mapping[str, str]) -> tuple[list[str], d
         sections.append("rounds.html")
     if capfilt:
         sections += ["threshold.html", "samples.html", "reasons.html"]
-    if run:
+    if run and sections[0] == "headline.html":
         sections += ["curves.html", "data.html"]
     values["capfilt_leads"] = capfilt is not None and not run and not parts.rounds
     return [*sections, "configuration.html"], values

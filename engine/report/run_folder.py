@@ -29,6 +29,7 @@ class RunFolder:
         config_text: the same as it stands in config.yaml.
         retrieval: results of image-text retrieval.
         caption: results of captioning.
+        cases: of each evaluation, what went best and worst, with its results.
         earlier_retrieval: of the model before, where this one was pretrained on cleaned pairs.
         state: counters of the newest checkpoint.
         collection: facts about the collected pair set.
@@ -43,6 +44,7 @@ class RunFolder:
     config_text: str = ""
     retrieval: dict[str, Any] | None = None
     caption: dict[str, Any] | None = None
+    cases: list[tuple[dict[str, Any], dict[str, Any]]] = field(default_factory=list)
     earlier_retrieval: dict[str, Any] | None = None
     state: dict[str, Any] | None = None
     collection: dict[str, Any] | None = None
@@ -80,19 +82,30 @@ def read_run(root: Path) -> RunFolder:
         config_text=clip_config(config_text),
         retrieval=read_object(stage / RETRIEVAL, notes),
         caption=read_object(stage / "evaluation" / "caption" / "results.json", notes),
+        cases=_cases(stage, notes),
         earlier_retrieval=read_object(first / RETRIEVAL, notes) if stage is last else None,
         state=_newest_state(stage / "checkpoints", notes),
         collection=read_object(root / "data" / "collection.json", notes),
         attribution=attribution[:2000] or None,
         notes=notes,
     )
-    if not (run.metrics or run.config_text or run.retrieval or run.caption):
+    if not (run.metrics or run.config_text or run.retrieval or run.caption or run.cases):
         problem = f" ({notes[0]})" if notes else ""
         raise ConfigError(
             f"--run {root}: holds nothing to report{problem}; expected pretrain/metrics.jsonl, "
             "pretrain/config.yaml or pretrain/evaluation/*/results.json"
         )
     return run
+
+
+def _cases(stage: Path, notes: list[str]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Of the folder itself, where an evaluation wrote into it, and of those in `evaluation`."""
+    found = []
+    for folder in (stage, *sorted((stage / "evaluation").glob("*"))):
+        cases = read_object(folder / "cases.json", notes)
+        if cases is not None:
+            found.append((cases, read_object(folder / "results.json", notes) or {}))
+    return found
 
 
 def number(value: Any) -> float | None:

@@ -18,6 +18,7 @@ from engine.evaluation.classification import TEMPLATES, _judged, class_features
 from engine.evaluation.confusion import draw_confusion
 from engine.evaluation.run import evaluate
 from engine.inference import LoadedBlip, load
+from engine.share import Share
 from launch import evaluate as command
 from tests.commands import call
 from tests.shards import picture, write_shards
@@ -74,7 +75,7 @@ def results_of(folder: Path, output: Path, place: str = "set", **settings: Any) 
 
 def test_features_of_classes_are_clips(blip: LoadedBlip) -> None:
     """One sentence at a time: unit vectors, their mean, at length one again."""
-    found = class_features(blip, NAMES, TWO)
+    found = class_features(blip, NAMES, TWO, Share())
     for name, feature in zip(NAMES, found, strict=True):
         mean = sum(blip.embed_texts(t.replace("{}", name))[0].double() for t in TWO) / len(TWO)
         torch.testing.assert_close(feature.double(), mean / mean.norm(), rtol=0, atol=1e-5)
@@ -84,7 +85,7 @@ def test_features_of_classes_are_clips(blip: LoadedBlip) -> None:
 
 def test_results_are_their_definition(folder: Path, blip: LoadedBlip, tmp_path: Path) -> None:
     results = results_of(folder, tmp_path / "out", templates=list(TWO))
-    classes = class_features(blip, NAMES, TWO)
+    classes = class_features(blip, NAMES, TWO, Share())
     right, confusion = 0, np.zeros((3, 3), int)
     for number in range(9):
         feature = blip.embed_images(picture(3 * number))[0]
