@@ -98,7 +98,8 @@ class TrainSection:
 
     Args:
         epochs: passes over the data; ignored where max_steps is set.
-        max_steps: optimizer steps in all; null derives them from epochs.
+        max_steps: optimizer steps in all; null derives them from epochs, and 0 leaves a checkpoint
+            of what the run starts from.
         global_batch_size: pairs an optimizer step, over all ranks and accumulation.
         micro_batch_size: pairs a forward pass on one rank; null takes as many as fit the batch
             without accumulation.
@@ -187,7 +188,7 @@ class EvaluateSection:
     Args:
         batch_size: pictures or texts a forward pass.
         shortlist: candidates of the contrastive ranking that matching re-ranks (k), and answers
-            of the list whose first tokens are the likeliest.
+            of the list whose first tokens are the likeliest; 0 ranks by contrast alone.
         answer_list: JSON list of answers, the likeliest of which is chosen; null writes answers
             like captions.
         num_beams: of captioning.

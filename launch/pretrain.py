@@ -1,7 +1,9 @@
 """Pretrain BLIP: `deepspeed launch/pretrain.py --config RECIPE`, or `python` for one process."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 # Run as a file from anywhere: the floors lie beside this folder, and its own names shadow nothing.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -16,14 +18,28 @@ EXAMPLES = """
   deepspeed launch/pretrain.py --config launch/recipes/pretrain_base_14m.yaml \\
     --data.train 'shards/{00000..01399}.tar' --output_dir runs/base_14m
   python launch/pretrain.py --config runs/mine/config.yaml --output_dir runs/again
+  python launch/pretrain.py --config launch/recipes/pretrain_clip_style.yaml \\
+    --data.train pairs/ --output_dir runs/clip_style
 """
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainingConfig(RunConfig):
+    """A pretraining.
+
+    Args:
+        task: `pretraining` is BLIP's contrast, matching and captioning; `contrast` is contrast
+            alone, as CLIP and ALIGN are trained: the baseline.
+    """
+
+    task: Literal["pretraining", "contrast"] = "pretraining"
 
 
 def main() -> int:
     """Train; 0 when done, 75 when a signal stopped it with everything saved."""
     stop = StopRequest()
     config = parse(
-        RunConfig,
+        PretrainingConfig,
         description="Pretrain BLIP: contrast, matching and captioning on picture-caption pairs.",
         examples=EXAMPLES,
     )
@@ -32,11 +48,11 @@ def main() -> int:
     from engine import runtime
 
     here = runtime.start(config.device)
-    from engine.training.objectives import Pretraining
+    from engine.training.objectives import OBJECTIVES
     from engine.training.trainer import Trainer
 
     try:
-        return Trainer(config, Pretraining, here, stop).run()
+        return Trainer(config, OBJECTIVES[config.task], here, stop).run()
     finally:
         runtime.stop()
 

@@ -109,6 +109,14 @@ def n_grams(tokens: list[str], longest: int = 4) -> list[Counter]:
 
 
 def cider_d(candidates: list[str], references: list[list[str]], sigma: float = 6.0) -> float:
+    """Mean of `cider_d_each` over pictures, in [0, 10]."""
+    scores = cider_d_each(candidates, references, sigma)
+    return math.fsum(scores) / max(len(scores), 1)
+
+
+def cider_d_each(
+    candidates: list[str], references: list[list[str]], sigma: float = 6.0
+) -> list[float]:
     """CIDEr-D (Vedantam et al. 2015, arXiv:1411.5726), document frequencies from the references.
 
     Args:
@@ -117,7 +125,7 @@ def cider_d(candidates: list[str], references: list[list[str]], sigma: float = 6
         sigma: of the length penalty.
 
     Returns:
-        Mean over pictures, in [0, 10].
+        A score in [0, 10] of each picture.
     """
     counted = [[n_grams(treebank_words(text)) for text in group] for group in references]
     seen: Counter = Counter()
@@ -133,7 +141,7 @@ def cider_d(candidates: list[str], references: list[list[str]], sigma: float = 6
         norms = [math.sqrt(sum(value * value for value in one.values())) for one in weighted]
         return weighted, norms, sum(grams[1].values())
 
-    total = 0.0
+    scores = []
     for text, group in zip(candidates, counted, strict=True):
         ours, our_norms, our_length = vector(n_grams(treebank_words(text)))
         score = 0.0
@@ -147,8 +155,8 @@ def cider_d(candidates: list[str], references: list[list[str]], sigma: float = 6
                 )
                 if our_norms[n] and norms[n]:
                     score += dot / (our_norms[n] * norms[n]) * penalty / 4
-        total += 10 * score / len(group)
-    return total / max(len(candidates), 1)
+        scores.append(10 * score / len(group))
+    return scores
 
 
 def bleu(candidates: list[str], references: list[list[str]], longest: int = 4) -> float:

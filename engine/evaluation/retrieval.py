@@ -26,7 +26,8 @@ def evaluate_retrieval(
 
     Every text's and every picture's best `shortlist` candidates by similarity get the match logit
     plus the similarity as score (the original's evaluation, in which each direction has a list of
-    its own); all others follow in their order by similarity.
+    its own); all others follow in their order by similarity. A `shortlist` of 0 leaves all of
+    them in that order, for models that are trained by contrast alone.
 
     Returns:
         metrics, chance, count, seconds and examples, as `results.json` holds them.
@@ -48,9 +49,12 @@ def evaluate_retrieval(
         )
     similarity = image_features @ text_features.T
     _refuse_not_finite(similarity)
-    lists = [shortlisted(similarity, settings.shortlist, dim) for dim in (0, 1)]
-    matched = match_listed(blip, ids, mask, image_states, lists[0] | lists[1], settings.batch_size)
-    both = [torch.where(one, matched, NOT_LISTED) + similarity.float() for one in lists]
+    both = [similarity.float()] * 2
+    if settings.shortlist:
+        lists = [shortlisted(similarity, settings.shortlist, dim) for dim in (0, 1)]
+        listed, size = lists[0] | lists[1], settings.batch_size
+        matched = match_listed(blip, ids, mask, image_states, listed, size)
+        both = [torch.where(one, matched, NOT_LISTED) + similarity.float() for one in lists]
     for scores in both:
         _refuse_not_finite(scores)
     to_image, to_text = (scores.cpu().numpy() for scores in both)

@@ -103,7 +103,7 @@ class Pretraining:
 
 
 class Contrast:
-    """Contrast alone, what CLIP and ALIGN train: the baseline of an ablation."""
+    """Contrast alone, what CLIP and ALIGN train: the baseline of the method's authors."""
 
     losses = ("loss_itc",)
     prompt = ""
@@ -264,6 +264,8 @@ class Answering:
 
 
 OBJECTIVES = {
+    "pretraining": Pretraining,
+    "contrast": Contrast,
     "caption": Captioning,
     "retrieval": Retrieval,
     "nlvr": Nlvr,

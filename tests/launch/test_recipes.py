@@ -10,7 +10,8 @@ import yaml
 
 from engine.config import RunConfig, to_dict
 from launch.cli import parse
-from launch.finetune import FinetuneConfig
+from launch.finetune import TASKS, FinetuneConfig
+from launch.pretrain import PretrainingConfig
 from tests.forked import succeed
 from tests.ranks import ROOT
 from tests.runs import metrics, weights
@@ -24,6 +25,7 @@ PRETRAINING = ("pretrain_base_14m", "pretrain_base_129m", "pretrain_large_129m")
 
 LOSSES = {
     None: ("itc", "itm", "lm"),
+    "contrast": ("itc",),
     "caption": ("lm",),
     "retrieval": ("itc", "itm"),
     "nlvr": ("nlvr",),
@@ -38,19 +40,24 @@ each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.s
 
 
 def task(recipe: Path) -> str | None:
-    """What a fine-tuning recipe names; pretraining names none."""
+    """What a recipe names; BLIP's pretraining need not."""
     return yaml.safe_load(recipe.read_text()).get("task")
+
+
+def tunes(recipe: Path) -> bool:
+    """Whether it is a fine-tuning."""
+    return task(recipe) in TASKS
 
 
 def resolved(*words: object) -> RunConfig:
     """The run of `--config RECIPE ...`."""
-    kind = FinetuneConfig if task(Path(str(words[1]))) else RunConfig
+    kind = FinetuneConfig if tunes(Path(str(words[1]))) else PretrainingConfig
     return parse(kind, [str(word) for word in words], description="", examples="")
 
 
 @each_recipe
 def test_a_recipe_prints_what_it_resolves_to(recipe: Path, tmp_path: Path) -> None:
-    command = "finetune" if task(recipe) else "pretrain"
+    command = "finetune" if tunes(recipe) else "pretrain"
     done = subprocess.run(
         [sys.executable, f"launch/{command}.py", "--config", str(recipe), "--print_config"],
         cwd=ROOT,
@@ -71,13 +78,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunConfig]:
     pairs, runs = write_shards(folder / "data", 24), {}
     written = {name: write(folder, 24) for name, write in WRITERS.items()}
     # Fine-tunings start from the first pretraining, at their own picture size.
-    for recipe in sorted(RECIPES, key=lambda recipe: task(recipe) is not None):
+    for recipe in sorted(RECIPES, key=tunes):
         data = written.get(task(recipe), pairs)
         words = ["--config", recipe, "--output_dir", folder / recipe.stem, "--data.train", data]
         words += ["--model.preset", "tiny", "--model.init_vision", "null", "--device", "cpu"]
         words += ["--model.init_text", "null", "--train.max_steps", 2, "--train.log_every", 1]
         words += ["--train.global_batch_size", 8, "--train.negative_group_size", 4]
-        if task(recipe):
+        if tunes(recipe):
             words += ["--model.checkpoint", folder / PRETRAINING[0], "--model.image_size", 64]
         runs[recipe.stem] = resolved(*words, "--data.workers", 0, "--tensorboard", "false")
         runs[recipe.stem].save(folder / f"{recipe.stem}.yaml")
@@ -94,9 +101,9 @@ def test_a_recipe_trains(recipe: Path, trained: dict[str, RunConfig]) -> None:
     names = LOSSES[task(recipe)]
     assert all(math.isfinite(row[f"loss_{name}"]) for row in rows for name in names)
     tensors = weights(run, 2)
-    if "itc" in names:
+    if {"itc", "itm"} <= set(names):
         assert tensors["image_queue"].shape == (16, config.model.queue_size)
-    assert tensors["visual_encoder.pos_embed"].shape[1] == (65 if task(recipe) else 17)
+    assert tensors["visual_encoder.pos_embed"].shape[1] == (65 if tunes(recipe) else 17)
     assert resolved("--config", run / "config.yaml") == config
 
 
