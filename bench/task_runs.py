@@ -18,11 +18,10 @@ from engine.collect.tasks import make_tasks
 from engine.config import RunConfig
 from engine.evaluation.run import write_results
 from engine.stages import Stages
-from engine.training.objectives import OBJECTIVES
+from engine.training.objectives import OBJECTIVES, pretraining
 from launch.cli import parse
 from launch.evaluate import EvaluateConfig
 from launch.finetune import FinetuneConfig
-from launch.pretrain import PretrainingConfig
 
 RECIPES = "launch/recipes"
 # The quickstart's pairs: a noisy web, and few that are clean.
@@ -111,8 +110,8 @@ class TaskRuns:
         words = ["--config", f"{RECIPES}/quickstart.yaml"]
         words += ["--train.max_steps", str(PRETRAINING_STEPS), *self._own(folder, 0)]
         words += ["--data.train", f"[{', '.join(map(str, pairs))}]"]
-        run = parse(PretrainingConfig, words, description="", examples="")
-        self.stages.train(run, OBJECTIVES[run.task])
+        run = parse(RunConfig, words, description="", examples="")
+        self.stages.train(run, pretraining)
         return str(folder), self.stages.on_main(lambda: trained_seconds(folder))
 
     def _own(self, folder: Path, seed: int) -> list[str]:

@@ -118,6 +118,7 @@ class TrainSection:
         eps: of AdamW.
         clip_norm: largest gradient norm; 0 does not clip.
         log_every: steps between two lines of metrics.jsonl.
+        contrast_only: pretrain by contrast alone, as CLIP and ALIGN do: the baseline.
         max_skipped_in_a_row: non-finite steps in a row that stop the run.
         activation_checkpointing: layers that keep their input alone and run again in the backward
             pass, for a third more work in them: `none`, those of the image encoder (`vision`), or
@@ -143,6 +144,7 @@ class TrainSection:
     eps: float = 1e-8
     clip_norm: float = 0.0
     log_every: int = 50
+    contrast_only: bool = False
     max_skipped_in_a_row: int = 10
     activation_checkpointing: Literal["none", "vision", "all"] = "none"
     compile: bool = False

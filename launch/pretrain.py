@@ -1,9 +1,7 @@
 """Pretrain BLIP: `deepspeed launch/pretrain.py --config RECIPE`, or `python` for one process."""
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 # Run as a file from anywhere: the floors lie beside this folder, and its own names shadow nothing.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -17,29 +15,17 @@ EXAMPLES = """
     --data.train runs/quickstart/data/train --output_dir runs/mine
   deepspeed launch/pretrain.py --config launch/recipes/pretrain_base_14m.yaml \\
     --data.train 'shards/{00000..01399}.tar' --output_dir runs/base_14m
+  deepspeed launch/pretrain.py --config launch/recipes/pretrain_clip_style.yaml \\
+    --data.train 'shards/{00000..01399}.tar' --output_dir runs/align_style
   python launch/pretrain.py --config runs/mine/config.yaml --output_dir runs/again
-  python launch/pretrain.py --config launch/recipes/pretrain_clip_style.yaml \\
-    --data.train pairs/ --output_dir runs/clip_style
 """
-
-
-@dataclass(frozen=True, kw_only=True)
-class PretrainingConfig(RunConfig):
-    """A pretraining.
-
-    Args:
-        task: `pretraining` is BLIP's contrast, matching and captioning; `contrast` is contrast
-            alone, as CLIP and ALIGN are trained: the baseline.
-    """
-
-    task: Literal["pretraining", "contrast"] = "pretraining"
 
 
 def main() -> int:
     """Train; 0 when done, 75 when a signal stopped it with everything saved."""
     stop = StopRequest()
     config = parse(
-        PretrainingConfig,
+        RunConfig,
         description="Pretrain BLIP: contrast, matching and captioning on picture-caption pairs.",
         examples=EXAMPLES,
     )
@@ -48,11 +34,11 @@ def main() -> int:
     from engine import runtime
 
     here = runtime.start(config.device)
-    from engine.training.objectives import OBJECTIVES
+    from engine.training.objectives import pretraining
     from engine.training.trainer import Trainer
 
     try:
-        return Trainer(config, OBJECTIVES[config.task], here, stop).run()
+        return Trainer(config, pretraining, here, stop).run()
     finally:
         runtime.stop()
 

@@ -1,6 +1,6 @@
 """Runs configurations one after the other in one process group, as a rank of a test.
 
-One that names a fine-tuning's task is one.
+One that names a task is a fine-tuning.
 
     python -m tests.train_many [OPTION VALUE ...] CONFIG.yaml ...
 
@@ -27,15 +27,15 @@ import yaml
 
 from engine import runtime
 from engine.checkpoint import Checkpoint
+from engine.config import RunConfig
 from engine.data.batch import Batch
 from engine.training import methods
 from engine.training.deepspeed_engine import DeepSpeedEngine
-from engine.training.objectives import OBJECTIVES
+from engine.training.objectives import OBJECTIVES, pretraining
 from engine.training.signals import StopRequest
 from engine.training.trainer import Trainer
 from launch.cli import parse, run_main
-from launch.finetune import TASKS, FinetuneConfig
-from launch.pretrain import PretrainingConfig
+from launch.finetune import FinetuneConfig
 
 
 class Watched(Trainer):
@@ -93,10 +93,11 @@ def main() -> int:
         DeepSpeedEngine.one_pass_on = ("cpu", "cuda")
     stop, here, code = StopRequest(), runtime.start("cpu"), 0
     for path in words.configs:
-        tuned = yaml.safe_load(Path(path).read_text()).get("task") in TASKS
-        kind = FinetuneConfig if tuned else PretrainingConfig
+        tuned = "task" in yaml.safe_load(Path(path).read_text())
+        kind = FinetuneConfig if tuned else RunConfig
         config = parse(kind, ["--config", path], description="", examples="")
-        run = Watched(config, OBJECTIVES[config.task], here, stop)
+        objective = OBJECTIVES[config.task] if tuned else pretraining
+        run = Watched(config, objective, here, stop)
         run.poison, run.keys_file, run.infinite = words.poison, words.ledger, words.infinite
         run.stall = words.stall
         code = run.run()

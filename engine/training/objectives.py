@@ -264,13 +264,17 @@ class Answering:
 
 
 OBJECTIVES = {
-    "pretraining": Pretraining,
-    "contrast": Contrast,
     "caption": Captioning,
     "retrieval": Retrieval,
     "nlvr": Nlvr,
     "vqa": Answering,
 }
+
+
+def pretraining(config: RunConfig, tokenizer: Tokenizer) -> Objective:
+    """What a pretraining trains: BLIP's three losses, or contrast alone."""
+    kind = Contrast if config.train.contrast_only else Pretraining
+    return kind(config, tokenizer)
 
 
 def refuse_no_weights(config: RunConfig) -> None:

@@ -12,9 +12,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from engine.checkpoint import newest_good, steps
+from engine.config import RunConfig
 from engine.data.open_source import open_source
 from launch.cli import parse
-from launch.pretrain import PretrainingConfig
 from tests import terminal
 from tests.commands import contents
 from tests.report_run import Elements
@@ -119,9 +119,7 @@ def test_the_run_folder_keeps_its_contract(finished: Finished) -> None:
         assert set(line) == KEYS
         assert line["samples_seen"] == 8 * line["step"]
         assert all(line[name] > 0 for name in ("loss_itc", "loss_itm", "loss_lm"))
-    config = parse(
-        PretrainingConfig, ["--config", str(run / "config.yaml")], description="", examples=""
-    )
+    config = parse(RunConfig, ["--config", str(run / "config.yaml")], description="", examples="")
     assert config.train.max_steps == STEPS and config.model.preset == "tiny"
     events = EventAccumulator(str(run / "tensorboard"))
     events.Reload()
@@ -157,7 +155,7 @@ def test_the_loop_goes_through_all_its_stages(finished: Finished) -> None:
     assert (facts["clean"], facts["web"], facts["swapped"]) == (355, 3198, 959)
     assert summary["pairs"] == facts["web"]
     settings = ["--config", str(finished.folder / "pretrain_clean" / "config.yaml")]
-    cleaned = parse(PretrainingConfig, settings, description="", examples="")
+    cleaned = parse(RunConfig, settings, description="", examples="")
     assert [Path(place).name for place in cleaned.data.train] == ["capfilt", "clean"]
 
 

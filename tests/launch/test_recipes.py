@@ -10,8 +10,7 @@ import yaml
 
 from engine.config import RunConfig, to_dict
 from launch.cli import parse
-from launch.finetune import TASKS, FinetuneConfig
-from launch.pretrain import PretrainingConfig
+from launch.finetune import FinetuneConfig
 from tests.forked import succeed
 from tests.ranks import ROOT
 from tests.runs import metrics, weights
@@ -25,7 +24,6 @@ PRETRAINING = ("pretrain_base_14m", "pretrain_base_129m", "pretrain_large_129m")
 
 LOSSES = {
     None: ("itc", "itm", "lm"),
-    "contrast": ("itc",),
     "caption": ("lm",),
     "retrieval": ("itc", "itm"),
     "nlvr": ("nlvr",),
@@ -40,24 +38,19 @@ each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.s
 
 
 def task(recipe: Path) -> str | None:
-    """What a recipe names; BLIP's pretraining need not."""
+    """What a fine-tuning recipe names; pretraining names none."""
     return yaml.safe_load(recipe.read_text()).get("task")
-
-
-def tunes(recipe: Path) -> bool:
-    """Whether it is a fine-tuning."""
-    return task(recipe) in TASKS
 
 
 def resolved(*words: object) -> RunConfig:
     """The run of `--config RECIPE ...`."""
-    kind = FinetuneConfig if tunes(Path(str(words[1]))) else PretrainingConfig
+    kind = FinetuneConfig if task(Path(str(words[1]))) else RunConfig
     return parse(kind, [str(word) for word in words], description="", examples="")
 
 
 @each_recipe
 def test_a_recipe_prints_what_it_resolves_to(recipe: Path, tmp_path: Path) -> None:
-    command = "finetune" if tunes(recipe) else "pretrain"
+    command = "finetune" if task(recipe) else "pretrain"
     done = subprocess.run(
         [sys.executable, f"launch/{command}.py", "--config", str(recipe), "--print_config"],
         cwd=ROOT,
@@ -78,13 +71,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunConfig]:
     pairs, runs = write_shards(folder / "data", 24), {}
     written = {name: write(folder, 24) for name, write in WRITERS.items()}
     # Fine-tunings start from the first pretraining, at their own picture size.
-    for recipe in sorted(RECIPES, key=tunes):
+    for recipe in sorted(RECIPES, key=lambda recipe: task(recipe) is not None):
         data = written.get(task(recipe), pairs)
         words = ["--config", recipe, "--output_dir", folder / recipe.stem, "--data.train", data]
         words += ["--model.preset", "tiny", "--model.init_vision", "null", "--device", "cpu"]
         words += ["--model.init_text", "null", "--train.max_steps", 2, "--train.log_every", 1]
         words += ["--train.global_batch_size", 8, "--train.negative_group_size", 4]
-        if tunes(recipe):
+        if task(recipe):
             words += ["--model.checkpoint", folder / PRETRAINING[0], "--model.image_size", 64]
         runs[recipe.stem] = resolved(*words, "--data.workers", 0, "--tensorboard", "false")
         runs[recipe.stem].save(folder / f"{recipe.stem}.yaml")
@@ -98,12 +91,12 @@ def test_a_recipe_trains(recipe: Path, trained: dict[str, RunConfig]) -> None:
     run = Path(config.output_dir)
     rows = metrics(run)
     assert [row["step"] for row in rows] == [1, 2]
-    names = LOSSES[task(recipe)]
+    names = ("itc",) if config.train.contrast_only else LOSSES[task(recipe)]
     assert all(math.isfinite(row[f"loss_{name}"]) for row in rows for name in names)
     tensors = weights(run, 2)
     if {"itc", "itm"} <= set(names):
         assert tensors["image_queue"].shape == (16, config.model.queue_size)
-    assert tensors["visual_encoder.pos_embed"].shape[1] == (65 if tunes(recipe) else 17)
+    assert tensors["visual_encoder.pos_embed"].shape[1] == (65 if task(recipe) else 17)
     assert resolved("--config", run / "config.yaml") == config
 
 
@@ -139,6 +132,17 @@ def test_pretraining_is_the_papers(name: str) -> None:
     assert (train.schedule, train.decay, train.warmup_steps) == ("step", 0.9, 3000)
     assert (train.weight_decay, train.betas, train.eps) == (0.05, (0.9, 0.999), 1e-8)
     assert train.clip_norm == 0
+
+
+def test_the_baseline_is_pretraining_by_contrast_alone() -> None:
+    """All that its losses know is as for BLIP, but for the pairs that are contrasted."""
+    recipes = ROOT / "launch" / "recipes"
+    ours = to_dict(resolved("--config", recipes / "pretrain_clip_style.yaml"))
+    blip = to_dict(resolved("--config", recipes / "pretrain_base_14m.yaml"))
+    assert ours["train"].pop("contrast_only") and not blip["train"].pop("contrast_only")
+    assert ours["train"].pop("negative_group_size") > blip["train"].pop("negative_group_size")
+    assert ours["evaluate"].pop("shortlist") == 0 and blip["evaluate"].pop("shortlist")
+    assert ours == blip
 
 
 @pytest.mark.parametrize("kind", ["caption", "retrieval"])
