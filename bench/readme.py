@@ -4,23 +4,26 @@
     python -m bench.readme --check   # exit code 1 when it is not what the files say
 
 The README names the file: `<!-- figures: NAME.json -->`, the table, `<!-- end of figures -->`;
-of the experiment on denoising `<!-- ablation: NAME.json -->` and its end.
+of the experiment on denoising `<!-- ablation: NAME.json -->` and its end, and of the downstream
+tasks `<!-- tasks: NAME.json -->` and its end.
 """
 
 import argparse
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench import task_results
 from bench.figures import figure_of, verdict
 from engine.ablation.results import table
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
 BLOCK = re.compile(
-    r"<!-- (?P<kind>figures|ablation): (?P<name>\S+\.json) -->\n.*?<!-- end of (?P=kind) -->",
+    r"<!-- (?P<kind>figures|ablation|tasks): (?P<name>\S+\.json) -->\n.*?<!-- end of (?P=kind) -->",
     re.DOTALL,
 )
 # What a reader who decides wants to know, in this order; what a file lacks is left out.
@@ -65,15 +68,17 @@ def render(name: str, results: dict[str, Any]) -> str:
         quartiles += "" if spread["repeats"] == 1 else shown(spread["q3"])
         target = verdict(figure, value, results["hardware"])
         lines.append(f"| {words} | {shown(value)} | {quartiles} | {target} |")
+    return "\n".join([*lines, "", _origin(name, results)])
+
+
+def _origin(name: str, results: dict[str, Any]) -> str:
     machine = results["machine"]
     where = machine.get("gpu") or f"{machine['cores']} cores of an {machine['cpu']}"
-    lines.append("")
-    lines.append(
+    return (
         f"`{results['command']}` on {where}, "
         f"{results['date']}, commit {results['commit']}: "
-        f"[{name}](bench/results/{name})."
+        f"[{name}](bench/results/{name}).\n"
     )
-    return "\n".join(lines) + "\n"
 
 
 def ablation(name: str, results: dict[str, Any]) -> str:
@@ -85,6 +90,23 @@ def ablation(name: str, results: dict[str, Any]) -> str:
     """
     where = f"`{results['command']}` on {results['machine']['report made on']}"
     return f"{table(results)}{where}, commit {results['commit']}: [{name}](bench/results/{name}).\n"
+
+
+def tasks(name: str, results: dict[str, Any]) -> str:
+    """The table of the downstream tasks, as Markdown.
+
+    Args:
+        name: of the file.
+        results: its content.
+    """
+    return task_results.table(results) + _origin(name, results)
+
+
+KINDS: dict[str, Callable[[str, dict[str, Any]], str]] = {
+    "figures": render,
+    "ablation": ablation,
+    "tasks": tasks,
+}
 
 
 def rewritten(text: str, results: Path = RESULTS) -> str:
@@ -99,7 +121,7 @@ def rewritten(text: str, results: Path = RESULTS) -> str:
         if not (results / name).is_file():
             raise ValueError(f"README names {name}, which is not in bench/results")
         content = json.loads((results / name).read_text(encoding="utf-8"))
-        made = render(name, content) if kind == "figures" else ablation(name, content)
+        made = KINDS[kind](name, content)
         return f"<!-- {kind}: {name} -->\n{made}<!-- end of {kind} -->"
 
     if not BLOCK.search(text):

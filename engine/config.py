@@ -67,7 +67,8 @@ class TrainSection:
 
     Args:
         epochs: passes over the data; ignored where max_steps is set.
-        max_steps: optimizer steps in all; null derives them from epochs.
+        max_steps: optimizer steps in all; null derives them from epochs, and 0 leaves a checkpoint
+            of what the run starts from.
         global_batch_size: pairs an optimizer step, over all ranks and accumulation.
         micro_batch_size: pairs a forward pass on one rank; null takes as many as fit the batch
             without accumulation.
@@ -86,6 +87,7 @@ class TrainSection:
         eps: of AdamW.
         clip_norm: largest gradient norm; 0 does not clip.
         log_every: steps between two lines of metrics.jsonl.
+        contrast_only: pretrain by contrast alone, as CLIP and ALIGN do: the baseline.
         max_skipped_in_a_row: non-finite steps in a row that stop the run.
         activation_checkpointing: layers that keep their input alone and run again in the backward
             pass, for a third more work in them: `none`, those of the image encoder (`vision`), or
@@ -111,6 +113,7 @@ class TrainSection:
     eps: float = 1e-8
     clip_norm: float = 0.0
     log_every: int = 50
+    contrast_only: bool = False
     max_skipped_in_a_row: int = 10
     activation_checkpointing: Literal["none", "vision", "all"] = "none"
     compile: bool = False
@@ -156,7 +159,7 @@ class EvaluateSection:
     Args:
         batch_size: pictures or texts a forward pass.
         shortlist: candidates of the contrastive ranking that matching re-ranks (k), and answers
-            of the list whose first tokens are the likeliest.
+            of the list whose first tokens are the likeliest; 0 ranks by contrast alone.
         answer_list: JSON list of answers, the likeliest of which is chosen; null writes answers
             like captions.
         dense_annotations: of visdial: JSON of how many people found each candidate right, for NDCG.

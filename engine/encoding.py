@@ -26,6 +26,8 @@ USES = {
     ANSWERS: "answer questions",
     "cls_head": "judge sentences about two pictures",
 }
+# Parts that no pretraining has.
+TUNED = (ANSWERS, "cls_head")
 
 
 class Encoding:
@@ -97,6 +99,8 @@ class Encoding:
         there = part == ANSWERS if answers else getattr(self.model, needed, None) is not None
         if not there:
             why = "they answer questions" if answers else f"they have no {part}"
+            if part in TUNED and not answers:
+                why += "; fine-tuning them adds it, and with train.max_steps 0 untrained"
             raise ConfigError(f"these weights cannot {USES[part]}: {why}")
 
     def encode(

@@ -58,7 +58,7 @@ RANGES = {
     "data.frames": COUNT,
     "data.max_bad_fraction": SHARE,
     "train.epochs": COUNT,
-    "train.max_steps": COUNT,
+    "train.max_steps": NOT_NEGATIVE,
     # A pair needs another one to be told from.
     "train.global_batch_size": Range(2),
     "train.micro_batch_size": COUNT,
@@ -79,7 +79,7 @@ RANGES = {
     "checkpoint.keep_every": NOT_NEGATIVE,
     "deepspeed.stage": Range(0, 3),
     "evaluate.batch_size": COUNT,
-    "evaluate.shortlist": COUNT,
+    "evaluate.shortlist": NOT_NEGATIVE,
     "evaluate.num_beams": COUNT,
     "evaluate.max_length": COUNT,
     "evaluate.min_length": NOT_NEGATIVE,

@@ -47,6 +47,8 @@ class FinetuneConfig(RunConfig):
         super().__post_init__()
         if self.task not in TASKS:
             raise ConfigError(f"task {self.task!r} is not known: choose {' or '.join(TASKS)}")
+        if self.train.contrast_only:
+            raise ConfigError("train.contrast_only is of pretraining: take it out")
 
 
 def main() -> int:

@@ -15,6 +15,8 @@ EXAMPLES = """
     --data.train runs/quickstart/data/train --output_dir runs/mine
   deepspeed launch/pretrain.py --config launch/recipes/pretrain_base_14m.yaml \\
     --data.train 'shards/{00000..01399}.tar' --output_dir runs/base_14m
+  deepspeed launch/pretrain.py --config launch/recipes/pretrain_clip_style.yaml \\
+    --data.train 'shards/{00000..01399}.tar' --output_dir runs/align_style
   python launch/pretrain.py --config runs/mine/config.yaml --output_dir runs/again
 """
 
@@ -32,11 +34,11 @@ def main() -> int:
     from engine import runtime
 
     here = runtime.start(config.device)
-    from engine.training.objectives import Pretraining
+    from engine.training.objectives import pretraining
     from engine.training.trainer import Trainer
 
     try:
-        return Trainer(config, Pretraining, here, stop).run()
+        return Trainer(config, pretraining, here, stop).run()
     finally:
         runtime.stop()
 

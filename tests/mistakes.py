@@ -129,6 +129,7 @@ FINETUNE = [
     ("--output_dir tuned --task retrieval", "belongs to a caption run, not to one of retrieval"),
     ("--output_dir run", "belongs to a pretraining run, not to one of caption"),
     ("--output_dir tuned --evaluate.prompt a", "(evaluate.prompt 'a picture of ' -> 'a')"),
+    ("--train.contrast_only true", "train.contrast_only is of pretraining"),
     ("--output_dir tuned --train.learning_rate 1", "train.learning_rate 0.001 -> 1.0"),
 ]
 

@@ -31,7 +31,7 @@ from engine.config import RunConfig
 from engine.data.batch import Batch
 from engine.training import methods
 from engine.training.deepspeed_engine import DeepSpeedEngine
-from engine.training.objectives import Pretraining
+from engine.training.objectives import pretraining
 from engine.training.signals import StopRequest
 from engine.training.trainer import Trainer
 from engine.training.tuning import OBJECTIVES
@@ -97,7 +97,7 @@ def main() -> int:
         tuned = "task" in yaml.safe_load(Path(path).read_text())
         kind = FinetuneConfig if tuned else RunConfig
         config = parse(kind, ["--config", path], description="", examples="")
-        objective = OBJECTIVES[config.task] if tuned else Pretraining
+        objective = OBJECTIVES[config.task] if tuned else pretraining
         run = Watched(config, objective, here, stop)
         run.poison, run.keys_file, run.infinite = words.poison, words.ledger, words.infinite
         run.stall = words.stall

@@ -13,7 +13,7 @@ from engine.ranges import COUNT, NOT_NEGATIVE, SHARE, out_of_range
 STAGES = ("pretrain", "captioner", "filter", "capfilt")
 # What each stage is given by the loop, so that the parts always fit together.
 OF_A_RUN = ("output_dir", "resume", "seed", "precision", "device", "model.checkpoint")
-OF_A_RUN += ("data.train", "data.eval", "data.image_root")
+OF_A_RUN += ("data.train", "data.eval", "data.image_root", "train.contrast_only")
 OF_CAPFILT = ("output_dir", "resume", "seed", "precision", "device", "captioner", "filter")
 OF_CAPFILT += ("from_table", "data.train")
 SET_BY_THE_LOOP = {**dict.fromkeys(STAGES[:3], OF_A_RUN), "capfilt": OF_CAPFILT}

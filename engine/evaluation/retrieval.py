@@ -70,11 +70,14 @@ def evaluate_retrieval(
 
 @torch.no_grad()
 def score_pairs(blip: LoadedBlip, pairs: EvaluationSet, settings: EvaluateSection) -> Scores | None:
-    """Scores of pictures, or videos, with texts, on the first process; None on others. Collective.
+    """Scores of all pictures, or videos, with all texts; None but on the first process.
+
+    Collective.
 
     Every text's and every picture's best `shortlist` candidates by similarity get the match logit
     plus the similarity as score (the original's evaluation, in which each direction has a list of
-    its own); all others follow in their order by similarity.
+    its own); all others follow in their order by similarity. A `shortlist` of 0 leaves all of
+    them in that order, for models that are trained by contrast alone.
 
     Raises:
         ConfigError: no usable pair, or a model whose scores are not finite.
@@ -90,11 +93,14 @@ def score_pairs(blip: LoadedBlip, pairs: EvaluationSet, settings: EvaluateSectio
     text_features = encode_texts(blip, ids, mask, settings.batch_size, pairs.share)
     similarity = image_features @ text_features.T
     _refuse_not_finite(similarity)
-    lists = [shortlisted(similarity, settings.shortlist, dim) for dim in (0, 1)]
-    matched = _match_own(blip, pairs, (ids, mask), states, lists[0] | lists[1], settings.batch_size)
+    both = [similarity.float()] * 2
+    if settings.shortlist:
+        lists = [shortlisted(similarity, settings.shortlist, dim) for dim in (0, 1)]
+        listed, size = lists[0] | lists[1], settings.batch_size
+        matched = _match_own(blip, pairs, (ids, mask), states, listed, size)
+        both = [torch.where(one, matched, NOT_LISTED) + similarity.float() for one in lists]
     if not pairs.share.here.is_main:
         return None
-    both = [torch.where(one, matched, NOT_LISTED) + similarity.float() for one in lists]
     for scores in both:
         _refuse_not_finite(scores)
     return Scores(*(scores.cpu().numpy() for scores in (*both, similarity.float())))

@@ -54,6 +54,8 @@ def evaluate_vqa(
     begun = time.perf_counter()
     listed = None
     if settings.answer_list is not None:
+        if not settings.shortlist:
+            raise ConfigError("evaluate.shortlist is 0: no answer of the list would be compared")
         listed = read_answer_list(Path(settings.answer_list))
     elif settings.min_length > SHORT:
         raise ConfigError(

@@ -51,6 +51,8 @@ def refuse_drift(saved: dict[str, Any], config: RunConfig, where: str) -> None:
     # Captions are trained behind the prompt that they are generated behind.
     free = {key for key in {*old, *new} if {key, key.partition(".")[0]} & FREE}
     free -= {"evaluate.prompt"} if task == "caption" else set()
+    # A setting that is younger than the checkpoint was what it is by default.
+    old = {**flat(to_dict(RunConfig())), **old}
     drifted = [
         f"{key} {old.get(key)!r} -> {new.get(key)!r}"
         for key in sorted({*old, *new} - free)

@@ -93,7 +93,7 @@ class Pretraining:
 
 
 class Contrast:
-    """Contrast alone, what CLIP and ALIGN train: the baseline of an ablation."""
+    """Contrast alone, what CLIP and ALIGN train: the baseline of the method's authors."""
 
     losses = ("loss_itc",)
     prompt = ""
@@ -114,3 +114,9 @@ class Contrast:
     def flops(self, tokens: float) -> float:
         """Useful FLOP a pair."""
         return contrast_flops(self.config, tokens)
+
+
+def pretraining(config: RunConfig, tokenizer: Tokenizer) -> Objective:
+    """What a pretraining trains: BLIP's three losses, or contrast alone."""
+    kind = Contrast if config.train.contrast_only else Pretraining
+    return kind(config, tokenizer)

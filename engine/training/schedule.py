@@ -39,7 +39,8 @@ def learning_rate(train: TrainSection, step: int, samples: int) -> float:
     if train.schedule == "step":
         return max(train.min_learning_rate, train.learning_rate * train.decay**epoch)
     if train.schedule == "cosine_epoch":
-        progress = epoch / epochs(train, samples)
+        # A run of no steps has no epochs either.
+        progress = epoch / epochs(train, samples) if epoch else 0.0
     else:
         last = max(total_steps(train, samples) - 1, train.warmup_steps + 1)
         progress = min(1.0, (step - train.warmup_steps) / (last - train.warmup_steps))

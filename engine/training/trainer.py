@@ -71,7 +71,7 @@ class Trainer:
                     f"{self.folder}: processes see different checkpoints; put output_dir on a "
                     "disk that all machines share"
                 )
-            if self.step >= self.last_step:
+            if resumed and self.step >= self.last_step:
                 self._say(f"{self.folder}: complete at step {self.step}, nothing to do")
                 return 0
             self._prepare(resumed)
@@ -156,7 +156,7 @@ class Trainer:
 
     def _loop(self) -> int:
         train, every = self.config.train, self.config.checkpoint.every
-        batches, skipped_in_a_row, saved = self.batches(), 0, self.step
+        batches, skipped_in_a_row, saved = self.batches(), 0, None
         while self.step < self.last_step:
             taken = self._fetch(batches)
             if taken is None:
