@@ -12,7 +12,7 @@ from engine.config import ConfigError, RunConfig
 from engine.data.tokenizer import Tokenizer, open_tokenizer
 from engine.findings import Finding, error
 from engine.training import schedule
-from engine.training.objectives import Built, Objective, Pretraining
+from engine.training.objectives import Built, Objective, pretraining
 from engine.training.tuning import OBJECTIVES
 
 PRETRAIN = "pretrain"
@@ -89,7 +89,7 @@ def open_setup(config: RunConfig, task: str, ranks: int, host: Host) -> tuple[Se
     tokenizer = objective = None
     try:
         tokenizer = open_tokenizer(config.model.vocabulary, config.model.network())
-        kind = Pretraining if task == PRETRAIN else OBJECTIVES[task]
+        kind = pretraining if task == PRETRAIN else OBJECTIVES[task]
         objective = kind(config, tokenizer)
     except ConfigError as problem:
         name = "vocabulary" if tokenizer is None else "objective"

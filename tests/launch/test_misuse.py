@@ -26,11 +26,9 @@ from launch import (
     report,
 )
 from launch.cli import parse
-from tests import mistakes_bulk, mistakes_video
+from tests import mistakes_bulk, mistakes_capfilt, mistakes_video
 from tests.commands import call, contents
 from tests.mistakes import (
-    BOOTSTRAP,
-    CAPFILT,
     COLLECT,
     CONVERT,
     EVALUATE,
@@ -75,10 +73,10 @@ MISTAKES = [
     *((collect.main, *case) for case in COLLECT),
     *((convert.main, *case) for case in CONVERT),
     *((pack.main, *case) for case in PACK),
-    *((capfilt.main, *case) for case in CAPFILT),
+    *((capfilt.main, *case) for case in mistakes_capfilt.CAPFILT),
     *((caption.main, *case) for case in mistakes_bulk.CAPTION),
     *((embed.main, *case) for case in mistakes_bulk.EMBED),
-    *((bootstrap.main, *case) for case in BOOTSTRAP),
+    *((bootstrap.main, *case) for case in mistakes_capfilt.BOOTSTRAP),
     *((finetune.main, *case) for case in mistakes_video.FINETUNE),
     *((evaluate.main, *case) for case in mistakes_video.EVALUATE),
 ]
