@@ -84,6 +84,11 @@ def frame_numbers(total: int, count: int) -> list[int]:
 
 
 def pyav() -> Any:
+    """The package that decodes and encodes videos.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
     try:
         return importlib.import_module("av")
     except ImportError:
