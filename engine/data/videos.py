@@ -84,7 +84,7 @@ def frame_numbers(total: int, count: int) -> list[int]:
 
 
 def pyav() -> Any:
-    """The package that decodes videos.
+    """The package that decodes and encodes videos.
 
     Raises:
         ConfigError: it is not installed.

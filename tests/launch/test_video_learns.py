@@ -22,17 +22,18 @@ from tests.forked import succeed
 from tests.runs import write_config
 from tests.tiny import tiny_config
 
-TRADES = {
-    "train": ("farmer", "cook", "student", "pilot", "judge", "singer"),
-    "heldout": ("artist", "teacher"),
+# What men, women and persons do; a trade alone names nobody.
+DEEDS = {
+    "train": ("kneeling", "bowing", "swimming", "biking", "surfing", "frowning"),
+    "heldout": ("rowing", "tipping hand"),
 }
 
 
 def write_people(folder: Path, part: str) -> str:
-    """Drawings of people with these trades, as shards."""
+    """Drawings of people who do these, as shards."""
     with ShardWriter(folder / part, part, 200) as writer:
         for number, one in enumerate(openmoji.drawings()):
-            if any(trade in one.name for trade in TRADES[part]):
+            if any(deed in one.name for deed in DEEDS[part]):
                 facts = {"uid": one.code, "url": ""}
                 writer.add(f"{number:06d}", draw(one.path, 32), "png", one.name, facts)
     return str(folder / part)
@@ -41,7 +42,7 @@ def write_people(folder: Path, part: str) -> str:
 def accuracy(folder: Path, weights: Path) -> tuple[float, float, int]:
     """On held-out questions: accuracy, that of the commonest answer, and their number."""
     task, out = folder / "task", folder / f"results_{weights.name}"
-    words = ["--task", "video_qa", "--model.checkpoint", weights, "--data.frames", 4]
+    words = ["--task", "video_qa", "--model.checkpoint", weights]
     words += ["--data.eval", task / "qa_heldout.json", "--output_dir", out, "--device", "cpu"]
     words += ["--evaluate.answer_list", task / "answer_list.json", "--precision", "fp32"]
     done = call(evaluate.main, *words)
@@ -53,7 +54,7 @@ def accuracy(folder: Path, weights: Path) -> tuple[float, float, int]:
 
 @pytest.mark.slow
 def test_tuning_beats_what_it_starts_from(tmp_path: Path) -> None:
-    parts = {part: write_people(tmp_path, part) for part in TRADES}
+    parts = {part: write_people(tmp_path, part) for part in DEEDS}
     make_clips(tmp_path / "task", **parts, count=200, held_out=80)
     torch.manual_seed(0)
     start, untuned = Blip(tiny_config()), BlipVqa(tiny_config())
@@ -61,11 +62,10 @@ def test_tuning_beats_what_it_starts_from(tmp_path: Path) -> None:
     checkpoint.write_as(tmp_path / "start", 0, {"model": start.state_dict()}, state)
     initialise(untuned, ModelSection(preset="tiny", checkpoint=str(tmp_path / "start")))
     checkpoint.write_as(tmp_path / "untuned", 0, {"model": untuned.state_dict()}, state)
-    train = {"max_steps": 80, "global_batch_size": 16, "learning_rate": 5e-3, "warmup_steps": 5}
-    data = {"train": str(tmp_path / "task" / "qa_train.json"), "frames": 4}
-    model = {"checkpoint": str(tmp_path / "start")}
-    sections = {"task": "video_qa", "model": model, "train": train, "data": data}
-    config = write_config(tmp_path, "tuned", Path(data["train"]), **sections)
+    train = {"max_steps": 60, "global_batch_size": 16, "learning_rate": 5e-3, "warmup_steps": 5}
+    model, data = {"checkpoint": str(tmp_path / "start")}, tmp_path / "task" / "qa_train.json"
+    sections = {"task": "video_qa", "model": model, "train": train}
+    config = write_config(tmp_path, "tuned", data, **sections)
     succeed("tests.train_many", [config], tmp_path / "said")
     before, chance, count = accuracy(tmp_path, tmp_path / "untuned")
     after, _, _ = accuracy(tmp_path, tmp_path / "tuned")
