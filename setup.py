@@ -37,6 +37,7 @@ setup(
     ],
     extras_require={
         "kernels": ["triton>=3.6"],
+        "decoding": ["simplejpeg>=1.9"],
         "s3": ["s3fs>=2024.6"],
         "gcs": ["gcsfs>=2024.6"],
         "azure": ["adlfs>=2024.7"],

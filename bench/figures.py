@@ -100,8 +100,9 @@ FIGURES = {
     "rerank_flops_ratio": Figure(),
     "rerank_time_ratio": Figure(at_least=(("cpu", 3), ("gpu", 3))),
     "loader_pairs_per_second": Figure("/s"),
-    "loader_ratio_original": Figure(),
+    "loader_ratio_original": Figure(at_least=(("cpu", 2.5),)),
     "loader_ratio_webdataset": Figure(),
+    "reading_ratio_webdataset": Figure(at_least=(("cpu", 3), ("gpu", 3))),
 }
 
 

@@ -117,6 +117,18 @@ def original_batches(annotation: Path, size: int, batch: int, workers: int) -> D
     )
 
 
+def webdataset_samples(shards: list[Path]) -> Iterator:
+    """webdataset's shuffled samples as they are stored, nothing decoded.
+
+    Raises:
+        ImportError: webdataset is not installed.
+    """
+    import webdataset
+
+    names = [str(path) for path in shards]
+    return iter(webdataset.WebDataset(names, shardshuffle=len(names)).shuffle(1000))
+
+
 def webdataset_batches(shards: list[Path], size: int, batch: int, workers: int) -> Iterator:
     """The usual webdataset pipeline over tar shards, with the original's transform.
 

@@ -1,4 +1,7 @@
-"""Pairs a second from disk to batches: our loader, the original's, and webdataset's."""
+"""Pairs a second from disk to batches: our loader, the original's, and webdataset's.
+
+Photos of 500 x 375 pixels, as lists of the original's time hold them, and of 1,024 x 768.
+"""
 
 import importlib.util
 import io
@@ -19,20 +22,22 @@ from bench.record import Record
 from engine.config import DataSection, ModelSection, RunConfig, TrainSection
 from engine.data.loader import build_loader
 from engine.data.open_source import open_source
+from engine.data.order import Order
 from engine.data.shards import ShardWriter
 from engine.data.tokenizer import open_tokenizer
 
-WIDTH, HEIGHT, QUALITY, BATCH, MAX_TOKENS = 500, 375, 90, 16, 30
+QUALITY, BATCH, MAX_TOKENS = 90, 16, 30
+SIZES = {"": (500, 375), "_large": (1024, 768)}
 CAPTION = "A photo of the number {}, with some noise: it was found on the web!"
 
 
-def photo(number: int) -> bytes:
-    """A JPEG with structure at all scales, as a photograph has: about 80 kB."""
+def photo(number: int, width: int, height: int) -> bytes:
+    """A JPEG with structure at all scales, as a photograph has."""
     generator = np.random.default_rng(number)
-    total = np.zeros((HEIGHT, WIDTH, 3), np.float32)
+    total = np.zeros((height, width, 3), np.float32)
     for octave in range(1, 7):
         small = generator.random((2**octave, 2**octave, 3), np.float32) * 255
-        image = Image.fromarray(small.astype(np.uint8)).resize((WIDTH, HEIGHT), 3)
+        image = Image.fromarray(small.astype(np.uint8)).resize((width, height), 3)
         total += np.asarray(image, np.float32) / 2**octave
     total += generator.normal(0, 6, total.shape)
     content = io.BytesIO()
@@ -41,15 +46,13 @@ def photo(number: int) -> bytes:
     return content.getvalue()
 
 
-@pytest.fixture(scope="module")
-def pairs_on_disk(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pairs_on_disk(folder: Path, count: int, width: int, height: int) -> Path:
     """The same pairs as shards and as files with an annotation list."""
-    folder, rows = tmp_path_factory.mktemp("pairs"), []
+    rows = []
     (folder / "files").mkdir()
-    count = max(plan.pictures, BATCH)
     with ShardWriter(folder / "shards", "pairs", max(1, count // 4)) as writer:
         for number in range(count):
-            content, caption = photo(number), CAPTION.format(number)
+            content, caption = photo(number, width, height), CAPTION.format(number)
             writer.add(f"{number:05d}", content, "jpg", caption, {"uid": str(number), "url": ""})
             path = folder / "files" / f"{number:05d}.jpg"
             path.write_bytes(content)
@@ -58,16 +61,20 @@ def pairs_on_disk(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_pairs_a_second(compare: Compare, plan: Plan, record: Record, pairs_on_disk: Path) -> None:
+@pytest.mark.parametrize("name", SIZES)
+def test_pairs_a_second(
+    compare: Compare, plan: Plan, record: Record, tmp_path: Path, name: str
+) -> None:
+    pairs = pairs_on_disk(tmp_path, max(plan.pictures, BATCH), *SIZES[name])
     # One process on a CPU: the cost of a pair. Beside a GPU all cores load.
     workers = 0 if plan.hardware == "cpu" else len(os.sched_getaffinity(0))
     steps = max(plan.pictures, BATCH) // BATCH
     config = RunConfig(
         model=ModelSection(preset=plan.preset),
-        data=DataSection(train=str(pairs_on_disk / "shards"), workers=workers),
+        data=DataSection(train=str(pairs / "shards"), workers=workers),
         train=TrainSection(global_batch_size=BATCH, negative_group_size=BATCH),
     )
-    size, shards = config.model.network().image_size, sorted(pairs_on_disk.rglob("*.tar"))
+    size, shards = config.model.network().image_size, sorted(pairs.rglob("*.tar"))
     tokenizer = open_tokenizer(None)
 
     def ours() -> int:
@@ -80,7 +87,7 @@ def test_pairs_a_second(compare: Compare, plan: Plan, record: Record, pairs_on_d
         return sum(len(tokenizer.encode(texts, MAX_TOKENS)[0]) for _, texts in loaded)
 
     sides: dict[str, Side] = {
-        "original": lambda: theirs(original_loader.original_batches, pairs_on_disk / "pairs.json"),
+        "original": lambda: theirs(original_loader.original_batches, pairs / "pairs.json"),
         "ours": ours,
     }
     if importlib.util.find_spec("webdataset") is None:
@@ -88,10 +95,41 @@ def test_pairs_a_second(compare: Compare, plan: Plan, record: Record, pairs_on_d
     else:
         sides["webdataset"] = lambda: theirs(original_loader.webdataset_batches, shards)
     assert {side() for side in sides.values()} == {steps * BATCH}
-    times = compare(f"loader, {steps * BATCH} pairs, {workers} workers", sides)
+    times = compare(f"loader{name}, {steps * BATCH} pairs, {workers} workers", sides)
     total = [steps * BATCH] * plan.rounds
-    record.figure(f"loader_pairs_per_second{plan.suffix}", ratio(total, times["ours"]))
+    record.figure(f"loader_pairs_per_second{name}{plan.suffix}", ratio(total, times["ours"]))
     for peer in ("original", "webdataset"):
         if peer in times:
             faster = ratio(times[peer], times["ours"])
-            record.figure(f"loader_ratio_{peer}{plan.suffix}", faster)
+            record.figure(f"loader_ratio_{peer}{name}{plan.suffix}", faster)
+
+
+def test_samples_a_second_before_decoding(
+    compare: Compare, plan: Plan, record: Record, tmp_path: Path
+) -> None:
+    """Shuffled reading through the indexes, every hash checked, and webdataset's streaming."""
+    if importlib.util.find_spec("webdataset") is None:
+        record.note("webdataset is not installed: its reading is not compared")
+        return
+    photos = [photo(number, *SIZES[""]) for number in range(8)]
+    count = 32 * max(plan.pictures, BATCH)
+    with ShardWriter(tmp_path, "pairs", count // 4) as writer:
+        for number in range(count):
+            facts = {"uid": str(number), "url": ""}
+            writer.add(f"{number:05d}", photos[number % 8], "jpg", CAPTION.format(number), facts)
+    shards = sorted(tmp_path.glob("*.tar"))
+
+    def ours() -> int:
+        source = open_source(str(tmp_path))
+        order = Order(source.lengths, 0, len(shards))
+        samples = (source.read(order.of_slot(slot)) for slot in range(count))
+        return sum(sample.image is not None and len(sample.captions) for sample in samples)
+
+    def webdataset() -> int:
+        samples = original_loader.webdataset_samples(shards)
+        return sum("jpg" in sample and "txt" in sample for sample in samples)
+
+    assert ours() == webdataset() == count
+    times = compare(f"reading, {count} samples", {"webdataset": webdataset, "ours": ours})
+    name = f"reading_ratio_webdataset{plan.suffix}"
+    record.figure(name, ratio(times["webdataset"], times["ours"]))

@@ -1,5 +1,6 @@
 """The image encoder: a plain vision transformer (Dosovitskiy et al. 2020, arXiv:2010.11929)."""
 
+from collections.abc import Iterable
 from functools import partial
 
 import torch
@@ -7,6 +8,7 @@ from torch import nn
 
 from blip_model.config import BlipConfig
 from blip_model.layers import AddLayerNorm, MlpOutput
+from blip_model.positions import resize_positions
 from blip_model.recompute import run_layer
 from kernels import attention
 
@@ -120,6 +122,8 @@ class VisionTransformer(nn.Module):
 
     Attributes:
         recompute: blocks run again in the backward pass, see `recompute`.
+        sizes: sides of the pictures that it takes beside the config's, in pixels; their position
+            embeddings are the config's, resized.
     """
 
     def __init__(self, config: BlipConfig) -> None:
@@ -133,6 +137,7 @@ class VisionTransformer(nn.Module):
         self.blocks = nn.ModuleList([VisionBlock(config, rate) for rate in rates])
         self.norm = AddLayerNorm(width, 1e-6)
         self.recompute = False
+        self.sizes: frozenset[int] = frozenset()
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         self.apply(partial(_initialise, std=config.initial_std))
@@ -141,9 +146,10 @@ class VisionTransformer(nn.Module):
         """[B, 3, image_size, image_size] -> [B, P, D].
 
         Raises:
-            ValueError: pictures of another size.
+            ValueError: pictures of another size than the config's and those of `sizes`.
         """
-        if image.ndim != 4 or image.shape[1:] != (3, self.image_size, self.image_size):
+        side = image.shape[-1] if image.shape[-1] in self.sizes else self.image_size
+        if image.ndim != 4 or image.shape[1:] != (3, side, side):
             wanted = f"[B, 3, {self.image_size}, {self.image_size}]"
             raise ValueError(f"image is {list(image.shape)}, the network takes {wanted}")
         x_BPD, branch_BPD = self._tokens(image), None
@@ -154,7 +160,7 @@ class VisionTransformer(nn.Module):
     def _tokens(self, image: torch.Tensor) -> torch.Tensor:
         patches = self.patch_embed(image)
         x_BPD = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], 1)
-        return x_BPD + self.pos_embed
+        return x_BPD + resize_positions(self.pos_embed, x_BPD.shape[1])
 
     def first_state(self, image: torch.Tensor) -> torch.Tensor:
         """What `forward(image)[:, 0]` is, [B, D], without the rows of the last block not read."""
@@ -162,6 +168,13 @@ class VisionTransformer(nn.Module):
         for block in self.blocks[:-1]:
             x_BPD, branch_BPD = block(x_BPD, branch_BPD)
         return self.norm(*self.blocks[-1].first(x_BPD, branch_BPD))[1][:, 0]
+
+
+def accept_sizes(module: nn.Module | None, sizes: Iterable[int]) -> None:
+    """Let the image encoders of a module take pictures of these sides too, in pixels."""
+    for part in module.modules() if module is not None else ():
+        if isinstance(part, VisionTransformer):
+            part.sizes = frozenset(sizes)
 
 
 def _initialise(module: nn.Module, std: float) -> None:

@@ -8,6 +8,8 @@ from typing import Any, Literal
 import yaml
 
 from blip_model.config import BlipConfig, preset
+from engine.curriculum import curriculum_problem
+from engine.data.section import DataSection
 from engine.ranges import out_of_range
 
 
@@ -57,39 +59,6 @@ class ModelSection:
             "vision_drop_path": self.drop_path,
         }
         return preset(self.preset, **{k: v for k, v in changes.items() if v is not None})
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataSection:
-    """Where pairs come from and how they become tensors.
-
-    Args:
-        train: shards (glob, folder or list), annotation JSON, CSV, TSV or Parquet.
-        eval: the same for held-out pairs, or null.
-        image_root: folder that relative picture paths of an annotation file start from.
-        workers: loader processes a rank; 0 loads in the training process.
-        max_words: words kept of a cleaned caption.
-        max_tokens: tokens kept of a caption, special tokens included.
-        min_crop_scale: smallest share of the picture's area a random crop keeps.
-        horizontal_flip: mirror half of the pictures.
-        rand_augment: apply BLIP's RandAugment (2 operations of strength 5).
-        shuffle_window: shards whose samples are mixed with each other.
-        max_pixels: larger pictures are bad samples (decompression bombs).
-        max_bad_fraction: the run stops when more of its samples are bad.
-    """
-
-    train: str | list[str] = ""
-    eval: str | list[str] | None = None
-    image_root: str | None = None
-    workers: int = 4
-    max_words: int = 30
-    max_tokens: int = 30
-    min_crop_scale: float = 0.2
-    horizontal_flip: bool = True
-    rand_augment: bool = True
-    shuffle_window: int = 64
-    max_pixels: int = 25_000_000
-    max_bad_fraction: float = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,9 +217,13 @@ class RunConfig:
         if problem:
             raise ConfigError(problem)
         try:
-            self.model.network()
+            network = self.model.network()
         except ValueError as error:
             raise ConfigError(f"model: {error}") from None
+        patch, tokens = network.patch_size, self.data.max_tokens
+        problem = curriculum_problem(self.data.curriculum, patch, tokens)
+        if problem:
+            raise ConfigError(problem)
         if not self.output_dir.strip():
             raise ConfigError("output_dir is empty: name the folder of the run")
         if self.train.global_batch_size % self.train.group_size:

@@ -48,6 +48,7 @@ RANGES = {
     "model.alpha_ramp_epochs": NOT_NEGATIVE,
     "model.label_smoothing": PROBABILITY,
     "data.workers": NOT_NEGATIVE,
+    "data.weights": POSITIVE,
     "data.max_words": COUNT,
     # [CLS], a word and [SEP]; BERT has 512 positions.
     "data.max_tokens": Range(3, 512),
@@ -93,7 +94,7 @@ def out_of_range(run: Any, ranges: dict[str, Range] = RANGES) -> str | None:
     """
     for key, allowed in ranges.items():
         value = attrgetter(key)(run)
-        for number in value if isinstance(value, tuple) else (value,):
+        for number in value if isinstance(value, tuple | list) else (value,):
             if number is not None and number not in allowed:
                 return f"{key} is {number}: must be {allowed}"
     return None

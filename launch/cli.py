@@ -140,7 +140,9 @@ def _help_formatter() -> type:
 
 
 def _known_keys(parser: ArgumentParser) -> list[str]:
+    # The parser adds a `.help` for a list of sections.
     names = [a.dest for a in parser._actions if a.dest not in NO_SETTINGS]
+    names = [name for name in names if not name.endswith(".help")]
     return [name for name in names if not any(other.startswith(f"{name}.") for other in names)]
 
 

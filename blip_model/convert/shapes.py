@@ -9,9 +9,9 @@ import torch
 from blip_model.blip import Blip
 from blip_model.config import PRESETS, BlipConfig
 from blip_model.convert.nlvr import is_nlvr
-from blip_model.convert.positions import resize_positions
 from blip_model.momentum import PARTS
 from blip_model.nlvr import BlipNlvr
+from blip_model.positions import resize_positions
 from blip_model.vqa import BlipVqa
 
 CLS, POSITIONS = "visual_encoder.cls_token", "visual_encoder.pos_embed"

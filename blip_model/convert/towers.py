@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from blip_model.convert.positions import resize_positions
+from blip_model.positions import resize_positions
 
 CLASSIFIER = ("head.", "head_dist.", "fc_norm.", "pre_logits.")
 # The masked-word head is BERT's; its transform and bias start the decoder's, as in the original.

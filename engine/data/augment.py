@@ -1,18 +1,19 @@
 """BLIP's augmentation by its definition, on Pillow; every draw comes from the slot's counters."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image, ImageOps
 
 from engine.config import DataSection
 from engine.data.counter import Draws
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
-SCALE, OFFSET = 1 / (255 * STD), -MEAN / STD
+SCALE, OFFSET = (torch.from_numpy(x)[:, None, None] for x in (1 / (255 * STD), -MEAN / STD))
 RAND_AUGMENT_COUNT, STRENGTH = 2, 5 / 10
 GREY = (128, 128, 128)
 OPERATIONS = (
@@ -27,11 +28,13 @@ OPERATIONS = (
     "translate_y",
     "rotate",
 )
+# The enhancing factor is 0.1 + 1.8 * 0.5 = 1: at BLIP's strength the picture stays as it is.
+UNCHANGING = ("identity", "brightness", "sharpness")
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Crop, mirror, RandAugment (N = 2, M = 5), normalise, to a square of `size` pixels."""
+    """Crop, mirror, RandAugment (N = 2, M = 5), to a square of `size` pixels."""
 
     size: int
     min_crop_scale: float
@@ -44,17 +47,24 @@ class Augmentation:
         return cls(size, data.min_crop_scale, data.horizontal_flip, data.rand_augment)
 
     def __call__(self, image: Image.Image, draws: Draws) -> torch.Tensor:
-        """RGB picture -> [3, size, size] float32."""
+        """RGB picture -> [3, size, size] uint8."""
         box = crop_box(image.width, image.height, self.min_crop_scale, draws)
-        image = image.crop(box).resize((self.size, self.size), Image.Resampling.BICUBIC)
-        if self.horizontal_flip and draws.uniform() < 0.5:
-            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        if self.rand_augment:
-            for _ in range(RAND_AUGMENT_COUNT):
-                name, sign = OPERATIONS[draws.below(len(OPERATIONS))], draws.uniform()
-                if draws.uniform() < 0.5:
-                    image = apply_operation(image, name, 1 if sign < 0.5 else -1)
-        return to_tensor(image)
+        view = image.crop(box).resize((self.size, self.size), Image.Resampling.BICUBIC)
+        mirror, operations = self.drawn(draws)
+        if mirror:
+            view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        for name, sign in operations:
+            view = apply_operation(view, name, sign)
+        return to_bytes(view)
+
+    def drawn(self, draws: Draws) -> tuple[bool, list[tuple[str, int]]]:
+        """Whether a view is mirrored, and the operations with their signs that follow."""
+        mirror, operations = self.horizontal_flip and draws.uniform() < 0.5, []
+        for _ in range(RAND_AUGMENT_COUNT if self.rand_augment else 0):
+            name, sign = OPERATIONS[draws.below(len(OPERATIONS))], draws.uniform()
+            if draws.uniform() < 0.5:
+                operations.append((name, 1 if sign < 0.5 else -1))
+        return mirror, operations
 
 
 def crop_box(width: int, height: int, min_scale: float, draws: Draws) -> tuple[int, int, int, int]:
@@ -79,26 +89,23 @@ def crop_box(width: int, height: int, min_scale: float, draws: Draws) -> tuple[i
 def apply_operation(image: Image.Image, name: str, sign: int) -> Image.Image:
     """One operation at strength 5 of 10, geometry filled with grey."""
     width, height = image.size
-    if name == "identity":
+    if name in UNCHANGING:
         return image
     if name == "auto_contrast":
         return ImageOps.autocontrast(image)
     if name == "equalize":
         return ImageOps.equalize(image)
-    if name in ("brightness", "sharpness"):
-        # 0.1 + 1.8 * 0.5 is 1: at BLIP's strength both leave the picture as it is.
-        enhance = ImageEnhance.Brightness if name == "brightness" else ImageEnhance.Sharpness
-        return enhance(image).enhance(0.1 + 1.8 * STRENGTH)
     if name == "rotate":
         angle = sign * 30 * STRENGTH
         return image.rotate(angle, Image.Resampling.BILINEAR, fillcolor=GREY)
-    shear, shift = sign * 0.3 * STRENGTH, sign * 10 * STRENGTH
-    matrix = {
-        "shear_x": (1, shear, 0, 0, 1, 0),
-        "shear_y": (1, 0, 0, shear, 1, 0),
-        "translate_x": (1, 0, shift, 0, 1, 0),
-        "translate_y": (1, 0, 0, 0, 1, shift),
-    }[name]
+    shift = sign * round(10 * STRENGTH)
+    if name in ("translate_x", "translate_y"):
+        # By whole pixels, so nothing is interpolated.
+        moved = Image.new("RGB", image.size, GREY)
+        moved.paste(image, (-shift, 0) if name == "translate_x" else (0, -shift))
+        return moved
+    shear = sign * 0.3 * STRENGTH
+    matrix = (1, shear, 0, 0, 1, 0) if name == "shear_x" else (1, 0, 0, shear, 1, 0)
     bilinear = Image.Resampling.BILINEAR
     return image.transform(
         (width, height), Image.Transform.AFFINE, matrix, bilinear, fillcolor=GREY
@@ -110,7 +117,22 @@ def evaluation_view(image: Image.Image, size: int) -> torch.Tensor:
     return to_tensor(image.resize((size, size), Image.Resampling.BICUBIC))
 
 
+def to_bytes(image: Image.Image) -> torch.Tensor:
+    """RGB picture -> [3, H, W] uint8."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
 def to_tensor(image: Image.Image) -> torch.Tensor:
-    """RGB bytes -> normalised [3, H, W] float32."""
-    pixels = np.asarray(image, np.float32) * SCALE + OFFSET
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+    """RGB picture -> normalised [3, H, W] float32."""
+    return normalised([to_bytes(image)])[0]
+
+
+def normalised(views: Sequence[torch.Tensor]) -> torch.Tensor:
+    """N views [..., 3, H, W] uint8 -> [N, ..., 3, H, W] float32, normalised as the original does.
+
+    View by view, so that a view stays in the processor's cache.
+    """
+    result = torch.empty((len(views), *views[0].shape), dtype=torch.float32)
+    for place, view in zip(result, views, strict=True):
+        place.copy_(view).mul_(SCALE).add_(OFFSET)
+    return result

@@ -15,7 +15,7 @@ from engine.data.bounds import bounded
 from engine.data.captions import clean_question
 from engine.data.counter import Draws
 from engine.data.dialogues import open_dialogues
-from engine.data.images import BadSample, decode_image
+from engine.data.images import BadSample
 from engine.data.loader import CROP, TEXT, Collate, Sample, Slots
 from engine.data.source import RawSample
 from engine.data.tokenizer import Tokenizer
@@ -76,10 +76,9 @@ class DialogueSlots(Slots):
     open_source = staticmethod(open_dialogues)
 
     def content(self, raw: RawSample, slot: int) -> tuple[torch.Tensor, str]:
-        """Picture [3, H, W] and the round's lines, as the slot's counters augment them."""
+        """Picture [3, H, H] uint8 and the round's lines, as the slot's counters augment them."""
         lines = clean_lines(raw, self.data.max_words)
-        image = decode_image(raw.image, self.data.max_pixels)
-        return self.augmentation(image, Draws(self.seed, CROP, slot)), "\n".join(lines)
+        return self.view(raw.image, slot, Draws(self.seed, CROP, slot)), "\n".join(lines)
 
     def answers(self, raw: RawSample, slot: int) -> tuple[tuple[str, float], ...]:
         """The right one and wrong ones; where there are too few of them, some come twice."""
@@ -100,13 +99,15 @@ class DialogueCollate(Collate):
 
     def __call__(self, samples: list[Sample]) -> Batch:
         rows: list[list[int]] = []
+        # Alike for all samples of a step.
+        max_tokens = samples[0].max_tokens
         for sample in samples:
             answers = [text for text, _ in sample.answers]
             lines = sample.caption.split("\n")
-            rows += dialogue_rows(self.tokenizer, lines, answers, self.max_tokens)
+            rows += dialogue_rows(self.tokenizer, lines, answers, max_tokens)
         ids, mask, capacity = *self.tokenizer.pad(rows), None
         if self.bounded:
-            ids, mask, capacity = bounded(ids, mask, self.max_tokens)
+            ids, mask, capacity = bounded(ids, mask, max_tokens)
         return Batch(
             image=torch.stack([sample.image for sample in samples]),
             input_ids=ids,

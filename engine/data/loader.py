@@ -1,7 +1,6 @@
 """From slots to batches: the same global batches for any number of ranks and workers."""
 
 import signal
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,15 +9,18 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from engine.config import ConfigError, RunConfig
+from engine.curriculum import CurriculumStage, stage_at
 from engine.data.answers import weighted
-from engine.data.augment import Augmentation
+from engine.data.augment import Augmentation, normalised
 from engine.data.batch import Batch
 from engine.data.bounds import bounded
 from engine.data.captions import choose_caption
 from engine.data.counter import Draws
+from engine.data.fast_view import fast_view
 from engine.data.images import BadSample, decode_image
+from engine.data.jpeg import jpeg_decoder
+from engine.data.mixture import order_of
 from engine.data.open_source import open_source
-from engine.data.order import Order
 from engine.data.source import RawSample, Source
 from engine.data.tokenizer import Tokenizer
 
@@ -28,13 +30,14 @@ CROP, SUBSTITUTE, TEXT = 1, 2, 3
 
 @dataclass(frozen=True)
 class Sample:
-    """One slot's content before batching."""
+    """One slot's content before batching: bytes of the view; `max_tokens` kept of the caption."""
 
     image: torch.Tensor
     caption: str
     image_id: int
     key: str
     reason: str
+    max_tokens: int
     label: int | None = None
     answers: tuple[tuple[str, float], ...] = ()
 
@@ -52,8 +55,10 @@ class Slots(Dataset):
         self.source = source
         self.seed = config.seed
         self.data = config.data
-        self.order = Order(source.lengths, config.seed, config.data.shuffle_window)
-        self.augmentation = Augmentation.of(config.data, config.model.network().image_size)
+        self.order = order_of(source, config.data, config.seed)
+        self.image_size = config.model.network().image_size
+        self.global_batch = config.train.global_batch_size
+        self.jpeg = jpeg_decoder(config.data.jpeg_decoder)
 
     def __getitem__(self, slot: int) -> Sample:
         number, reason, key = self.order.of_slot(slot), "", None
@@ -69,23 +74,39 @@ class Slots(Dataset):
                 reason = reason or bad.reason
                 number = candidates.below(len(self.source))
                 continue
+            tokens = self.stage(slot).max_tokens or self.data.max_tokens
             answers = self.answers(raw, slot)
-            return Sample(pixels, caption, raw.image_id, key, reason, raw.label, answers)
+            return Sample(pixels, caption, raw.image_id, key, reason, tokens, raw.label, answers)
         hint = "; is data.image_root right?" if reason == "missing" else ""
         raise ConfigError(
             f"{SUBSTITUTES} samples in a row are bad, the first ({key}): {reason}{hint}"
         )
 
     def content(self, raw: RawSample, slot: int) -> tuple[torch.Tensor, str]:
-        """Picture [3, H, W] and caption, as the slot's counters choose and augment them.
+        """Picture [3, H, H] uint8 and caption, as the slot's counters choose and augment them.
 
         Raises:
             BadSample: one of them cannot be used.
         """
         draws = Draws(self.seed, TEXT, slot)
         caption = choose_caption(raw.captions, self.data.max_words, draws)
-        image = decode_image(raw.image, self.data.max_pixels)
-        return self.augmentation(image, Draws(self.seed, CROP, slot)), caption
+        return self.view(raw.image, slot, Draws(self.seed, CROP, slot)), caption
+
+    def stage(self, slot: int) -> CurriculumStage:
+        """What of the curriculum holds for a slot."""
+        return stage_at(self.data.curriculum, slot // self.global_batch)
+
+    def view(self, content: bytes | None, slot: int, draws: Draws) -> torch.Tensor:
+        """Encoded picture -> [3, H, H] uint8, augmented, of the size that the slot's step takes.
+
+        Raises:
+            BadSample: it cannot be used.
+        """
+        size, most = self.stage(slot).image_size or self.image_size, self.data.max_pixels
+        augmentation = Augmentation.of(self.data, size)
+        if self.data.fast_views:
+            return fast_view(content, most, augmentation, draws, self.jpeg)
+        return augmentation(decode_image(content, most), draws)
 
     def answers(self, raw: RawSample, slot: int) -> tuple[tuple[str, float], ...]:
         """The sample's that the slot learns from."""
@@ -102,25 +123,25 @@ class Collate:
 
     Attributes:
         tokenizer: of captions.
-        max_tokens: kept of a caption.
-        prompt: before each.
+        prompt: before each caption.
         bounded: bring batches to few shapes.
     """
 
     tokenizer: Tokenizer
-    max_tokens: int
     prompt: str = ""
     bounded: bool = False
 
     def __call__(self, samples: list[Sample]) -> Batch:
         texts = [f"{self.prompt} {sample.caption}" for sample in samples]
-        ids, mask, capacity = *self.tokenizer.encode(texts, self.max_tokens), None
+        # Alike for all samples of a step.
+        max_tokens = samples[0].max_tokens
+        ids, mask, capacity = *self.tokenizer.encode(texts, max_tokens), None
         if self.bounded:
-            ids, mask, capacity = bounded(ids, mask, self.max_tokens)
+            ids, mask, capacity = bounded(ids, mask, max_tokens)
         answers = [sample.answers for sample in samples]
         labels = [sample.label for sample in samples if sample.label is not None]
         return Batch(
-            image=torch.stack([sample.image for sample in samples]),
+            image=normalised([sample.image for sample in samples]),
             input_ids=ids,
             attention_mask=mask,
             image_id=torch.tensor([sample.image_id for sample in samples]),
@@ -128,7 +149,7 @@ class Collate:
             reason=[sample.reason for sample in samples],
             capacity=capacity,
             label=torch.tensor(labels) if labels else None,
-            answers=weighted(answers, self.tokenizer, self.max_tokens, self.bounded),
+            answers=weighted(answers, self.tokenizer, max_tokens, self.bounded),
         )
 
 
@@ -211,12 +232,11 @@ def build_loader(
     workers = config.data.workers
     on_gpu = torch.cuda.is_available() and config.device != "cpu"
     there = slots(config, source)
-    making = (tokenizer, config.data.max_tokens, prompt, train.compile or on_gpu)
     return DataLoader(
         there,
         batch_sampler=micro_batches,
         num_workers=workers,
-        collate_fn=there.collate(*making),
+        collate_fn=there.collate(tokenizer, prompt, train.compile or on_gpu),
         pin_memory=on_gpu,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_start_worker if workers else None,
@@ -240,54 +260,3 @@ def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: signal.signal(number, signal.SIG_DFL))
-
-
-class BadSampleLedger:
-    """Counts bad samples by reason and stops a run that has too many of them.
-
-    Args:
-        max_fraction: of the samples seen, judged from 200 samples on.
-    """
-
-    ROW_LIMIT, JUDGED_FROM = 100, 200
-
-    def __init__(self, max_fraction: float) -> None:
-        self.max_fraction = max_fraction
-        self.reasons: Counter[str] = Counter()
-        self.seen = self._in_a_row = 0
-
-    @property
-    def total(self) -> int:
-        """Bad samples so far."""
-        return sum(self.reasons.values())
-
-    @property
-    def kinds(self) -> str:
-        """Counts by reason in words, the commonest first."""
-        return ", ".join(f"{count} {reason}" for reason, count in self.reasons.most_common())
-
-    def add(self, batch: Batch) -> list[tuple[str, str]]:
-        """Count a batch; see `count`."""
-        return self.count(batch.key, batch.reason)
-
-    def count(self, keys: list[str], reasons: list[str]) -> list[tuple[str, str]]:
-        """Count samples in slot order; return (key, reason) of the bad ones.
-
-        Raises:
-            ConfigError: too large a share is bad, or 100 in a row are.
-        """
-        bad = []
-        for key, reason in zip(keys, reasons, strict=True):
-            self.seen += 1
-            self._in_a_row = self._in_a_row + 1 if reason else 0
-            if reason:
-                self.reasons[reason] += 1
-                bad.append((key, reason))
-        too_many = self.seen >= self.JUDGED_FROM and self.total > self.max_fraction * self.seen
-        if too_many or self._in_a_row >= self.ROW_LIMIT:
-            last = f"; last: {bad[-1][0]}" if bad else ""
-            raise ConfigError(
-                f"{self.total} of {self.seen} samples are bad ({self.kinds}){last}; "
-                f"mend the data or raise data.max_bad_fraction ({self.max_fraction})"
-            )
-        return bad

@@ -22,7 +22,6 @@ from engine.config import ConfigError
 from engine.data.annotations import fingerprint_of, read_picture
 from engine.data.captions import clean_question, valid_text
 from engine.data.counter import Draws
-from engine.data.images import decode_image
 from engine.data.json_lists import open_lists, read_list
 from engine.data.loader import CROP, Slots
 from engine.data.source import RawSample, Source, stable_id
@@ -180,7 +179,6 @@ class QuestionSlots(Slots):
     open_source = staticmethod(open_questions)
 
     def content(self, raw: RawSample, slot: int) -> tuple[torch.Tensor, str]:
-        """Picture [3, H, W] and question, as the slot's counters augment them."""
+        """Picture [3, H, H] uint8 and question, as the slot's counters augment them."""
         question = clean_question(raw.captions[0], self.data.max_words)
-        image = decode_image(raw.image, self.data.max_pixels)
-        return self.augmentation(image, Draws(self.seed, CROP, slot)), question
+        return self.view(raw.image, slot, Draws(self.seed, CROP, slot)), question

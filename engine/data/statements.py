@@ -133,11 +133,10 @@ class StatementSlots(Slots):
     open_source = staticmethod(open_statements)
 
     def content(self, raw: RawSample, slot: int) -> tuple[torch.Tensor, str]:
-        """[2, 3, H, W] and the sentence, as the slot's counters augment them."""
+        """[2, 3, H, H] uint8 and the sentence, as the slot's counters augment them."""
         sentence = clean_caption(raw.captions[0], self.data.max_words)
-        pictures = [decode_image(one, self.data.max_pixels) for one in (raw.image, raw.second)]
         draws = Draws(self.seed, CROP, slot)
-        pixels = torch.stack([self.augmentation(picture, draws) for picture in pictures])
+        pixels = torch.stack([self.view(one, slot, draws) for one in (raw.image, raw.second)])
         if Draws(self.seed, TEXT, slot).below(2):
             return pixels.flip(0), swapped(sentence)
         return pixels, sentence

@@ -145,7 +145,8 @@ class Captioning:
         self.prompt = config.evaluate.prompt
         # Without [SEP]; the original's prompt_length.
         self.prompt_length = tokenizer.encode([self.prompt], 512)[0].shape[1] - 1
-        if config.data.max_tokens < self.prompt_length + 2:
+        shortest = [s.max_tokens for s in config.data.curriculum if s.max_tokens is not None]
+        if min([config.data.max_tokens, *shortest]) < self.prompt_length + 2:
             raise ConfigError(
                 f"data.max_tokens {config.data.max_tokens}: evaluate.prompt takes "
                 f"{self.prompt_length} tokens, which leaves none for a caption and its end"

@@ -30,6 +30,7 @@ FREE = {
     "data.eval",
     "data.image_root",
     "data.workers",
+    "data.jpeg_decoder",
     "data.max_bad_fraction",
     "model.vocabulary",
     "model.init_vision",

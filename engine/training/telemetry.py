@@ -52,6 +52,9 @@ class Telemetry:
         self.config, self.runtime, self.losses = config, runtime, losses
         self.last_step, self.start_step = last_step, start_step
         self.flops_per_pair, self.peak = flops_per_pair, peak_flops(runtime.device)
+        if config.data.curriculum:
+            # The work of a pair is not one number then.
+            self.peak = None
         self.skipped_steps = 0
         self._begun = self._interval_begun = time.perf_counter()
         self._interval_step = start_step

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import torch
 
+from blip_model.vit import accept_sizes
 from engine import checkpoint
 from engine.checkpoint import Checkpoint, CheckpointError
 from engine.config import ConfigError, RunConfig, to_dict
+from engine.data.bad_samples import BadSampleLedger
 from engine.data.batch import Batch
 from engine.data.counter import key_of
-from engine.data.loader import BadSampleLedger, build_loader, from_worker, micro_batch_size
+from engine.data.loader import build_loader, from_worker, micro_batch_size
+from engine.data.mixture import open_mixture
 from engine.data.source import Source
 from engine.data.tokenizer import Tokenizer, open_tokenizer
 from engine.runtime import Runtime
@@ -52,8 +55,7 @@ class Trainer:
         network = config.model.network()
         self.tokenizer = open_tokenizer(config.model.vocabulary, network)
         self.objective = objective(config, self.tokenizer)
-        open_source = self.objective.slots.open_source
-        self.source: Source = open_source(config.data.train, config.data.image_root)
+        self.source: Source = open_mixture(self.objective.slots.open_source, config.data)
         self.micro = micro_batch_size(config, runtime.world_size)
         self.accumulation = config.train.global_batch_size // (self.micro * runtime.world_size)
         self.last_step = schedule.total_steps(config.train, len(self.source))
@@ -102,6 +104,8 @@ class Trainer:
         self.momentum = None if momentum is None else momentum.to(runtime.device)
         kept = config.train.activation_checkpointing
         model.recompute(vision=kept != "none", text=kept == "all")
+        for module in (model, self.momentum):
+            accept_sizes(module, {stage.image_size for stage in config.data.curriculum} - {None})
         as_configured(config, runtime.device, (model, "forward"), (momentum, "features"))
         self.engine = DeepSpeedEngine(
             model.to(runtime.device), config, self.micro, self.accumulation, self._rate(self.step)

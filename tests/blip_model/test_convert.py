@@ -11,9 +11,9 @@ from blip_model import Blip, BlipConfig
 from blip_model.config import preset
 from blip_model.convert.huggingface import from_huggingface, to_huggingface
 from blip_model.convert.original import from_original, to_original, with_queue_names
-from blip_model.convert.positions import resize_positions
 from blip_model.convert.shapes import check_shapes, infer_config, with_image_size
 from blip_model.momentum import Momentum
+from blip_model.positions import resize_positions
 from blip_model.vqa import BlipVqa
 from tests import golden_files
 from tests.tiny import tiny_config, tiny_inputs

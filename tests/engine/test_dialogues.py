@@ -206,7 +206,7 @@ def test_bounded_batches_have_few_shapes_and_the_same_tokens(tmp_path: Path) -> 
     there = DialogueSlots(config, open_dialogues(config.data.train))
     samples, made = [there[slot] for slot in range(4)], []
     for bounded in (False, True):
-        collate = there.collate(open_tokenizer(None), 40, "", bounded)
+        collate = there.collate(open_tokenizer(None), "", bounded)
         assert isinstance(collate, Collate)
         made.append(collate(samples))
     plain, padded = made

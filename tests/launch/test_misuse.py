@@ -161,7 +161,7 @@ def test_every_number_of_a_run_has_a_range() -> None:
 
 @pytest.mark.parametrize("key", RANGES)
 def test_a_number_outside_its_range_is_refused(key: str) -> None:
-    value = "[-1, -1]" if key == "train.betas" else "-1"
+    value = "[-1, -1]" if key in ("train.betas", "data.weights") else "-1"
     with pytest.raises(ConfigError, match=f"{key} is -1.*: must be "):
         parse(RunConfig, [f"--{key}", value], description="", examples="")
 
