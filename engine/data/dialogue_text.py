@@ -100,6 +100,7 @@ class DialogueCollate(Collate):
 
     def __call__(self, samples: list[Sample]) -> Batch:
         rows: list[list[int]] = []
+        # Alike for all samples of a step.
         max_tokens = samples[0].max_tokens
         for sample in samples:
             answers = [text for text, _ in sample.answers]

@@ -74,8 +74,8 @@ class Slots(Dataset):
                 reason = reason or bad.reason
                 number = candidates.below(len(self.source))
                 continue
-            answers = self.answers(raw, slot)
             tokens = self.stage(slot).max_tokens or self.data.max_tokens
+            answers = self.answers(raw, slot)
             return Sample(pixels, caption, raw.image_id, key, reason, tokens, raw.label, answers)
         hint = "; is data.image_root right?" if reason == "missing" else ""
         raise ConfigError(
@@ -240,12 +240,11 @@ def build_loader(
     workers = config.data.workers
     on_gpu = torch.cuda.is_available() and config.device != "cpu"
     there = slots(config, source)
-    making = (tokenizer, prompt, train.compile or on_gpu)
     return DataLoader(
         there,
         batch_sampler=micro_batches,
         num_workers=workers,
-        collate_fn=there.collate(*making),
+        collate_fn=there.collate(tokenizer, prompt, train.compile or on_gpu),
         pin_memory=on_gpu,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_start_worker if workers else None,
