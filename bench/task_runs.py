@@ -18,7 +18,8 @@ from engine.collect.tasks import make_tasks
 from engine.config import RunConfig
 from engine.evaluation.run import write_results
 from engine.stages import Stages
-from engine.training.objectives import OBJECTIVES, pretraining
+from engine.training.objectives import pretraining
+from engine.training.tuning import OBJECTIVES
 from launch.cli import parse
 from launch.evaluate import EvaluateConfig
 from launch.finetune import FinetuneConfig
