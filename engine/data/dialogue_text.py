@@ -10,6 +10,7 @@ from itertools import chain
 
 import torch
 
+from engine.data.augment import normalised
 from engine.data.batch import Batch
 from engine.data.bounds import bounded
 from engine.data.captions import clean_question
@@ -109,7 +110,7 @@ class DialogueCollate(Collate):
         if self.bounded:
             ids, mask, capacity = bounded(ids, mask, max_tokens)
         return Batch(
-            image=torch.stack([sample.image for sample in samples]),
+            image=normalised([sample.image for sample in samples]),
             input_ids=ids,
             attention_mask=mask,
             image_id=torch.tensor([sample.image_id for sample in samples]),
