@@ -38,14 +38,13 @@ def of_models(config: CapFiltConfig, captioner: LoadedBlip, scorer: LoadedBlip) 
     model of the processor, which may round otherwise: machines that share a folder should be alike.
     """
     parts = {"captioner": captioner, "filter": scorer}
-    caption = {**asdict(config.caption), "repetition_penalty": config.caption.penalty}
     return {
         "format": FORMAT,
         "seed": config.seed,
         "precision": config.precision,
         "device": captioner.device.type,
         "batch_size": config.batch_size,
-        "caption": caption,
+        "caption": config.caption.resolved(),
         "data": {
             name: getattr(config.data, name) for name in ("max_words", "max_tokens", "max_pixels")
         },
