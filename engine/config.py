@@ -22,7 +22,7 @@ class ModelSection:
     """The network and the settings of its objectives.
 
     Args:
-        preset: one of tiny, small, base, large.
+        preset: one of tiny, mini, small, base, large.
         image_size: side of the square picture in pixels; null keeps the preset's.
         dropout: of the text transformer; null keeps the preset's.
         drop_path: of the image encoder, the last block's; null keeps the preset's.

@@ -9,7 +9,7 @@ from engine.ablation.arms import Arm, base_of
 from engine.ablation.config import AblationConfig
 from engine.ablation.scoring import judge_by_record, score_shards, web_scores
 from engine.bootstrap.labelled import judge_filter
-from engine.capfilt.config import CapFiltConfig, RuleSection
+from engine.capfilt.config import CapFiltConfig, CaptionSection, RuleSection
 from engine.collect.world import World, make_world, read_noise
 from engine.config import RunConfig
 from engine.data.tokenizer import Tokenizer
@@ -174,7 +174,9 @@ class Preparation:
         if what == "captioner":
             rule = RuleSection(itm_threshold=0.0)
         section = self._capfilt(self.folder / f"{what}{self._kind}")
-        return self.stages.caption_and_filter(replace(section, from_table=str(table), rule=rule))
+        # Its captions are there, by whatever settings.
+        section = replace(section, from_table=str(table), caption=CaptionSection(), rule=rule)
+        return self.stages.caption_and_filter(section)
 
     def _capfilt(self, folder: Path) -> CapFiltConfig:
         config, section = self.config, self.config.capfilt

@@ -47,6 +47,11 @@ class SetsSection:
 class GuardSection:
     """When a round is rejected. Shares lie in [0, 1].
 
+    The limits lie between what was measured of rounds that helped, on OpenMoji's pairs with half of
+    them swapped, and of collapsed ones: six filters had a precision of 0.91 to 0.97 and a recall of
+    0.49 to 0.59 of held-out texts, one that was not tuned 0.09; captions of beam search had 0.22
+    and nucleus ones 1.3 of the web's distinct bigrams, fifty captions in turn have 0.13.
+
     Args:
         filter_precision: of the held-out texts that the filter keeps, right and wrong ones in equal
             number before, at least this share is right; 0.5 is chance.
@@ -57,13 +62,14 @@ class GuardSection:
         kept_share: at least this share of all candidate texts is kept.
         kept_drift: the kept share differs at most so much from the last good round's.
         retrieval_drop: R@1 of the new model on the held-out pairs, mean of both ways, is at most so
-            much below the best round's.
+            much below the best round's. Of 400 pictures R@1 is known to two points, of 5,000 to
+            half a point.
         on_reject: `stop`, or `continue` with the next round from the last good one, other seeds.
     """
 
     filter_precision: float = 0.6
-    filter_recall: float = 0.5
-    diversity: float = 0.3
+    filter_recall: float = 0.3
+    diversity: float = 0.15
     commonest_share: float = 0.1
     kept_share: float = 0.05
     kept_drift: float = 0.25

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -42,6 +43,15 @@ class Candidates(Protocol):
     def __call__(self, name: str, shards: Shards, tick: Tick) -> ShardTexts: ...
 
 
+@contextmanager
+def _named(role: str, place: str | None) -> Iterator[None]:
+    """Errors of the context begin with the weights that they are about."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{role} {place}: {error}") from None
+
+
 class CaptionAndScore:
     """Captions every picture and scores its web and synthetic texts.
 
@@ -53,8 +63,10 @@ class CaptionAndScore:
 
     def __init__(self, config: CapFiltConfig, captioner: LoadedBlip, scorer: LoadedBlip) -> None:
         self.config = config
-        self.captioner = Captioner(captioner, config.caption, config.seed)
-        self.filter = PairFilter(scorer, config.data.max_tokens)
+        with _named("captioner", config.captioner):
+            self.captioner = Captioner(captioner, config.caption, config.seed)
+        with _named("filter", config.filter):
+            self.filter = PairFilter(scorer, config.data.max_tokens)
 
     @torch.no_grad()
     def __call__(self, name: str, shards: Shards, tick: Tick) -> ShardTexts:

@@ -81,6 +81,10 @@ class CaptionSection:
         default = 1.1 if self.method == "nucleus" else 1.0
         return default if self.repetition_penalty is None else self.repetition_penalty
 
+    def resolved(self) -> dict[str, Any]:
+        """All settings by name, the default of the repetition penalty filled in."""
+        return {**asdict(self), "repetition_penalty": self.penalty}
+
     def refuse_contradictions(self) -> None:
         """Look at what belongs together.
 

@@ -8,7 +8,7 @@ from typing import Any
 import xxhash
 
 from engine.capfilt.candidates import ShardTexts, Tick
-from engine.capfilt.config import RuleSection
+from engine.capfilt.config import CaptionSection, RuleSection
 from engine.capfilt.folder import OutputFolder
 from engine.capfilt.identity import hash_identity, read_identity
 from engine.capfilt.ledger import QUARANTINED, Ledger
@@ -17,6 +17,7 @@ from engine.capfilt.table import from_bytes
 from engine.config import ConfigError
 from engine.data.index import ShardError
 from engine.data.shards import Shards
+from engine.differences import differences, flat
 
 
 class EarlierRun:
@@ -36,8 +37,20 @@ class EarlierRun:
         self.folder, self._identity = OutputFolder(root), identity
         self.ledger = Ledger(self.folder, hash_identity(identity))
 
-    def identity(self, rule: RuleSection) -> dict[str, Any]:
-        """That of a run with these scores and this rule: the same as if they were made anew."""
+    def identity(self, caption: CaptionSection, rule: RuleSection) -> dict[str, Any]:
+        """That of a run with these scores and this rule: the same as if they were made anew.
+
+        Raises:
+            ConfigError: captions are asked for that the earlier run has not made.
+        """
+        theirs = flat({"caption": self._identity["caption"]})
+        wanted = flat({"caption": caption.resolved()})
+        if wanted != flat({"caption": CaptionSection().resolved()}) and wanted != theirs:
+            raise ConfigError(
+                f"from_table {self.folder.root}: takes its captions as they are, only the rule may "
+                f"differ ({', '.join(differences(theirs, wanted))}): leave these settings out, or "
+                "give captioner and filter instead of from_table"
+            )
         return {**self._identity, "rule": asdict(rule)}
 
     def require(self, names: list[str]) -> None:

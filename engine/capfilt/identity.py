@@ -48,13 +48,12 @@ def of_models(config: CapFiltConfig, captioner: LoadedBlip, scorer: LoadedBlip) 
 
 def of_settings(config: CapFiltConfig) -> dict[str, Any]:
     """The part of the identity that no weights are needed for."""
-    caption = {**asdict(config.caption), "repetition_penalty": config.caption.penalty}
     return {
         "format": FORMAT,
         "seed": config.seed,
         "precision": config.precision,
         "batch_size": config.batch_size,
-        "caption": caption,
+        "caption": config.caption.resolved(),
         "data": {
             name: getattr(config.data, name) for name in ("max_words", "max_tokens", "max_pixels")
         },

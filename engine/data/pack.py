@@ -77,7 +77,9 @@ def shards_of(places: Sequence[str]) -> list[Path]:
         elif shard := _shard(path):
             found.append(shard)
         else:
-            problem = "not a .tar shard" if path.exists() else "no such file or folder"
+            problem = "no such file or folder"
+            if path.exists():
+                problem = "not a .tar shard: pack the pairs into .tar files as KEY.jpg and KEY.txt"
             raise ConfigError(f"{path}: {problem}")
     return list(dict.fromkeys(found))
 

@@ -19,7 +19,7 @@ from engine.report.embedding import TEMPLATES, own_text, policy
 from engine.report.examples import captions, picture_keys, queries
 from engine.report.machine import machine
 from engine.report.rounds import FILE, Round, read_rounds, rounds_view
-from engine.report.run_folder import RunFolder, clip, read_run
+from engine.report.run_folder import RunFolder, clip, clip_config, read_run, read_text
 from engine.report.scores import before_and_after, directions, percent, summary
 from engine.report.sections import data_facts, headline
 from engine.report.thumbnails import held_out_thumbnails, is_picture
@@ -202,6 +202,9 @@ def _sections(parts: Parts, thumbnails: Mapping[str, str]) -> tuple[list[str], d
         values["configuration"] = capfilt.folder.config_text
     if parts.rounds:
         values["rounds"] = rounds_view(parts.rounds)
+        # The loop's own settings hold those of all its stages.
+        settings = read_text(parts.root / "config.yaml", parts.notes)
+        values["configuration"] = clip_config(settings or values["configuration"])
     if run:
         pictures = {key: uri for key, uri in thumbnails.items() if is_picture(uri)}
         sections = ["headline.html", "captions.html", "queries.html"]

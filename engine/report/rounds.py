@@ -108,10 +108,12 @@ def _sentence(rounds: list[Round]) -> str:
 
 
 def _plain(reason: Any) -> str:
-    """A reason with the figures' titles for their names."""
+    """A reason with the figures' titles for their names; names of settings stay."""
     text = clip(reason)
     for figure in FIGURES:
-        text = re.sub(rf"\b{figure.key}\b", figure.title.lower().replace("r@1", "R@1"), text)
+        text = re.sub(
+            rf"\b(?<!guard\.){figure.key}\b", figure.title.lower().replace("r@1", "R@1"), text
+        )
     return text
 
 

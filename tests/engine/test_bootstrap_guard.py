@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import emoji
 import numpy as np
 import pytest
 
@@ -129,12 +130,12 @@ def test_a_sound_round_has_no_reason() -> None:
         ),
         (
             {"filter_recall": 0.1},
-            "of the right texts the filter keeps 10.0 %, less than guard.filter_recall 50.0 %",
+            "of the right texts the filter keeps 10.0 %, less than guard.filter_recall 30.0 %",
         ),
         (
-            {"distinct_2": 0.2},
-            "of the synthetic captions' bigrams 20.0 % are distinct, of the web captions' 80.0 %: "
-            "less than guard.diversity 30.0 % of that",
+            {"distinct_2": 0.1},
+            "of the synthetic captions' bigrams 10.0 % are distinct, of the web captions' 80.0 %: "
+            "less than guard.diversity 15.0 % of that",
         ),
         (
             {"commonest_share": 0.11},
@@ -174,6 +175,48 @@ def test_kept_shares_are_read_from_the_summary(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text("{}")
     with pytest.raises(ConfigError, match="not a readable summary"):
         kept_shares(tmp_path)
+
+
+# What the guard measured of rounds of the ablation's recipe, seeds 0 and 2: filters tuned on 206
+# clean pairs, judged by 400 held-out pictures, and 1,859 captions beside their web captions.
+HELPFUL = {
+    "nucleus": {"distinct_2": 0.114, "commonest_share": 0.009, "kept_share": 0.349},
+    "beams": {"distinct_2": 0.016, "commonest_share": 0.050, "kept_share": 0.502},
+}
+WEB = {"web_distinct_2": 0.074}
+
+
+@pytest.mark.parametrize("found", HELPFUL.values(), ids=HELPFUL)
+@pytest.mark.parametrize("quality", [(0.912, 0.495), (0.930, 0.497), (0.971, 0.593)])
+def test_rounds_that_helped_pass(found: dict[str, float], quality: tuple[float, float]) -> None:
+    """They raised R@1 from 7.2 to 10.4 % (nucleus) and 10.3 % (beams)."""
+    guard = dict(zip(("filter_precision", "filter_recall"), quality, strict=True)) | found | WEB
+    before = Round(0, accepted=True, guard={"retrieval_r1": 0.072})
+    assert filter_reasons(guard, LIMITS) + caption_reasons(guard, LIMITS, before) == []
+    assert retrieval_reasons({"retrieval_r1": 0.103}, LIMITS, before) == []
+
+
+def test_filters_that_know_nothing_are_rejected() -> None:
+    """One that guesses, one that keeps all, one that keeps next to nothing, one that nothing."""
+    generator = np.random.default_rng(0)
+    right = np.arange(800) < 400
+    scores = generator.random(800)
+    for kept in (scores > 0.5, scores > -1, scores > 0.97, scores > 2):
+        assert filter_reasons(Labelled(scores, kept, right).quality(), LIMITS)
+    # The base model, tuned on nothing: measured.
+    assert filter_reasons({"filter_precision": 0.947, "filter_recall": 0.09}, LIMITS)
+
+
+@pytest.mark.parametrize("different", [1, 10, 30])
+def test_captions_that_have_collapsed_are_rejected(different: int) -> None:
+    """However many sentences are left of what was said, a captioner says them in turn."""
+    names = [one["en"].strip(":").replace("_", " ") for one in emoji.EMOJI_DATA.values()]
+    said = [names[7 * number] for number in range(different)]
+    captions = {"web": names, "synthetic": [said[n % different] for n in range(len(names))]}
+    found = compare(captions) | {"kept_share": 0.4}
+    assert "less than guard.diversity" in caption_reasons(found, LIMITS, None)[0]
+    as_varied = compare({**captions, "synthetic": names}) | {"kept_share": 0.4}
+    assert caption_reasons(as_varied, LIMITS, None) == []
 
 
 def test_shares_are_said_in_percent() -> None:

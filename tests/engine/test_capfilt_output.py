@@ -126,6 +126,17 @@ def test_the_rule_again_from_the_table_is_the_run_itself(world: Path, done: Path
     assert outcome(world / "strict") != outcome(done)
 
 
+def test_the_table_gives_no_other_captions(world: Path, done: Path) -> None:
+    ended = from_table(world, done, world / "more", "--caption.samples", 3)
+    assert ended.code == 2
+    assert "only the rule may differ" in ended.err
+    assert "caption.samples 2 -> 3" in ended.err
+    assert not (world / "more").exists()
+    # The settings that they were made with may be said again.
+    settings = ("--caption.samples", 2, "--caption.max_length", 7, "--caption.top_k", 40)
+    assert from_table(world, done, world / "said_again", *settings).code == 0
+
+
 def test_other_batches_round_otherwise_but_say_the_same(world: Path, done: Path) -> None:
     more = ("--caption.samples", 2, "--batch_size", 3)
     assert clean(world, world / "threes", *more).code == 0

@@ -240,10 +240,16 @@ def test_rounds_stand_side_by_side(tmp_path: Path) -> None:
     guard = {"filter_precision": 0.9, "retrieval_r1": 0.2, "distinct_1": None, "kept_share": 0.5}
     rounds = [
         {"round": 0, "accepted": True, "reasons": [], "guard": {"retrieval_r1": 0.3}},
-        {"round": 1, "accepted": False, "reasons": ["retrieval_r1 fell"], "guard": guard}
+        {
+            "round": 1,
+            "accepted": False,
+            "reasons": ["retrieval_r1 fell, see guard.filter_recall"],
+            "guard": guard,
+        }
         | {"folders": {"capfilt": "capfilt_1"}},
     ]
     (tmp_path / "bootstrap.json").write_text(json.dumps({"rounds": rounds, "best_round": 0}))
+    (tmp_path / "config.yaml").write_text("guard:\n  filter_recall: 0.2\n")
     page = page_of(tmp_path)
     words = words_of(page)
     for expected in (
@@ -251,11 +257,13 @@ def test_rounds_stand_side_by_side(tmp_path: Path) -> None:
         "round 0 ★ best 1 verdict start ✕ rejected",
         "Retrieval R@1 30 % 20 %",
         "Filter precision – 90 %",
-        "Round 1 was rejected: retrieval R@1 fell.",
+        "Round 1 was rejected: retrieval R@1 fell, see guard.filter_recall.",
+        "everything needed to repeat it guard: filter_recall: 0.2",
     ):
         assert expected in words, expected
     assert "Distinct words" not in words
     assert len(data_of(page)["pictures"]) == 5
+    (tmp_path / "config.yaml").unlink()
     (tmp_path / "bootstrap.json").write_text('{"rounds": 3}')
     with pytest.raises(ConfigError, match="nothing to report"):
         write_report(ReportConfig(run=str(tmp_path)), lambda line: None)
