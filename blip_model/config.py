@@ -114,3 +114,13 @@ def preset(name: str, **changes: object) -> BlipConfig:
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(PRESETS)}")
     return replace(PRESETS[name], **changes)
+
+
+def preset_like(config: BlipConfig) -> str | None:
+    """The preset with layers of these sizes, whatever the size of pictures; None if none has."""
+    sizes = ("vision_width", "vision_layers", "patch_size", "text_width", "text_layers")
+    sizes += ("text_intermediate", "embed_dim")
+    for name, known in PRESETS.items():
+        if all(getattr(known, size) == getattr(config, size) for size in sizes):
+            return name
+    return None

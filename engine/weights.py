@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 
 from blip_model.blip import Blip
-from blip_model.config import BlipConfig
+from blip_model.config import BlipConfig, preset_like
 from blip_model.convert.nlvr import is_fresh, is_nlvr, with_two_attentions
 from blip_model.convert.original import from_original, with_queue_names
 from blip_model.convert.shapes import (
@@ -220,7 +220,13 @@ def start_from(model: Blip, weights: Weights) -> Loaded:
         tensors = with_two_attentions(tensors)
         may_lack |= {name for name in own if is_fresh(name)}
     given = {name: tensor for name, tensor in tensors.items() if name in own}
-    _check(own, given, set(own) - may_lack | (may_lack & set(given)), weights.place)
+    try:
+        _check(own, given, set(own) - may_lack | (may_lack & set(given)), weights.place)
+    except CheckpointError as problem:
+        fitting = preset_like(weights.config)
+        if fitting is None or fitting == preset_like(model.config):
+            raise
+        raise CheckpointError(f"{problem}; it is of model.preset {fitting}") from None
     return _load(model, given, [*weights.dropped, *(tensors.keys() - own.keys())])
 
 

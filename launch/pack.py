@@ -1,5 +1,6 @@
-"""Index shards and verify them: `python launch/pack.py index|verify SHARD...`."""
+"""Index shards, verify them, or make them: `python launch/pack.py index|verify|convert ...`."""
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -13,47 +14,82 @@ EXAMPLES = """
   python launch/pack.py index shards/00000.tar shards/00001.tar
   python launch/pack.py index 'shards/{00000..01399}.tar'
   python launch/pack.py verify shards other_shards 'more/*/*.tar'
+  python launch/pack.py convert pairs.csv --image_root pictures --output_dir web
 """
-ACTIONS = ("index", "verify")
+ACTIONS = ("index", "verify", "convert")
+ONE_SHARD = 1000
 
 
-def flags() -> tuple[str, list[str]]:
+def flags() -> argparse.Namespace:
     """Read the command line: what to do, and with which shards.
 
     Raises:
         ConfigError: an unknown action, or no shards.
     """
     parser = open_words(
-        "Index tar shards, or read every byte of them again and compare with their indexes.",
+        "Index tar shards, read every byte of them again and compare, or make them of other pairs.",
         EXAMPLES,
     )
     parser.add_argument(
         "action",
         help="index: build the index beside each shard that has none; verify: exit with 2 and "
-        "name every shard and sample that is damaged or missing",
+        "name every shard and sample that is damaged or missing; convert: write pairs of a list "
+        "(.json, .csv, .tsv, .parquet) or of shards into new shards with their indexes",
     )
     parser.add_argument(
         "shards",
         nargs="*",
         metavar="SHARD",
-        help="a .tar file, a folder of them, a glob, or a {00000..00009} range",
+        help="a .tar file, a folder of them, a glob, or a {00000..00009} range; for convert also "
+        "a list of pairs",
+    )
+    parser.add_argument("--output_dir", help="of convert: folder of the new shards")
+    parser.add_argument("--image_root", help="of convert: where relative picture paths start from")
+    parser.add_argument(
+        "--samples_per_shard", type=int, default=ONE_SHARD, help="of convert (default: %(default)s)"
     )
     given = parser.parse_args()
     if given.action not in ACTIONS:
         raise ConfigError(f"unknown action {given.action!r}{nearest(given.action, list(ACTIONS))}")
     if not given.shards:
         raise ConfigError(f"{given.action}: no shard named; --help shows examples")
-    return given.action, given.shards
+    of_convert = given.output_dir or given.image_root or given.samples_per_shard != ONE_SHARD
+    if given.action != "convert" and of_convert:
+        raise ConfigError(f"{given.action}: --output_dir and the like belong to convert")
+    if given.action == "convert" and not given.output_dir:
+        raise ConfigError("convert: no --output_dir named for the new shards")
+    if given.samples_per_shard < 1:
+        raise ConfigError(f"samples_per_shard is {given.samples_per_shard}: must be at least 1")
+    return given
 
 
 def main() -> None:
-    """Index or verify, and sum up in one line."""
-    action, places = flags()
+    """Do it, and sum up in one line."""
+    given = flags()
     # Imported late: help and bad words need no Arrow.
     from engine.data.pack import index_shards, verify_shards
+    from engine.data.pack_pairs import convert
 
-    work, verdict = {"index": (index_shards, "indexed"), "verify": (verify_shards, "whole")}[action]
-    done = work(places, lambda line: print(line, flush=True))
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    if given.action == "convert":
+        made = convert(
+            given.shards,
+            Path(given.output_dir),
+            image_root=given.image_root,
+            samples_per_shard=given.samples_per_shard,
+            progress=say,
+        )
+        why = ", ".join(f"{count} {reason}" for reason, count in made.left_out.most_common())
+        print(
+            f"{given.output_dir}: {made.pairs} pairs, {made.size / 1e6:.1f} MB; "
+            f"left out: {why or 'none'}"
+        )
+        return
+    kinds = {"index": (index_shards, "indexed"), "verify": (verify_shards, "whole")}
+    work, verdict = kinds[given.action]
+    done = work(given.shards, say)
     size = f"{done.size / 1e6:.1f} MB"
     print(f"shards: {done.shards}, samples: {done.samples}, {size}; all {verdict}")
 

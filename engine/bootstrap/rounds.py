@@ -84,17 +84,18 @@ class Bootstrap:
 
     def _loop(self) -> None:
         for number in range(self.config.rounds + 1):
-            one = self.state.round(number)
-            if one.accepted is None:
+            one, last = self.state.round(number), number == len(self.state.rounds) - 1
+            # The last round is judged by the limits of today: what is done for it stays done.
+            if one.accepted is None or (last and not one.accepted):
                 reasons = self._make(one)
                 one.accepted, one.reasons = not reasons, reasons
                 self._save()
             self._say_verdict(one)
-            last = number == len(self.state.rounds) - 1
             if last and not one.accepted and self.config.guard.on_reject == "stop":
                 self._say(
                     "stopping there (guard.on_reject); with --guard.on_reject continue the same "
-                    f"command goes on from round {self.state.last_good.round}"
+                    f"command goes on from round {self.state.last_good.round}, with looser limits "
+                    "(--guard.*) it goes on with this one"
                 )
                 break
         best = self.state.best

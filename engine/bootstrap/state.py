@@ -19,8 +19,8 @@ LOCK, TEMPORARY = ".lock", "bootstrap.tmp"
 FORMAT = 1
 RUNNING, DONE = "running", "done"
 # Settings that may differ when a loop goes on: none of them changes a number. What the named pairs
-# are is looked at instead of where they lie.
-FREE = {"output_dir", "resume", "device", "rounds", "guard.on_reject", "data"}
+# are is looked at instead of where they lie; the guard's limits are those of the verdicts to come.
+FREE = {"output_dir", "resume", "device", "rounds", "guard", "data"}
 OF_A_RUN = ("tensorboard", "checkpoint", "deepspeed", "data.workers", "data.max_bad_fraction")
 OF_A_RUN += ("train.micro_batch_size", "train.log_every", "train.max_skipped_in_a_row")
 FREE |= {f"{stage}.{key}" for stage in STAGES[:3] for key in OF_A_RUN}
@@ -113,7 +113,10 @@ class State:
 
 def settings_of(config: BootstrapConfig, pairs: dict[str, str]) -> dict[str, Any]:
     """Settings by dotted name that a loop must keep, and the fingerprints of its pairs."""
-    given = flat({**to_dict(config), "pairs": pairs})
+    return _kept(flat({**to_dict(config), "pairs": pairs}))
+
+
+def _kept(given: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in given.items() if not any(f"{k}.".startswith(f"{f}.") for f in FREE)}
 
 
@@ -148,7 +151,7 @@ def open_state(config: BootstrapConfig, pairs: dict[str, str]) -> State:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         rounds = [Round(**one) for one in found["rounds"]]
-        theirs = dict(found["settings"])
+        theirs = _kept(found["settings"])
         if found["format"] != FORMAT or [one.round for one in rounds] != list(range(len(rounds))):
             raise ValueError
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

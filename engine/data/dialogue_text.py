@@ -15,15 +15,11 @@ from engine.data.batch import Batch
 from engine.data.bounds import bounded
 from engine.data.captions import clean_question
 from engine.data.counter import Draws
-from engine.data.dialogues import open_dialogues
+from engine.data.dialogues import WRONG, open_dialogues
 from engine.data.images import BadSample
 from engine.data.loader import CROP, TEXT, Collate, Sample, Slots
 from engine.data.source import RawSample
 from engine.data.tokenizer import Tokenizer
-
-# Wrong answers that a right one is told from, drawn from its candidates anew each time. Five texts
-# of some hundred tokens are as many tokens as a picture at 384 pixels has.
-WRONG = 4
 
 
 def dialogue_rows(

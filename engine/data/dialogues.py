@@ -26,6 +26,10 @@ from engine.data.captions import SPACES, valid_text
 from engine.data.json_lists import open_lists, read_json
 from engine.data.source import RawSample, Source, stable_id
 
+# Wrong answers that a right one is told from, drawn from its candidates anew each time. Five texts
+# of some hundred tokens are as many tokens as a picture at 384 pixels has.
+WRONG = 4
+
 # What names of pictures begin with, by the first word of a file's split. v1.0 trains on both of
 # COCO's parts.
 PICTURES = {

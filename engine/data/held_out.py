@@ -7,8 +7,10 @@ from typing import Any, TypeVar
 import torch
 
 from engine.config import ConfigError
+from engine.data.augment import evaluation_view
+from engine.data.images import decode_image
 from engine.data.source import RawSample, Source
-from engine.data.videos import evaluation_pixels
+from engine.data.videos import decode_video
 from engine.progress import Progress
 from engine.share import Share
 
@@ -90,7 +92,10 @@ class HeldOut:
         Raises:
             BadSample: it cannot be used.
         """
-        return evaluation_pixels(raw.image, self.image_size, self.max_pixels, self.frames)
+        if self.frames is None:
+            return evaluation_view(decode_image(raw.image, self.max_pixels), self.image_size)
+        pictures = decode_video(raw.image, self.frames, self.max_pixels)
+        return torch.stack([evaluation_view(picture, self.image_size) for picture in pictures])
 
     def _refuse_video(self, raw: RawSample, reason: str) -> None:
         """A video that cannot be used ends the evaluation.

@@ -61,9 +61,13 @@ def decode_image(content: bytes | None, max_pixels: int) -> Image.Image:
             raise BadSample(reason) from None
 
 
+def known_format(content: bytes) -> bool:
+    """Whether it begins as a JPEG, a PNG or a WebP does."""
+    return content[:2] == b"\xff\xd8" or content[:4] == b"\x89PNG" or content[8:12] == b"WEBP"
+
+
 def _unreadable(content: bytes) -> str:
-    known = content[:2] == b"\xff\xd8" or content[:4] == b"\x89PNG" or content[8:12] == b"WEBP"
-    return "undecodable" if known else "wrong_format"
+    return "undecodable" if known_format(content) else "wrong_format"
 
 
 def extension_of(content: bytes) -> str:

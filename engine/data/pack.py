@@ -79,7 +79,7 @@ def shards_of(places: Sequence[str]) -> list[Path]:
         else:
             problem = "no such file or folder"
             if path.exists():
-                problem = "not a .tar shard: pack the pairs into .tar files as KEY.jpg and KEY.txt"
+                problem = "not a .tar shard: launch/pack.py convert makes shards of a list"
             raise ConfigError(f"{path}: {problem}")
     return list(dict.fromkeys(found))
 

@@ -11,13 +11,11 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
 from PIL import Image
 
 from engine.config import ConfigError
-from engine.data.augment import evaluation_view
 from engine.data.containers import container_of
-from engine.data.images import MAX_ASPECT, BadSample, decode_image
+from engine.data.images import MAX_ASPECT, BadSample
 
 MAX_SECONDS, MAX_FRAMES = 600.0, 36_000
 CODECS = ("av1", "h263", "h264", "hevc", "mjpeg", "mpeg2video", "mpeg4", "vp8", "vp9")
@@ -57,20 +55,6 @@ def decode_video(content: bytes | None, count: int, max_pixels: int) -> list[Ima
         raise
     except Exception:  # noqa: BLE001 - decoders raise anything on hostile bytes
         raise BadSample("undecodable") from None
-
-
-def evaluation_pixels(
-    content: bytes | None, size: int, max_pixels: int, frames: int | None
-) -> torch.Tensor:
-    """[3, size, size] of a picture, or [F, 3, size, size] of so many frames of a video.
-
-    Raises:
-        BadSample: it cannot be used.
-    """
-    if frames is None:
-        return evaluation_view(decode_image(content, max_pixels), size)
-    pictures = decode_video(content, frames, max_pixels)
-    return torch.stack([evaluation_view(picture, size) for picture in pictures])
 
 
 def frame_numbers(total: int, count: int) -> list[int]:

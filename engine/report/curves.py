@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from engine.data.dialogue_text import WRONG
+from engine.data.dialogues import WRONG
 from engine.report.charts import Point, compact, line_chart, smooth
 from engine.report.run_folder import RunFolder, last_value, number
 

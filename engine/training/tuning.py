@@ -18,7 +18,8 @@ from blip_model.visdial import BlipVisdial
 from blip_model.vqa import BlipVqa
 from engine.config import ConfigError, RunConfig
 from engine.data.batch import Batch
-from engine.data.dialogue_text import WRONG, DialogueSlots
+from engine.data.dialogue_text import DialogueSlots
+from engine.data.dialogues import WRONG
 from engine.data.loader import Slots
 from engine.data.questions import QuestionSlots
 from engine.data.statements import StatementSlots

@@ -9,6 +9,7 @@ import transformers
 
 from blip_model import Blip
 from blip_model.caption import BlipCaption
+from blip_model.config import preset, preset_like
 from blip_model.momentum import Momentum
 from blip_model.nlvr import BlipNlvr
 from blip_model.pretrain import BlipPretrain
@@ -17,7 +18,14 @@ from blip_model.vqa import BlipVqa
 from engine.checkpoint import CheckpointError
 from engine.config import ModelSection
 from engine.data.tokenizer import packaged_folder
-from engine.weights import PACKAGED_TEXT, initialise, open_weights, start_from, start_momentum
+from engine.weights import (
+    PACKAGED_TEXT,
+    Weights,
+    initialise,
+    open_weights,
+    start_from,
+    start_momentum,
+)
 from tests import golden_files
 from tests.tiny import tiny_config, tiny_inputs
 
@@ -224,3 +232,13 @@ def test_the_packaged_text_model_gives_its_states_in_preset_small() -> None:
         states = model.encode_text(ids, mask)
         theirs = bert(ids, attention_mask=mask).last_hidden_state
     torch.testing.assert_close(states[mask.bool()], theirs[mask.bool()], rtol=1e-4, atol=1e-5)
+
+
+def test_weights_of_another_preset_are_named() -> None:
+    """Whoever takes a recipe of another size is told which one would fit."""
+    mini = Blip(preset("mini"))
+    weights = Weights("runs/mini", "ours", dict(mini.state_dict()), mini.config)
+    with pytest.raises(CheckpointError, match="; it is of model.preset mini$"):
+        start_from(Blip(preset("tiny")), weights)
+    assert preset_like(replace(preset("small"), image_size=384)) == "small"
+    assert preset_like(replace(preset("tiny"), vision_layers=3)) is None

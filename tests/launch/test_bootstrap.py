@@ -159,6 +159,22 @@ def test_a_round_that_cleans_badly_is_rejected_before_it_costs_more(
     assert yaml.safe_load(text)["seed"] == 2
 
 
+def test_looser_limits_go_on_with_the_rejected_round(world: Path, tmp_path: Path) -> None:
+    output = after_first(world / "whole", tmp_path / "loop", capfilt__caption__top_k=1)
+    worse = ("--capfilt.caption.top_k", 1)
+    code, said = loop(world, output, *worse, "--guard.commonest_share", 0.5)
+    assert code == 0, said
+    assert "with looser limits (--guard.*) it goes on with this one" in said
+    rejected = state(output)["rounds"][1]
+    made = {name: contents(output / "round_1" / name) for name in ("captioner", "filter")}
+    code, said = loop(world, output, *worse)
+    assert code == 0, said
+    one = state(output)["rounds"][1]
+    assert (rejected["accepted"], one["accepted"], one["reasons"]) == (False, True, [])
+    assert rejected["guard"].items() < one["guard"].items()
+    assert made == {name: contents(output / "round_1" / name) for name in made}
+
+
 def test_a_filter_that_keeps_nothing_cleans_nothing(world: Path, tmp_path: Path) -> None:
     changes = {"capfilt__rule__itm_threshold": 1.0, "guard__filter_recall": 0.1}
     after_first(world / "whole", tmp_path / "loop", **changes)

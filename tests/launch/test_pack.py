@@ -1,6 +1,7 @@
 """`pack.py`: an index beside every shard, and no damaged byte that `verify` does not name."""
 
 import io
+import json
 import random
 import tarfile
 from pathlib import Path
@@ -13,7 +14,7 @@ from engine.data.index import index_path, open_index
 from engine.data.shards import Shards
 from launch import pack
 from tests.commands import Ended, call, contents
-from tests.shards import write_shards
+from tests.shards import picture, write_shards
 
 
 @pytest.fixture
@@ -188,3 +189,37 @@ def test_hostile_metadata_stops_neither_index_nor_verify(tmp_path: Path) -> None
     assert run("verify", path).out.startswith("shards: 1, samples: 4,")
     source = Shards([path])
     assert [source.read(number).uid for number in range(4)] == ["?", "1", "2", "3"]
+
+
+def test_a_list_becomes_shards_that_cleaning_takes(tmp_path: Path) -> None:
+    rows = [{"image": f"{number}.png", "caption": f"a thing {number}"} for number in range(5)]
+    rows[1]["caption"] = ["one", "Zwei\u00e4"]
+    rows.append({"image": "page.png", "caption": "a page"})
+    rows.append({"image": "none.png", "caption": "nothing"})
+    (tmp_path / "pairs.json").write_text(json.dumps(rows))
+    (tmp_path / "pictures").mkdir()
+    for number in range(5):
+        (tmp_path / "pictures" / f"{number}.png").write_bytes(picture(number))
+    (tmp_path / "pictures" / "page.png").write_bytes(b"<html>")
+    words = ["convert", tmp_path / "pairs.json", "--image_root", tmp_path / "pictures"]
+    words += ["--output_dir", tmp_path / "web", "--samples_per_shard", 4]
+    done = run(*words)
+    assert (done.code, done.err) == (0, "")
+    assert "6 pairs" in done.out and "left out: 1 wrong_format, 1 missing" in done.out
+    shards = Shards(sorted((tmp_path / "web").glob("*.tar")))
+    found = [shards.read(number) for number in range(len(shards))]
+    assert shards.lengths == [4, 2]
+    texts = ["a thing 0", "one", "Zwei\u00e4", "a thing 2", "a thing 3", "a thing 4"]
+    assert [one.captions for one in found] == [[text] for text in texts]
+    assert [one.image for one in found] == [picture(n) for n in (0, 1, 1, 2, 3, 4)]
+    assert found[1].image_id == found[2].image_id != found[0].image_id
+    assert run("verify", tmp_path / "web").code == 0
+    assert "holds shards already" in refused(*words)
+
+
+def test_nothing_to_convert_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "pairs.json").write_text('[{"image": "none.png", "caption": "a"}]')
+    words = ["convert", tmp_path / "pairs.json", "--output_dir", tmp_path / "web"]
+    assert "not one pair to pack: 1 missing; is --image_root right?" in refused(*words)
+    assert "no --output_dir named" in refused("convert", tmp_path / "pairs.json")
+    assert "belong to convert" in refused("index", tmp_path, "--output_dir", "x")
