@@ -109,11 +109,12 @@ def urls(server: Hostile, paths: list[str], host: str = "127.0.0.1") -> list[tup
     return [(f"http://{host}:{server.port}{path}", f"what {path} shows") for path in paths]
 
 
-def test_every_hostile_answer_has_its_reason_and_no_other_row_is_lost(tmp_path: Path) -> None:
+def test_every_hostile_answer_has_its_reason_and_no_other_row_is_lost(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     with hostile_server() as server:
         # What a first collection opens for good is none of what is looked for.
-        (tmp_path / "first").mkdir()
-        collect(tmp_path / "first", urls(server, ["/good?first"]))
+        collect(tmp_path_factory.mktemp("first"), urls(server, ["/good?first"]))
     descriptors = len(os.listdir("/proc/self/fd"))
     with hostile_server() as server:
         # A good picture follows each trouble.
