@@ -46,7 +46,8 @@ class _Asked:
     """What is asked of the check.
 
     Args:
-        task: `pretrain`, `capfilt`, or what is fine-tuned (caption, retrieval, nlvr, vqa); a
+        task: `pretrain`, `capfilt`, or what is fine-tuned (caption, retrieval, nlvr,
+            visdial, vqa, video_retrieval, video_qa); a
             recipe of fine-tuning says it itself.
         ranks: processes that the run will have; null takes one a GPU, or the launcher's number.
         json: print one JSON object instead of lines.

@@ -68,12 +68,13 @@ def main() -> None:
     given = flags()
     # Imported late: help and bad words need no Arrow.
     from engine.data.pack import index_shards, verify_shards
-    from engine.data.pack_pairs import convert
 
     def say(line: str) -> None:
         print(line, flush=True)
 
     if given.action == "convert":
+        from engine.data.pack_pairs import convert
+
         made = convert(
             given.shards,
             Path(given.output_dir),

@@ -14,8 +14,15 @@ from blip_model.vqa import BlipVqa
 from engine import checkpoint, runtime
 from engine.config import DataSection, EvaluateSection, ModelSection, RunConfig
 from engine.evaluation.run import evaluate
-from tests.shards import caption, write_questions, write_shards, write_statements
+from tests.shards import (
+    caption,
+    write_dialogues,
+    write_questions,
+    write_shards,
+    write_statements,
+)
 from tests.tiny import spread, tiny_config
+from tests.videos import write_video_questions, write_videos
 
 # Where pairs of a task are, and what network it is for.
 TASKS = {
@@ -24,6 +31,9 @@ TASKS = {
     "classification": ("shards", "med"),
     "nlvr": ("statements.json", "nlvr"),
     "vqa": ("questions.json", "vqa"),
+    "visdial": ("dialogues.json", "med"),
+    "video_retrieval": ("videos.jsonl", "med"),
+    "video_qa": ("video_questions.json", "vqa"),
 }
 COUNT = 11
 
@@ -33,6 +43,9 @@ def write_world(folder: Path) -> Path:
     write_shards(folder / "shards", COUNT, per_shard=4)
     write_statements(folder, COUNT)
     write_questions(folder, COUNT)
+    write_dialogues(folder, 5)
+    write_videos(folder, COUNT)
+    write_video_questions(folder, COUNT)
     rows = []
     for number in (0, 1, 2, 1, 3, 4, 0, 5, 6, 7, 8):
         texts = [f"{caption(number)}, row {len(rows)}", "once more"][: 1 + number % 2]
@@ -63,7 +76,7 @@ def configurations(folder: Path, output: Path) -> Iterator[tuple[str, RunConfig]
                 precision="fp32",
                 device="cpu",
                 model=ModelSection(preset="tiny", checkpoint=str(folder / network)),
-                data=DataSection(eval=str(folder / data)),
+                data=DataSection(eval=str(folder / data), frames=2),
                 evaluate=EvaluateSection(**(vars(settings) | chosen)),
             ),
         )

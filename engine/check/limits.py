@@ -73,7 +73,8 @@ def workers(setup: Setup) -> Iterator[Finding]:
     except ConfigError:
         return
     side = setup.network.image_size
-    needed = here * count * PREFETCHED * micro * 3 * side * side * 4
+    views = 2 if setup.task == "nlvr" else getattr(setup.objective, "frames", 1)
+    needed = here * count * PREFETCHED * micro * views * 3 * side * side * 4
     if host.shared_memory is not None and needed > host.shared_memory:
         yield error(
             "shared_memory",

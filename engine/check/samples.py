@@ -4,12 +4,14 @@ from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
+from PIL import Image
 
 from engine.check.pairs import Pairs
 from engine.check.setup import Setup
 from engine.data.captions import SPACES, clean_caption
 from engine.data.images import BadSample, decode_image
 from engine.data.source import RawSample
+from engine.data.videos import decode_video
 from engine.findings import Finding, error, warning
 
 # Pixels that are decoded in all: a second's worth, or two.
@@ -57,14 +59,21 @@ def _problem(setup: Setup, raw: RawSample, left: int) -> tuple[str, int]:
     try:
         if raw.problem:
             raise BadSample(raw.problem)
-        for content in (raw.image, raw.second) if raw.second is not None else (raw.image,):
-            if left > 0:
-                image = decode_image(content, data.max_pixels)
+        contents = (raw.image, raw.second) if raw.second is not None else (raw.image,)
+        for content in contents if left > 0 else ():
+            for image in _pictures(setup, content):
                 pixels += image.width * image.height
         _first_usable(raw, data.max_words)
     except BadSample as bad:
         return bad.reason, pixels
     return "", pixels
+
+
+def _pictures(setup: Setup, content: bytes | None) -> list[Image.Image]:
+    data = setup.config.data
+    if setup.task.startswith("video_"):
+        return decode_video(content, data.frames, data.max_pixels)
+    return [decode_image(content, data.max_pixels)]
 
 
 def _first_usable(raw: RawSample, max_words: int) -> str:

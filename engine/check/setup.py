@@ -65,7 +65,7 @@ class Setup:
     @property
     def contrasts(self) -> bool:
         """Whether the objective has momentum encoders and queues."""
-        return self.task in (PRETRAIN, "retrieval")
+        return self.task in (PRETRAIN, "retrieval", "video_retrieval")
 
     @property
     def steps(self) -> int | None:

@@ -50,8 +50,7 @@ class EvaluationSet(HeldOut):
     def _read(self, number: int, views: dict[int, torch.Tensor]) -> None:
         raw = self.source.read(number)
         try:
-            if raw.problem:
-                raise BadSample(raw.problem)
+            self._refuse_problem(raw)
             texts = _usable(raw.captions, self.max_words)
             if raw.image_id not in views:
                 views[raw.image_id] = self._pixels(raw)
@@ -60,7 +59,6 @@ class EvaluationSet(HeldOut):
                 self.image_ids.append(raw.image_id)
                 self.domains.append(raw.domain)
         except BadSample as bad:
-            self._refuse_video(raw, bad.reason)
             self.bad.append((raw.key, bad.reason))
             return
         self.captions += [cleaned for cleaned, _ in texts]

@@ -8,7 +8,7 @@ import torch
 
 from engine.config import ConfigError
 from engine.data.augment import evaluation_view
-from engine.data.images import decode_image
+from engine.data.images import BadSample, decode_image
 from engine.data.source import RawSample, Source
 from engine.data.videos import decode_video
 from engine.progress import Progress
@@ -82,29 +82,37 @@ class HeldOut:
         """
         mine = {}
         for batch, own in zip(made, self.own, strict=True):
-            things = batch.cpu() if isinstance(batch, torch.Tensor) else batch
-            mine[own.number] = [things[place] for place in own.places]
+            # A tensor's rows go as one: each by itself would bring the whole batch's storage along.
+            whole = isinstance(batch, torch.Tensor)
+            mine[own.number] = batch[own.places].cpu() if whole else [batch[n] for n in own.places]
         return [thing for part in self.share.gathered(mine).values() for thing in part]
+
+    def _refuse_problem(self, raw: RawSample) -> None:
+        """What a source could not give whole is no sample.
+
+        Raises:
+            BadSample: it could not, and is a picture.
+            ConfigError: it could not, and is a video: those are few, and none may be missing.
+        """
+        if raw.problem and self.frames:
+            raise ConfigError(f"{raw.key}: not a usable video: {raw.problem}")
+        if raw.problem:
+            raise BadSample(raw.problem)
 
     def _pixels(self, raw: RawSample) -> torch.Tensor:
         """[3, H, W] of its picture, or [F, 3, H, W] of its video.
 
         Raises:
-            BadSample: it cannot be used.
+            BadSample: a picture that cannot be used.
+            ConfigError: a video that cannot.
         """
         if self.frames is None:
             return evaluation_view(decode_image(raw.image, self.max_pixels), self.image_size)
-        pictures = decode_video(raw.image, self.frames, self.max_pixels)
+        try:
+            pictures = decode_video(raw.image, self.frames, self.max_pixels)
+        except BadSample as bad:
+            raise ConfigError(f"{raw.key}: not a usable video: {bad.reason}") from None
         return torch.stack([evaluation_view(picture, self.image_size) for picture in pictures])
-
-    def _refuse_video(self, raw: RawSample, reason: str) -> None:
-        """A video that cannot be used ends the evaluation.
-
-        Raises:
-            ConfigError: it is one.
-        """
-        if self.frames:
-            raise ConfigError(f"{raw.key}: not a usable video: {reason}") from None
 
     def _parts(self, size: int, what: str) -> Iterator[range]:
         """Rows of this process's batches; the lists are fresh for each. Collective at its end.

@@ -59,7 +59,7 @@ def by_simplejpeg(content: bytes, divisor: int) -> np.ndarray:
     import simplejpeg
 
     height, width, space, _ = simplejpeg.decode_jpeg_header(content)
-    if space != "YCbCr":
+    if space not in ("YCbCr", "RGB"):
         raise ValueError(f"a JPEG of colours {space}")
     least = {"min_height": -(-height // divisor), "min_width": -(-width // divisor)}
     return simplejpeg.decode_jpeg(content, "RGB", min_factor=divisor, **least)

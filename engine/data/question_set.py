@@ -45,14 +45,12 @@ class QuestionSet(HeldOut):
             for number in rows:
                 raw = self.source.read(number)
                 try:
-                    if raw.problem:
-                        raise BadSample(raw.problem)
+                    self._refuse_problem(raw)
                     question = clean_question(raw.captions[0], self.max_words)
                     if not pictures or raw.image_id != shown:
                         pictures.append(self._pixels(raw))
                         shown = raw.image_id
                 except BadSample as bad:
-                    self._refuse_video(raw, bad.reason)
                     self.bad.append((raw.key, bad.reason))
                     self.bad_ids.append(raw.uid)
                     continue

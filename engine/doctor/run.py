@@ -44,7 +44,8 @@ def with_torch() -> dict[str, Any]:
     # Imported here, so that the children find it done.
     from engine.doctor import operations
 
-    if not torch.cuda.is_available():
+    # In a child: the question alone starts the driver, which a process forked after it cannot use.
+    if not isolated(torch.cuda.is_available, LONG).facts:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     probes: dict[str, tuple[Callable[[], Any], float]] = {
         "torch": (compute.torch_facts, LONG),

@@ -101,7 +101,8 @@ def evaluate(config: RunConfig, task: str, here: Runtime = ALONE) -> dict[str, A
             except OSError as error:
                 problem = f"cannot be written: {error.strerror}"
                 raise ConfigError(f"output_dir {config.output_dir}: {problem}") from None
-            _print(Path(config.output_dir), results)
+    if here.is_main:
+        _print(Path(config.output_dir), results)
     return results
 
 
@@ -126,6 +127,8 @@ def _evaluated(config: RunConfig, task: str, share: Share) -> dict[str, Any]:
     seen = {"frames": config.data.frames} if task in VIDEOS else {}
     samples = collecting(source, size, config.data.max_words, config.data.max_pixels, **seen)
     samples.share = share
+    # What one process refuses all know before the work.
+    share.meet(None)
     return EVALUATORS[task](blip, samples, config.evaluate) | {
         "checkpoint": config.model.checkpoint
     }

@@ -35,6 +35,10 @@ FREE = {
 }
 
 
+# What younger settings than a checkpoint were before they were there, where not their default.
+BEFORE = {"data.fast_views": False}
+
+
 def refuse_drift(saved: dict[str, Any], config: RunConfig, where: str) -> None:
     """A continuation must not change the arithmetic.
 
@@ -51,8 +55,7 @@ def refuse_drift(saved: dict[str, Any], config: RunConfig, where: str) -> None:
     # Captions are trained behind the prompt that they are generated behind.
     free = {key for key in {*old, *new} if {key, key.partition(".")[0]} & FREE}
     free -= {"evaluate.prompt"} if task == "caption" else set()
-    # A setting that is younger than the checkpoint was what it is by default.
-    old = {**flat(to_dict(RunConfig())), **old}
+    old = {**flat(to_dict(RunConfig())), **BEFORE, **old}
     drifted = [
         f"{key} {old.get(key)!r} -> {new.get(key)!r}"
         for key in sorted({*old, *new} - free)

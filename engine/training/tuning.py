@@ -1,6 +1,5 @@
 """What a fine-tuning trains: each goes on from weights."""
 
-from functools import partial
 from typing import Any
 
 from blip_model.caption import BlipCaption
@@ -78,12 +77,9 @@ class FineTuning:
     prompt = ""
     slots = Slots
 
-    def __init__(
-        self, config: RunConfig, tokenizer: Tokenizer, slots: type[Slots] | None = None
-    ) -> None:
+    def __init__(self, config: RunConfig, tokenizer: Tokenizer) -> None:
         refuse_no_weights(config)
         self.section, self.config = config.model, config.model.network()
-        self.slots = slots or self.slots
         self.frames = self.slots.frames(config.data)
 
 
@@ -179,14 +175,26 @@ class Dialogue(FineTuning):
         return visdial_flops(self.config, tokens, 1 + WRONG)
 
 
+class VideoRetrieval(Retrieval):
+    """A filter of videos."""
+
+    slots = VideoSlots
+
+
+class VideoAnswering(Answering):
+    """Questions about videos."""
+
+    slots = VideoQuestionSlots
+
+
 OBJECTIVES = {
     "caption": Captioning,
     "retrieval": Retrieval,
     "nlvr": Nlvr,
     "visdial": Dialogue,
     "vqa": Answering,
-    "video_retrieval": partial(Retrieval, slots=VideoSlots),
-    "video_qa": partial(Answering, slots=VideoQuestionSlots),
+    "video_retrieval": VideoRetrieval,
+    "video_qa": VideoAnswering,
 }
 
 

@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
+from engine.data.held_out import HeldOut, Own
 from engine.evaluation.run import evaluate
 from tests.evaluation_ranks import TASKS, configurations, write_world
 from tests.forked import run, succeed
@@ -39,6 +41,16 @@ def test_ranks_find_what_one_process_finds(world: Path, tmp_path: Path, ranks: i
     # 9 pictures of 11 good rows in three of six batches, one batch without any.
     assert alone["retrieval/results.json"]["count"] == 9
     assert alone["retrieval/results.json"]["bad_samples"] == 5
+
+
+def test_a_row_is_gathered_without_its_batch() -> None:
+    """A row of a tensor brings its whole storage along where it is sent by itself."""
+    found = HeldOut(source=[], image_size=8, max_words=1, max_pixels=1)
+    found.own = [Own(0, [2, 0], range(2))]
+    made = torch.arange(12.0).view(3, 4)
+    rows = found.gathered([made])
+    assert [row.tolist() for row in rows] == [made[2].tolist(), made[0].tolist()]
+    assert rows[0].untyped_storage().nbytes() == 2 * 4 * 4
 
 
 def words_of(world: Path, output: Path, model: str = "med") -> list[object]:

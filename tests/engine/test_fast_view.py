@@ -94,7 +94,8 @@ def test_decoded_small_views_stay_close(width: int, height: int) -> None:
 
 
 def test_both_decoders_give_the_same_pixels() -> None:
-    for settings in ({}, {"subsampling": 0}, {"progressive": True}, {"quality": 30}):
+    kinds = ({}, {"subsampling": 0}, {"progressive": True}, {"quality": 30}, {"keep_rgb": True})
+    for settings in kinds:
         content = encoded(photo(301, 203), **settings)
         for divisor in jpeg.DIVISORS:
             one, other = (decode(content, divisor) for decode in DECODERS)

@@ -8,7 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from engine.checkpoint import CheckpointError
+from engine.config import DataSection, RunConfig, to_dict
 from engine.manifest import seal
+from engine.training.drift import refuse_drift
 from tests.forked import run, succeed
 from tests.runs import metrics, weights, write_config
 from tests.shards import picture, write_shards
@@ -59,6 +62,15 @@ def test_settings_that_change_the_arithmetic_are_refused_by_name(done: Path) -> 
     assert "model.momentum 0.995 -> 0.9" in line
     assert "train.learning_rate 0.001 -> 0.5" in line
     assert "max_steps" not in line
+
+
+def test_a_run_from_before_fast_views_keeps_its_own() -> None:
+    saved = to_dict(RunConfig())
+    del saved["data"]["fast_views"], saved["data"]["curriculum"]
+    slow = RunConfig(data=DataSection(fast_views=False))
+    refuse_drift(saved, slow, "an old run")
+    with pytest.raises(CheckpointError, match="data.fast_views False -> True"):
+        refuse_drift(saved, RunConfig(), "an old run")
 
 
 def test_other_data_is_refused(done: Path, tmp_path: Path) -> None:
