@@ -60,10 +60,13 @@ def convert(
                     left_out[reason] += 1
                     continue
                 for place, caption in enumerate(raw.captions):
+                    if not isinstance(caption, str):
+                        left_out["bad_text"] += 1
+                        continue
                     uid = raw.uid if len(raw.captions) == 1 else f"{raw.uid}#{place}"
                     facts = {"uid": uid, "url": raw.url, "image_id": raw.image_id}
                     form = extension_of(raw.image or b"")
-                    writer.add(f"{pairs:09d}", raw.image or b"", form, str(caption), facts)
+                    writer.add(f"{pairs:09d}", raw.image or b"", form, caption, facts)
                     pairs, size = pairs + 1, size + len(raw.image or b"")
                 if time.monotonic() - shown > SECONDS_BETWEEN_LINES:
                     shown = time.monotonic()

@@ -40,8 +40,11 @@ def purge_shard(
         How many samples were taken out.
 
     Raises:
-        ShardError: a shard that is damaged or no tar file; it is left as it is.
+        ShardError: a shard that is damaged, no tar file, or a link; it is left as it is.
     """
+    if shard.is_symlink():
+        # Replacing a link would leave the samples in the file behind it.
+        raise ShardError(f"{shard}: is a link; name the shard itself, {shard.resolve()}")
     fresh = build_index(shard)
     if index_path(shard).is_file() and read_index(shard).digest not in ("", fresh.digest):
         raise ShardError(f"{shard}: damaged: its bytes are not those that its index was made for")
@@ -62,6 +65,7 @@ def purge_shard(
     finally:
         partial.unlink(missing_ok=True)
     store_index(build_index(shard))
+    sync(index_path(shard))
     sync(shard.parent)
     return len(out)
 

@@ -115,6 +115,11 @@ def read_facts(content: bytes | None) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
+def _utf8(text: str) -> bytes:
+    """Halves of characters, which JSON can hold and UTF-8 cannot, become question marks."""
+    return text.encode("utf-8", "replace")
+
+
 def _captions(facts: dict[str, Any], text: bytes | None) -> list[Any]:
     """A cleaned sample's texts are in its JSON: there may be several; .txt is the first of them."""
     cleaned = facts.get(CLEANED)
@@ -177,7 +182,7 @@ class ShardWriter:
         if self._tar is None:
             self._tar = tarfile.TarFile(self._path(".partial"), "w", format=tarfile.USTAR_FORMAT)
         facts = json.dumps(metadata, sort_keys=True, ensure_ascii=False)
-        members = ((extension, image), ("txt", caption.encode()), ("json", facts.encode()))
+        members = ((extension, image), ("txt", _utf8(caption)), ("json", _utf8(facts)))
         add_members(self._tar, key, members)
         self._count += 1
         if self._count == self.samples_per_shard:

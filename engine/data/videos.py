@@ -18,6 +18,8 @@ from engine.data.containers import container_of
 from engine.data.images import MAX_ASPECT, BadSample
 
 MAX_SECONDS, MAX_FRAMES = 600.0, 36_000
+# Pixels of all frames of a video: those of full HD for as long.
+MAX_DECODED = MAX_FRAMES * 1920 * 1088
 CODECS = ("av1", "h263", "h264", "hevc", "mjpeg", "mpeg2video", "mpeg4", "vp8", "vp9")
 DECODERS = (*CODECS, "libdav1d", "libvpx", "libvpx-vp9")
 
@@ -101,6 +103,8 @@ def _sampled(opened: Any, count: int, max_pixels: int) -> list[Image.Image]:
     if opened.duration is not None and opened.duration > MAX_SECONDS * 1e6:
         raise BadSample("too_long")
     packets = _packets(opened, stream)
+    if len(packets) * context.width * context.height > MAX_DECODED:
+        raise BadSample("too_long")
     shown = [packet.pts for packet in packets if not packet.is_discard]
     if len(shown) < 2:
         raise BadSample("one_frame")

@@ -132,7 +132,7 @@ class Store:
         def once() -> None:
             expected = self._size(url)
             if self._web is not None:
-                self._web.fetch(url, target)
+                self._web.fetch(url, target, expected)
             else:
                 self._files.get_file(url, str(target))
             _compare(expected, target.stat().st_size)

@@ -5,7 +5,6 @@ time changes nothing.
 """
 
 import http.client
-import shutil
 import socket
 import urllib.request
 from pathlib import Path
@@ -14,6 +13,8 @@ from urllib.error import HTTPError
 from engine.remote.addresses import is_public
 
 CHUNK = 1 << 20
+# Bytes of a file whose size no server has said.
+MOST = 1 << 36
 ABSENT = (403, 404, 410)
 # Worth another try: too early, too many, and what servers say when they are unwell.
 PASSING = (408, 425, 429)
@@ -62,10 +63,17 @@ class Web:
             length = response.headers.get("Content-Length")
             return int(length) if length and length.isdecimal() else None
 
-    def fetch(self, url: str, target: Path) -> None:
-        """Copy a file to the disk; raises as `size` does."""
+    def fetch(self, url: str, target: Path, most: int | None = None) -> None:
+        """Copy a file of at most `most` bytes to the disk; raises as `size` does."""
+        found, most = 0, MOST if most is None else most
         with self._open(url, "GET") as response, target.open("wb") as file:
-            shutil.copyfileobj(response, file, CHUNK)
+            while part := response.read(CHUNK):
+                found += len(part)
+                if found > most:
+                    raise OSError(f"more than {most} bytes arrived")
+                file.write(part)
+            if response.length:
+                raise OSError(f"{response.length} bytes are missing")
 
     def _open(self, url: str, method: str) -> http.client.HTTPResponse:
         # Compressed on the way, a file would not have the size that the server states.

@@ -31,6 +31,7 @@ from tests.check_runs import HOST, config_of, look, make_good, write_pairs
 from tests.commands import call, contents
 from tests.faults import CLEANING, FAULTS, Fault, described
 from tests.plants import cut, hold, strange_members
+from tests.videos import write_video_questions, write_videos
 
 
 @pytest.fixture(scope="module")
@@ -285,3 +286,15 @@ def test_ranks_of_other_machines_do_not_count_here(good: Path) -> None:
     assert look(good, *words, "--ranks", "8", host=few) == []
     found = look(good, *words, "--ranks", "4", host=few)
     assert {finding.name for finding in found} == {"workers", "shared_memory"}
+
+
+@pytest.mark.parametrize("task", ["video_retrieval", "video_qa"])
+def test_videos_are_looked_at_as_videos(good: Path, tmp_path: Path, task: str) -> None:
+    write = {"video_retrieval": write_videos, "video_qa": write_video_questions}[task]
+    data, held_out = write(tmp_path, 16), tmp_path / "held_out"
+    held_out.mkdir()
+    words = ["--task", task, "--data.train", str(data), "--data.frames", "2"]
+    words += ["--model.checkpoint", str(good / "tiny")]
+    assert {one.name for one in look(good, *words)} <= {"eval_shared"}
+    (tmp_path / "video3.mp4").write_bytes(b"no video")
+    assert "wrong_format" in " ".join(one.line for one in look(good, *words))

@@ -106,6 +106,9 @@ class CollectionFolder:
             left.unlink()
         for left in self.root.rglob(".*.partial"):
             left.unlink()
+        for left in self.work.glob("*.journal"):
+            if self.finished(int(left.stem)):
+                left.unlink()
         if not path.exists():
             write_whole(path, (json.dumps(settings, indent=1) + "\n").encode())
 
@@ -147,7 +150,9 @@ class CollectionFolder:
             sync(index_path(self.shard(number)))
             sync(self.root)
         else:
-            partial.unlink()
+            # One of an earlier try, whose table did not come to be, would not go with this one's.
+            for path in (partial, index_path(self.shard(number)), self.shard(number)):
+                path.unlink(missing_ok=True)
         self.write_table(number, rows)
         self.journal(number).unlink(missing_ok=True)
 

@@ -36,9 +36,13 @@ def purge(uids_file: Path, places: Sequence[str], progress: Callable[[str], None
         ShardError: shards that are damaged; all others are done.
     """
     uids = _read_uids(uids_file)
-    collections = [CollectionFolder(Path(p)) for p in places if (Path(p) / SETTINGS).is_file()]
+    roots = dict.fromkeys(Path(p).resolve() for p in places if (Path(p) / SETTINGS).is_file())
+    collections = [CollectionFolder(root) for root in roots]
     others = [place for place in places if not (Path(place) / SETTINGS).is_file()]
     shards = shards_of(others) if others else []
+    for shard in shards:
+        if (shard.parent / SETTINGS).is_file():
+            raise ConfigError(f"{shard} is part of a collection: name its folder, {shard.parent}")
     shards += [shard for one in collections for shard in sorted(one.root.glob("*.tar"))]
     done, problems = 0, []
     with ExitStack() as locks:
@@ -50,6 +54,8 @@ def purge(uids_file: Path, places: Sequence[str], progress: Callable[[str], None
                 done += purge_shard(shard, uids, lambda found, at=shard: _note_found(at, found))
             except ShardError as error:
                 problems.append(str(error))
+            except OSError as error:
+                problems.append(f"{shard}: {error.strerror}")
         for one in collections:
             _forget(one, uids)
     if problems:
@@ -88,6 +94,9 @@ def _note(folder: Path, facts: Iterable[dict[str, str]]) -> None:
 def _forget(folder: CollectionFolder, uids: frozenset[str]) -> None:
     """Take the URLs and looks of pictures out of the tables, and what is in work that may hold
     them: it is fetched again."""
+    # Of a process that was killed in the middle of a file.
+    for path in (*folder.work.glob("*.partial"), *folder.root.glob(".*.partial")):
+        path.unlink()
     met: set[str] = set()
     for path in sorted(folder.tables.glob("*.parquet")):
         rows = folder.read_table(int(path.stem)).to_pylist()
@@ -96,6 +105,6 @@ def _forget(folder: CollectionFolder, uids: frozenset[str]) -> None:
             rows = [row | GONE if row["uid"] in here else row for row in rows]
             folder.write_table(int(path.stem), rows)
         met |= here
-    if uids - met:
-        for path in folder.work.glob("*.journal"):
+    for path in folder.work.glob("*.journal"):
+        if uids - met or folder.finished(int(path.stem)):
             path.unlink()

@@ -7,6 +7,7 @@ connection that is used twice, and no name or type that the server gives decides
 
 import http.client
 import io
+import re
 import socket
 import zlib
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from engine.collect.web.url import Url
 MAX_HEADER = 1 << 16
 CHUNK = 1 << 16
 REDIRECTS = (301, 302, 303, 307, 308)
+RAW = re.compile(r"[\x80-\xff]")
 # Too early, too many, and what servers say when they are unwell.
 PASSING = (408, 425, 429, 500, 502, 503, 504)
 # zlib's window for gzip and zlib heads alike.
@@ -44,7 +46,9 @@ class Answer:
     @property
     def location(self) -> str | None:
         """Where a redirect leads to, as it stands there; None where it is none."""
-        return self.headers.get("Location") if self.status in REDIRECTS else None
+        place = self.headers.get("Location") if self.status in REDIRECTS else None
+        # Raw bytes, which were read as Latin-1, mean themselves.
+        return place and RAW.sub(lambda byte: f"%{ord(byte[0]):02X}", place)
 
 
 class Metered(io.RawIOBase):

@@ -50,7 +50,8 @@ def parse_robots(content: bytes, agent: str) -> Rules:
     """
     groups: dict[str, list[tuple[str, bool]]] = {}
     delays: dict[str, float] = {}
-    names: list[str] = []
+    # Of a group's names only those that may be ours: a file of many names costs no more.
+    names: set[str] = set()
     naming = False
     for line in content[:MAX_BYTES].decode("utf-8-sig", "replace").splitlines():
         key, colon, value = line.partition("#")[0].partition(":")
@@ -58,11 +59,12 @@ def parse_robots(content: bytes, agent: str) -> Rules:
         if not colon:
             continue
         if key == "user-agent":
-            names = names if naming else []
-            names.append(_token(value))
-            groups.setdefault(names[-1], [])
+            names = names if naming else set()
+            if (name := _token(value)) in ("*", agent):
+                names.add(name)
+                groups.setdefault(name, [])
         elif key in ("allow", "disallow") and value:
-            for name in {"*", agent} & set(names):
+            for name in names:
                 if len(groups[name]) < MAX_RULES:
                     groups[name].append((_plain(value), key == "allow"))
         elif key == "crawl-delay" and value.replace(".", "", 1).isdecimal():

@@ -62,11 +62,17 @@ class RobotsCache:
             rules, seconds, failure = self._read(url), SECONDS, None
         except Refused as refused:
             if refused.passing:
+                with self._lock:
+                    if self._entries.get(url.origin) is entry:
+                        self._cost -= self._entries.pop(url.origin).cost
                 raise
             rules, seconds, failure = None, SECONDS_OF_FAILURE, refused
         entry.rules, entry.failure = rules, failure
         entry.until = time.monotonic() + seconds
         with self._lock:
+            if self._entries.get(url.origin) is not entry:
+                # Given up meanwhile: what was read serves this row alone.
+                return
             cost = (rules or ALL).cost
             self._cost += cost - entry.cost
             entry.cost = cost

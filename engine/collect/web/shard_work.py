@@ -55,7 +55,8 @@ class ShardWork:
         self._refused: dict[int, Outcome] = {}
 
     def refuse(self, row: int, reason: str) -> None:
-        """A row that nobody is asked for."""
+        """A row that nobody is asked for, whatever a launch before has found."""
+        self.journal.outcomes.pop(row, None)
         self._refused[row] = Outcome(row, reason)
 
     def open(self, row: int) -> bool:

@@ -121,11 +121,12 @@ class Visitor:
         seconds = self.settings.first_wait * 2**job.tries
         if refused.wait is not None:
             seconds = max(seconds, refused.wait)
-        if not refused.passing or job.tries == self.settings.retries:
+        last = not refused.passing or job.tries == self.settings.retries
+        if last or seconds > self.settings.longest_wait:
+            # The row is given up, its host is still left alone as it asked to be.
+            job.pause = max(job.pause, min(refused.wait or 0.0, LONGEST_DELAY))
             raise refused
-        if seconds > self.settings.longest_wait:
-            raise refused
-        job.pause = refused.wait or 0.0
+        job.pause = max(job.pause, refused.wait or 0.0)
         job.tries += 1
         job.url, job.redirects, job.spent = job.first, 0, 0.0
         return Again(seconds)

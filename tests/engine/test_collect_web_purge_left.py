@@ -1,0 +1,77 @@
+"""What a purge must not leave behind, and what it refuses rather than half does."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from engine.collect.web.folder import SETTINGS, CollectionFolder
+from engine.collect.web.journal import Journal, Outcome
+from engine.collect.web.purge import purge
+from engine.collect.web.robots import parse_robots
+from engine.collect.web.shard_work import ShardWork
+from engine.config import ConfigError
+from engine.data.index import ShardError
+from tests.shards import write_shards
+
+
+def uids_of(folder: Path, *uids: str) -> Path:
+    path = folder / "uids.txt"
+    path.write_text("".join(f"{uid}\n" for uid in uids))
+    return path
+
+
+def test_a_link_is_refused_and_nothing_is_lost(tmp_path: Path) -> None:
+    data = write_shards(tmp_path / "data", 6)
+    (tmp_path / "links").mkdir()
+    shard = next(data.glob("*.tar"))
+    (tmp_path / "links" / shard.name).symlink_to(shard)
+    before = shard.read_bytes()
+    with pytest.raises(ShardError, match="is a link; name the shard itself"):
+        purge(uids_of(tmp_path, "uid-1"), [str(tmp_path / "links")])
+    assert (tmp_path / "links" / shard.name).is_symlink() and shard.read_bytes() == before
+
+
+def test_a_collection_is_named_by_its_folder(tmp_path: Path) -> None:
+    data = write_shards(tmp_path / "data", 6)
+    (data / SETTINGS).write_text("{}")
+    shard = next(data.glob("*.tar"))
+    with pytest.raises(ConfigError, match="is part of a collection: name its folder"):
+        purge(uids_of(tmp_path, "uid-1"), [str(shard)])
+
+
+def test_journals_of_finished_shards_and_half_files_go(tmp_path: Path) -> None:
+    folder = CollectionFolder(tmp_path / "web")
+    folder.root.mkdir()
+    with folder.locked():
+        folder.begin({"a": 1})
+        folder.finish(0, iter(()), [])
+    for name in ("00000.journal", "00001.journal", "00001.partial"):
+        (folder.work / name).write_bytes(b"pictures")
+    (folder.root / ".00000.tar.ab.partial").write_bytes(b"pictures")
+    with folder.locked():
+        folder.begin({"a": 1})
+    assert {path.name for path in folder.work.iterdir()} == {"00001.journal"}
+    assert not list(folder.root.glob(".*.partial"))
+    (folder.work / "00000.journal").write_bytes(b"pictures")
+    (folder.work / "00001.partial").write_bytes(b"pictures")
+    assert json.loads((folder.root / SETTINGS).read_text()) == {"a": 1}
+    purge(uids_of(tmp_path, "no such"), [str(folder.root)])
+    assert not list(folder.work.iterdir())
+
+
+def test_a_row_that_is_refused_now_counts_once(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "00000.journal")
+    journal.outcomes[3] = Outcome(3, "")
+    work = ShardWork(0, [object(), object()], journal)
+    work.refuse(3, "purged")
+    assert (work.known, work.complete) == (1, False)
+    work.refuse(4, "purged")
+    assert work.complete
+
+
+def test_a_file_of_many_names_costs_no_more() -> None:
+    names = "".join(f"user-agent: x{number}\n" for number in range(9000))
+    rules = "".join(f"allow: /{number}\n" for number in range(9000))
+    found = parse_robots(f"user-agent: bot\n{names}crawl-delay: 2\n{rules}".encode(), "bot")
+    assert found.delay == 2.0 and len(found.rules) > 100
