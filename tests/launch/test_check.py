@@ -291,10 +291,9 @@ def test_ranks_of_other_machines_do_not_count_here(good: Path) -> None:
 @pytest.mark.parametrize("task", ["video_retrieval", "video_qa"])
 def test_videos_are_looked_at_as_videos(good: Path, tmp_path: Path, task: str) -> None:
     write = {"video_retrieval": write_videos, "video_qa": write_video_questions}[task]
-    data, held_out = write(tmp_path, 16), tmp_path / "held_out"
-    held_out.mkdir()
-    words = ["--task", task, "--data.train", str(data), "--data.frames", "2"]
+    data = str(write(tmp_path, 16))
+    words = ["--task", task, "--data.train", data, "--data.eval", data, "--data.frames", "2"]
     words += ["--model.checkpoint", str(good / "tiny")]
-    assert {one.name for one in look(good, *words)} <= {"eval_shared"}
+    assert {one.name for one in look(good, *words)} <= {"eval_shared", "eval_is_train"}
     (tmp_path / "video3.mp4").write_bytes(b"no video")
     assert "wrong_format" in " ".join(one.line for one in look(good, *words))
