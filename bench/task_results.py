@@ -15,7 +15,6 @@ NAMES = {
     "cider": "CIDEr",
     "accuracy": "accuracy",
     "accuracy_top1": "accuracy, zero-shot",
-    "mrr": "mean reciprocal rank",
 }
 UNTUNED, TUNED = "untuned", "tuned"
 

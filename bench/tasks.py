@@ -1,4 +1,4 @@
-"""Every downstream task on small real data, tuned and untuned, by one command.
+"""Downstream tasks, but for dialogues and videos, on small real data: tuned and untuned.
 
     bash bench/run.sh tasks
     bash bench/run.sh tasks --tasks vqa nlvr --seeds 0 1 2 --output_dir runs/tasks
