@@ -71,8 +71,7 @@ class DialogueSet(HeldOut):
                 raw = self.source.read(number)
                 one = self._round(raw)
                 try:
-                    if raw.problem:
-                        raise BadSample(raw.problem)
+                    self._refuse_problem(raw)
                     if not pictures or raw.image_id != shown:
                         pictures.append(self._pixels(raw))
                         shown = raw.image_id

@@ -10,9 +10,6 @@ from itertools import chain
 
 import torch
 
-from engine.data.augment import normalised
-from engine.data.batch import Batch
-from engine.data.bounds import bounded
 from engine.data.captions import clean_question
 from engine.data.counter import Draws
 from engine.data.dialogues import WRONG, open_dialogues
@@ -94,24 +91,15 @@ class DialogueSlots(Slots):
 class DialogueCollate(Collate):
     """Rounds to a batch with a text for each of their answers."""
 
-    def __call__(self, samples: list[Sample]) -> Batch:
+    def texts(self, samples: list[Sample], max_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and mask of every round with each of its answers, [B A, L] int64 each."""
         rows: list[list[int]] = []
-        # Alike for all samples of a step.
-        max_tokens = samples[0].max_tokens
         for sample in samples:
             answers = [text for text, _ in sample.answers]
-            lines = sample.caption.split("\n")
-            rows += dialogue_rows(self.tokenizer, lines, answers, max_tokens)
-        ids, mask, capacity = *self.tokenizer.pad(rows), None
-        if self.bounded:
-            ids, mask, capacity = bounded(ids, mask, max_tokens)
-        return Batch(
-            image=normalised([sample.image for sample in samples]),
-            input_ids=ids,
-            attention_mask=mask,
-            image_id=torch.tensor([sample.image_id for sample in samples]),
-            key=[sample.key for sample in samples],
-            reason=[sample.reason for sample in samples],
-            capacity=capacity,
-            label=torch.tensor([int(right) for sample in samples for _, right in sample.answers]),
-        )
+            rows += dialogue_rows(self.tokenizer, sample.caption.split("\n"), answers, max_tokens)
+        return self.tokenizer.pad(rows)
+
+    def targets(self, samples: list[Sample], max_tokens: int) -> tuple[torch.Tensor, None]:
+        """1 for the texts with the right answer; the answers stand in the texts."""
+        right = [int(right) for sample in samples for _, right in sample.answers]
+        return torch.tensor(right), None

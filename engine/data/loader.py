@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from blip_model.answers import Answers
 from engine.config import ConfigError, DataSection, RunConfig
 from engine.curriculum import CurriculumStage, stage_at
 from engine.data.answers import weighted
@@ -140,14 +141,12 @@ class Collate:
     bounded: bool = False
 
     def __call__(self, samples: list[Sample]) -> Batch:
-        texts = [f"{self.prompt} {sample.caption}" for sample in samples]
         # Alike for all samples of a step.
         max_tokens = samples[0].max_tokens
-        ids, mask, capacity = *self.tokenizer.encode(texts, max_tokens), None
+        ids, mask, capacity = *self.texts(samples, max_tokens), None
         if self.bounded:
             ids, mask, capacity = bounded(ids, mask, max_tokens)
-        answers = [sample.answers for sample in samples]
-        labels = [sample.label for sample in samples if sample.label is not None]
+        label, answers = self.targets(samples, max_tokens)
         return Batch(
             image=normalised([sample.image for sample in samples]),
             input_ids=ids,
@@ -156,9 +155,23 @@ class Collate:
             key=[sample.key for sample in samples],
             reason=[sample.reason for sample in samples],
             capacity=capacity,
-            label=torch.tensor(labels) if labels else None,
-            answers=weighted(answers, self.tokenizer, max_tokens, self.bounded),
+            label=label,
+            answers=answers,
         )
+
+    def texts(self, samples: list[Sample], max_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and mask, [B, L] int64 each."""
+        texts = [f"{self.prompt} {sample.caption}" for sample in samples]
+        return self.tokenizer.encode(texts, max_tokens)
+
+    def targets(
+        self, samples: list[Sample], max_tokens: int
+    ) -> tuple[torch.Tensor | None, Answers | None]:
+        """Label and answers of the batch, as far as the samples have them."""
+        labels = [sample.label for sample in samples if sample.label is not None]
+        answers = [sample.answers for sample in samples]
+        found = weighted(answers, self.tokenizer, max_tokens, self.bounded)
+        return torch.tensor(labels) if labels else None, found
 
 
 @dataclass(frozen=True)

@@ -168,8 +168,7 @@ class StatementSet(HeldOut):
             for number in rows:
                 raw = self.source.read(number)
                 try:
-                    if raw.problem:
-                        raise BadSample(raw.problem)
+                    self._refuse_problem(raw)
                     sentence = clean_caption(raw.captions[0], self.max_words)
                     both = [decode_image(one, self.max_pixels) for one in (raw.image, raw.second)]
                 except BadSample as bad:
