@@ -61,7 +61,9 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
-        self._file = path.open("a+b")
+        self._failure: OSError | None = None
+        # Without a buffer: what could not be written must not be tried again by closing the file.
+        self._file = path.open("a+b", buffering=0)
         self.outcomes: dict[int, Outcome] = {}
         self._end = self._read()
         self._file.truncate(self._end)
@@ -93,15 +95,22 @@ class Journal:
         payload = facts + content
         head = HEAD.pack(len(facts), len(content), xxhash.xxh3_64_intdigest(payload))
         with self._lock:
+            if self._failure is not None:
+                raise self._failure
             place = self._end + HEAD.size + len(facts)
             try:
-                self._file.write(head + payload)
-                self._file.flush()
-            except OSError:
-                self._file.close()
+                self._write(head + payload)
+            except OSError as error:
+                # A record behind half of one would not be found again.
+                self._failure = error
                 raise
             self._end = place + len(content)
             self.outcomes[outcome.row] = replace(outcome, place=place)
+
+    def _write(self, record: bytes) -> None:
+        rest = memoryview(record)
+        while rest:
+            rest = rest[self._file.write(rest) :]
 
     def content(self, outcome: Outcome) -> bytes:
         """The picture of a row."""
