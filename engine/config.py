@@ -169,6 +169,8 @@ class EvaluateSection:
         prompt: that every generated caption starts with and that is cut off again; a captioner is
             fine-tuned on captions that start with it.
         meteor: of captioning: METEOR too, which needs Java and the package pycocoevalcap.
+        spice: of captioning: SPICE too, by this folder: that of pycocoevalcap's spice-1.0.jar, with
+            the two jars of CoreNLP 3.6.0 in its lib; it needs Java 8 and 8 GiB.
         classes: of classification: names that texts are searched for; null takes each picture's
             text, or the name of its folder, as its class.
         templates: of classification: sentences with {} in the place of the class; null takes the
@@ -184,6 +186,7 @@ class EvaluateSection:
     min_length: int = 5
     prompt: str = "a picture of "
     meteor: bool = False
+    spice: str | None = None
     classes: list[str] | None = None
     templates: list[str] | None = None
 

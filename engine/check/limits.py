@@ -9,6 +9,7 @@ from engine.config import ConfigError
 from engine.data.jpeg import jpeg_decoder
 from engine.data.loader import micro_batch_size
 from engine.evaluation.meteor import find_meteor
+from engine.evaluation.spice import find_spice
 from engine.findings import Finding, error, refusals, warning
 from engine.runtime import choose_device
 from engine.training.deepspeed_settings import deepspeed_config
@@ -126,8 +127,11 @@ def ranks(setup: Setup) -> Iterator[Finding]:
 def extras(setup: Setup) -> Iterator[Finding]:
     """Packages and programs that settings ask for."""
     yield from refusals("jpeg_decoder", lambda: jpeg_decoder(setup.config.data.jpeg_decoder))
-    if setup.config.evaluate.meteor:
+    evaluation = setup.config.evaluate
+    if evaluation.meteor:
         yield from refusals("meteor", find_meteor)
+    if evaluation.spice is not None:
+        yield from refusals("spice", lambda: find_spice(Path(evaluation.spice)))
     if setup.config.tensorboard and importlib.util.find_spec("tensorboard") is None:
         mend = "pip install tensorboard, or set tensorboard to false"
         yield error("tensorboard", f"tensorboard is not installed: {mend}")

@@ -1,6 +1,8 @@
 """Captioning of held-out pictures."""
 
+import math
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +12,7 @@ from engine.data.evaluation_set import EvaluationSet
 from engine.evaluation.cases import Case, Picture, best_and_worst
 from engine.evaluation.meteor import find_meteor, meteor
 from engine.evaluation.metrics import bleu, cider_d, cider_d_each, word_f1
+from engine.evaluation.spice import find_spice, spice
 from engine.inference import LoadedBlip
 
 
@@ -28,11 +31,12 @@ def evaluate_captions(
         as the servers of COCO and NoCaps take them.
 
     Raises:
-        ConfigError: no usable pair, a model whose states are not finite, or METEOR asked for where
-            it cannot be run.
+        ConfigError: no usable pair, a model whose states are not finite, or METEOR or SPICE asked
+            for where it cannot be run.
     """
     if settings.meteor:
         find_meteor()
+    by_spice = find_spice(Path(settings.spice)) if settings.spice is not None else None
     begun = time.perf_counter()
     progress = pairs.progress("captioned", "pairs", settings.batch_size)
     written: list[list[str]] = []
@@ -61,6 +65,16 @@ def evaluate_captions(
     scores = _scores(generated, references) | _by_domain(pairs, generated, references)
     if settings.meteor:
         scores["meteor"] = meteor(generated, references)
+    examples: list[dict[str, Any]] = [
+        {"key": key, "image_id": image_id, "generated": text, "references": theirs}
+        for key, image_id, text, theirs in zip(
+            pairs.keys, pairs.image_ids, generated, references, strict=True
+        )
+    ]
+    if by_spice:
+        each = spice(generated, references, by_spice)
+        scores["spice"] = math.fsum(each) / len(each)
+        examples = [one | {"spice": of_it} for one, of_it in zip(examples, each, strict=True)]
     return {
         "task": "caption",
         "predictions": [
@@ -72,12 +86,7 @@ def evaluate_captions(
         "count": len(generated),
         "bad_samples": len(pairs.bad),
         "seconds": time.perf_counter() - begun,
-        "examples": [
-            {"key": key, "image_id": image_id, "generated": text, "references": theirs}
-            for key, image_id, text, theirs in zip(
-                pairs.keys, pairs.image_ids, generated, references, strict=True
-            )
-        ],
+        "examples": examples,
         "cases": _cases(pairs, generated, references),
     }
 

@@ -11,7 +11,7 @@ from engine.report.thumbnails import is_picture
 
 MOST_CAPTIONS = 36
 MOST_QUERIES = 12
-METRICS = {"cider": "CIDEr", "meteor": "METEOR", "word_f1": "word F1"}
+METRICS = {"cider": "CIDEr", "meteor": "METEOR", "spice": "SPICE", "word_f1": "word F1"}
 METRICS |= {f"bleu{n}": f"BLEU-{n}" for n in range(1, 5)}
 
 

@@ -96,11 +96,12 @@ def test_members_of_other_names_are_listed(place: Path) -> None:
     assert "ends in jpg, png or webp; found: picture, txt, json" in found[0].line
 
 
-def test_what_meteor_needs_is_said(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_meteor_and_spice_need_is_said(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(place))
-    (finding,) = look(place, "--evaluate.meteor", "true")
-    assert (finding.severity, finding.name) == ("error", "meteor")
-    assert "evaluate.meteor needs Java: install it" in finding.line
+    found = look(place, "--evaluate.meteor", "true", "--evaluate.spice", str(place))
+    assert [(one.severity, one.name) for one in found] == [("error", "meteor"), ("error", "spice")]
+    assert "evaluate.meteor needs Java: install it" in found[0].line
+    assert f"evaluate.spice {place}: no spice-1.0.jar in it" in found[1].line
 
 
 def test_a_folder_that_may_not_be_written_is_an_error(tmp_path: Path) -> None:
