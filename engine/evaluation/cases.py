@@ -27,7 +27,8 @@ def best_and_worst(
         scores: of each item, the higher the better.
         owners: of each item the picture; items of pictures that are not shown yet come first.
         described: what an item's number stands for: `score` (in words), `asked`, `output`, `truth`
-            (a list), as far as the task has them; and its pictures.
+            (a list), as far as the task has them, and such cases of its `rounds`, of one `truth`
+            each; and its pictures.
 
     Returns:
         count, and `best` and `worst`, the furthest from the middle first.

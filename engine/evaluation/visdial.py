@@ -1,6 +1,7 @@
 """Visual dialogue: candidate answers of held-out rounds, ranked by the matching head."""
 
 import time
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from engine.config import ConfigError, EvaluateSection
 from engine.data.dialogue_set import DialogueSet, Relevance, Round
 from engine.data.dialogue_text import dialogue_rows
 from engine.evaluation.candidate_ranks import ndcg, rank_metrics, ranks
+from engine.evaluation.cases import Case, Picture, best_and_worst
 from engine.inference import LoadedBlip
 
 EXAMPLES, SHOWN = 24, 5
@@ -31,7 +33,8 @@ def evaluate_visdial(
 
     Returns:
         metrics, chance (of a random order), count, seconds and examples, as `results.json` holds
-        them; predictions, as the challenge takes them in: `[{"image_id", "round_id", "ranks"}]`.
+        them; cases, of dialogues; predictions, as the challenge takes them in:
+        `[{"image_id", "round_id", "ranks"}]`.
 
     Raises:
         ConfigError: no usable round, wrong dense annotations, or a model whose scores are not
@@ -63,6 +66,7 @@ def evaluate_visdial(
             _example(one, given)
             for one, given in zip(dialogues.rounds[:EXAMPLES], scores[:EXAMPLES], strict=True)
         ],
+        "cases": _cases(dialogues, scores),
         "predictions": [
             _prediction(one, given)
             for one, given in [*zip(dialogues.rounds, scores, strict=True), *of_bad]
@@ -104,6 +108,44 @@ def _means(
     if relevance is not None and "ndcg" not in found:
         raise ConfigError(f"{relevance.path}: is about none of the rounds of data.eval")
     return {name: float(np.mean(values)) for name, values in found.items()}
+
+
+def _cases(dialogues: DialogueSet, scores: list[np.ndarray]) -> dict[str, Any] | None:
+    """Dialogues by the mean reciprocal rank of their right answers; None where none is known."""
+    rounds = dialogues.rounds
+    ranked = {
+        number: rank_metrics(given, one.right)
+        for number, (one, given) in enumerate(zip(rounds, scores, strict=True))
+        if one.right is not None
+    }
+    whole = [list(those) for _, those in groupby(ranked, lambda number: _dialogue(rounds[number]))]
+    if not whole:
+        return None
+    means = [float(np.mean([ranked[number]["mrr"] for number in those])) for those in whole]
+
+    def described(place: int) -> tuple[Case, list[Picture]]:
+        those = whole[place]
+        case: Case = {"score": f"mean reciprocal rank {means[place]:.2f}"}
+        case["asked"] = rounds[those[0]].lines[0]
+        case["rounds"] = [
+            _ranked(rounds[number], scores[number], ranked[number]["mean_rank"]) for number in those
+        ]
+        return case, [("", those[0], False)]
+
+    owners = [dialogues.image_ids[those[0]] for those in whole]
+    return best_and_worst(dialogues, means, owners, described)
+
+
+def _dialogue(one: Round) -> str:
+    """What the rounds of a dialogue have in common."""
+    return one.uid.partition("/")[0]
+
+
+def _ranked(one: Round, given: np.ndarray, rank: float) -> dict[str, str]:
+    """A round as a case shows it."""
+    found = {"score": f"rank {rank:g} of {len(given)}", "asked": one.lines[-1]}
+    found["output"] = one.candidates[int(given.argmax())]
+    return found | {"truth": one.candidates[one.right or 0]}
 
 
 def _example(one: Round, given: np.ndarray) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from engine.report.examples import metrics_of
 from engine.report.run_folder import RunFolder, as_list, clip, count_of
 from engine.report.thumbnails import is_picture
 
-MOST_TASKS, MOST_CASES, MOST_PICTURES, MOST_TRUTHS = 8, 8, 2, 5
+MOST_TASKS, MOST_CASES, MOST_PICTURES, MOST_TRUTHS, MOST_ROUNDS = 8, 8, 2, 5, 10
 # Characters of pictures in all; what has no room is named.
 ROOM = 1_500_000
 TITLES = {
@@ -14,6 +14,12 @@ TITLES = {
     "caption": ("Captions", "Captions most and least like those that people wrote"),
     "vqa": ("Answers to questions", "Answers that most and that no people gave"),
     "nlvr": ("Statements about two pictures", "Statements judged with most and least right"),
+    "visdial": ("Dialogues", "Dialogues whose right answers stand highest and lowest"),
+    "video_retrieval": (
+        "Videos that texts find",
+        "Texts whose video comes first or far behind",
+    ),
+    "video_qa": ("Answers to questions about videos", "Answers that are the right one and not"),
     "classification": ("Classes", "Pictures whose class is furthest ahead and behind"),
 }
 
@@ -48,4 +54,9 @@ def _card(case: dict[str, Any], room: list[int]) -> dict[str, Any]:
         pictures.append(picture | {"image": image if fits else None})
     card = {name: clip(case.get(name)) for name in ("score", "asked", "output")}
     truths = [clip(text) for text in as_list(case.get("truth"))[:MOST_TRUTHS]]
-    return card | {"truth": truths, "pictures": pictures}
+    rounds = [
+        {name: clip(one.get(name)) for name in ("score", "asked", "output", "truth")}
+        for one in as_list(case.get("rounds"))[:MOST_ROUNDS]
+        if isinstance(one, dict)
+    ]
+    return card | {"truth": truths, "rounds": rounds, "pictures": pictures}

@@ -12,6 +12,7 @@ from engine.report.thumbnails import is_picture
 MOST_CAPTIONS = 36
 MOST_QUERIES = 12
 METRICS = {"cider": "CIDEr", "meteor": "METEOR", "spice": "SPICE", "word_f1": "word F1"}
+METRICS |= {"mrr": "MRR", "ndcg": "NDCG", "r1": "R@1", "r5": "R@5", "r10": "R@10"}
 METRICS |= {f"bleu{n}": f"BLEU-{n}" for n in range(1, 5)}
 
 

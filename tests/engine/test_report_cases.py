@@ -56,7 +56,8 @@ def write_cases(folder: Path, cases: list[Any], **results: Any) -> None:
 def case_of(text: str, image: str | None = None) -> dict[str, Any]:
     """A case that says one text everywhere."""
     pictures = [{"label": text, "key": text, "image": image}] * 2
-    return {"score": text, "asked": text, "output": text, "truth": [text], "pictures": pictures}
+    case = {"score": text, "asked": text, "output": text, "truth": [text], "pictures": pictures}
+    return case | {"rounds": [{"score": text, "asked": text, "output": text, "truth": f"{text}!"}]}
 
 
 def test_a_run_and_a_folder_of_one_evaluation_show_them(tmp_path: Path) -> None:
@@ -84,7 +85,7 @@ def test_hostile_cases_stay_texts(tmp_path: Path, payload: str) -> None:
     (tmp_path / "run" / "cases.json").write_text(json.dumps(tree | {"task": payload}))
     page = page_of(tmp_path / "run")
     elements = Elements(page)
-    assert elements.text.count(payload) >= 9
+    assert elements.text.count(payload) >= 17
     assert payload not in page or "{{" in payload
     assert not elements.of("script") + elements.of("a") + elements.of("img")
     for _, attributes in elements.found:
@@ -94,6 +95,7 @@ def test_hostile_cases_stay_texts(tmp_path: Path, payload: str) -> None:
 def test_cases_of_any_kind_do_not_break_the_page_and_do_not_fill_it(tmp_path: Path) -> None:
     root = make_run(tmp_path / "run", pictures=2)
     odd = [None, True, 3, [], {}, {"pictures": 3}, {"pictures": [3, {}]}, case_of("x" * 10**5)]
+    odd += [{"rounds": 3}, {"rounds": [3, {}, None, {"asked": []}] * 99}]
     write_cases(root / "pretrain" / "evaluation" / "odd", odd, metrics=3)
     (root / "pretrain" / "evaluation" / "torn").mkdir()
     (root / "pretrain" / "evaluation" / "torn" / "cases.json").write_text("{")

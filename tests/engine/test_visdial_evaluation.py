@@ -18,7 +18,7 @@ from engine.data.dialogues import open_dialogues
 from engine.evaluation.candidate_ranks import ndcg, rank_metrics, ranks
 from engine.evaluation.run import evaluate
 from engine.inference import load
-from tests.shards import write_dialogues
+from tests.shards import COLOURS, SHAPES, write_dialogues
 from tests.tiny import spread, tiny_config
 
 
@@ -98,8 +98,36 @@ def test_candidates_are_ranked_as_one_by_one_whatever_the_batch(
     assert results["metrics"]["ndcg"] == pytest.approx(np.mean(gains))
     assert results["chance"]["r5"] == pytest.approx(5 / 12)
     assert results["chance"]["mean_rank"] == 6.5
+    check_cases(json.loads((tmp_path / "a" / "cases.json").read_text()), dialogues, scores)
     again = results_of(ranking, tmp_path / "b", **annotations, batch_size=1000)
     assert again[1] == submitted and again[0]["metrics"] == pytest.approx(results["metrics"])
+
+
+def check_cases(cases: dict[str, Any], dialogues: DialogueSet, scores: list[np.ndarray]) -> None:
+    """Whole dialogues, by the mean over their two rounds."""
+    rights = [(given, one.right or 0) for one, given in zip(dialogues.rounds, scores, strict=True)]
+    found = [1 + int((given > given[right]).sum()) for given, right in rights]
+    of_dialogue = [found[n : n + 2] for n in range(0, 40, 2)]
+    means = sorted((1 / first + 1 / second) / 2 for first, second in of_dialogue)
+    assert cases["count"] == 20 and len(cases["best"]) == len(cases["worst"]) == 8
+    for kind, furthest in (("best", means[-1]), ("worst", means[0])):
+        assert cases[kind][0]["score"] == f"mean reciprocal rank {furthest:.2f}"
+    for case in cases["best"] + cases["worst"]:
+        (picture,) = case["pictures"]
+        assert picture["image"].startswith("data:image/webp")
+        shown = [int(one["score"].split()[1]) for one in case["rounds"]]
+        number = int(picture["key"].partition(".")[0])
+        # 20 dialogues about 16 pictures.
+        assert shown in [of_dialogue[one] for one in range(number, 20, 16)]
+        assert case["asked"] == "a drawing"
+        assert [one["asked"] for one in case["rounds"]] == [
+            "what colour is it?",
+            "and which shape?",
+        ]
+        answers = [COLOURS[number % 8], SHAPES[number // 8]]
+        assert [one["truth"] for one in case["rounds"]] == answers
+        for one, rank in zip(case["rounds"], shown, strict=True):
+            assert (one["output"] == one["truth"]) == (rank == 1)
 
 
 def test_a_picture_is_projected_once_for_all_rounds_of_its_dialogue(
@@ -138,6 +166,7 @@ def test_what_cannot_be_seen_is_ranked_as_it_stands_and_counted(
     assert by_name[1, 2] == list(range(1, 13))
     assert all(sorted(given) == list(range(1, 13)) for given in by_name.values())
     assert results["examples"][0]["answer"] is None
+    assert not (tmp_path / "cases.json").exists()
 
 
 def test_dense_annotations_must_be_those_of_the_rounds(ranking: Path, tmp_path: Path) -> None:
