@@ -19,7 +19,7 @@ TITLES = {
         "Videos that texts find",
         "Texts whose video comes first or far behind",
     ),
-    "video_qa": ("Answers to questions about videos", "Answers that are the right one and not"),
+    "video_qa": ("Answers to questions about videos", "Answers that are the right one, and others"),
     "classification": ("Classes", "Pictures whose class is furthest ahead and behind"),
 }
 

@@ -10,7 +10,8 @@ from engine.config import ConfigError
 from engine.data.evaluation_set import EvaluationSet
 from engine.data.open_source import open_source
 from engine.evaluation.cases import MOST, best_and_worst
-from engine.report.cases import ROOM
+from engine.evaluation.run import EVALUATORS
+from engine.report.cases import ROOM, TITLES
 from engine.report.thumbnails import is_picture
 from tests.payloads import SHORT
 from tests.report_run import Elements, make_run, page_of
@@ -58,6 +59,10 @@ def case_of(text: str, image: str | None = None) -> dict[str, Any]:
     pictures = [{"label": text, "key": text, "image": image}] * 2
     case = {"score": text, "asked": text, "output": text, "truth": [text], "pictures": pictures}
     return case | {"rounds": [{"score": text, "asked": text, "output": text, "truth": f"{text}!"}]}
+
+
+def test_every_task_has_a_title() -> None:
+    assert TITLES.keys() == EVALUATORS.keys()
 
 
 def test_a_run_and_a_folder_of_one_evaluation_show_them(tmp_path: Path) -> None:
