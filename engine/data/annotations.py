@@ -72,6 +72,7 @@ class Annotations:
             image=content,
             problem=problem,
             domain=row.get("domain") or "",
+            place=f"{self.path}: row {number}",
         )
 
 
@@ -111,35 +112,46 @@ def _read_table(path: Path) -> pa.Table:
         else:
             options = pa.csv.ParseOptions(delimiter="\t" if path.suffix == ".tsv" else ",")
             rows = pa.csv.read_csv(path, parse_options=options)
-    except (OSError, ValueError, pa.ArrowException) as error:
+    except (OSError, ValueError, RecursionError, pa.ArrowException) as error:
         problem = str(error).splitlines()[0]
         raise ConfigError(f"{path}: not readable as {path.suffix[1:]}: {problem}") from None
     if isinstance(rows, dict) and isinstance(rows.get("images"), list):
         rows = _joined(path, rows)
-    return table_of_rows(path, rows) if isinstance(rows, list | dict) else _from_columns(path, rows)
+    return _from_columns(path, rows) if isinstance(rows, pa.Table) else table_of_rows(path, rows)
 
 
 def _joined(path: Path, tables: dict[str, Any]) -> list[dict[str, Any]]:
     """Rows of COCO's and NoCaps' own files: `images` (id, file_name, domain), `annotations`
     (image_id, caption)."""
-    try:
-        captions: dict[Any, list] = {image["id"]: [] for image in tables["images"]}
-        for annotation in tables["annotations"]:
-            captions[annotation["image_id"]].append(annotation["caption"])
-        return [
-            {
-                "image": image["file_name"],
-                "image_id": image["id"],
-                "caption": captions[image["id"]],
-                "domain": image.get("domain"),
-            }
-            for image in tables["images"]
-        ]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(
-            f"{path}: no captions as COCO and NoCaps list them (images with id and file_name, "
-            f"annotations with image_id and caption): {type(error).__name__} {error}"
-        ) from None
+    first_row: dict[Any, int] = {}
+    captions: dict[Any, list] = {}
+    for number, image in enumerate(tables["images"]):
+        row = f"{path}: row {number} of 'images'"
+        named = isinstance(image, dict) and isinstance(image.get("file_name"), str)
+        if not named or not isinstance(image.get("id"), int | str):
+            raise ConfigError(f"{row} has no 'id' and 'file_name'")
+        if first_row.setdefault(image["id"], number) != number:
+            raise ConfigError(f"{row} has the id {image['id']} of row {first_row[image['id']]}")
+        captions[image["id"]] = []
+    if not isinstance(tables.get("annotations"), list):
+        raise ConfigError(f"{path}: no list of 'annotations' beside 'images': it has no captions")
+    for number, annotation in enumerate(tables["annotations"]):
+        row = f"{path}: row {number} of 'annotations'"
+        image_id = annotation.get("image_id") if isinstance(annotation, dict) else None
+        if not isinstance(image_id, int | str) or image_id not in captions:
+            raise ConfigError(f"{row} has no 'image_id' of one of the images")
+        if "caption" not in annotation:
+            raise ConfigError(f"{row} (image_id {image_id}) has no 'caption'")
+        captions[image_id].append(annotation["caption"])
+    return [
+        {
+            "image": image["file_name"],
+            "image_id": image["id"],
+            "caption": captions[image["id"]],
+            "domain": image.get("domain"),
+        }
+        for image in tables["images"]
+    ]
 
 
 def table_of_rows(path: Path, rows: Any) -> pa.Table:
@@ -149,12 +161,13 @@ def table_of_rows(path: Path, rows: Any) -> pa.Table:
         ConfigError: a row is wrong; names it.
     """
     if not isinstance(rows, list) or not rows:
-        raise ConfigError(f"{path}: expected a list of pairs, found {type(rows).__name__}")
+        raise ConfigError(f"{path}: expected a list of pairs, found {kind_of(rows)}")
     columns: dict[str, list] = {
         n: [] for n in ("image", "captions", "image_id", "uid", "url", "domain")
     }
     for number, row in enumerate(rows):
-        if not isinstance(row, dict) or not isinstance(row.get("image"), str):
+        image = row.get("image") if isinstance(row, dict) else None
+        if not isinstance(image, str) or not image:
             raise ConfigError(f"{path}: row {number} has no 'image' path")
         if "caption" not in row and "label" not in row:
             raise ConfigError(f"{path}: row {number} ({row['image']}) has no 'caption'")
@@ -167,6 +180,11 @@ def table_of_rows(path: Path, rows: Any) -> pa.Table:
         columns["url"].append(str(row.get("url") or ""))
         columns["domain"].append(str(row.get("domain") or ""))
     return pa.table(columns)
+
+
+def kind_of(rows: Any) -> str:
+    """What stands where a list of rows should."""
+    return "an empty one" if isinstance(rows, list) else type(rows).__name__
 
 
 def _image_id(row: dict[str, Any]) -> Any:

@@ -95,7 +95,7 @@ class HeldOut:
             ConfigError: it could not, and is a video: those are few, and none may be missing.
         """
         if raw.problem and self.frames:
-            raise ConfigError(f"{raw.key}: not a usable video: {raw.problem}")
+            raise ConfigError(_no_video(raw, raw.problem))
         if raw.problem:
             raise BadSample(raw.problem)
 
@@ -111,7 +111,7 @@ class HeldOut:
         try:
             pictures = decode_video(raw.image, self.frames, self.max_pixels)
         except BadSample as bad:
-            raise ConfigError(f"{raw.key}: not a usable video: {bad.reason}") from None
+            raise ConfigError(_no_video(raw, bad.reason)) from None
         return torch.stack([evaluation_view(picture, self.image_size) for picture in pictures])
 
     def _parts(self, size: int, what: str) -> Iterator[range]:
@@ -148,3 +148,7 @@ class HeldOut:
         for name, things in part.items():
             getattr(self, name).extend(things)
         return list(range(len(part["keys"])))
+
+
+def _no_video(raw: RawSample, reason: str) -> str:
+    return f"{raw.place}: {raw.key}: not a usable video: {reason}"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import ConfigError
+from engine.data.annotations import kind_of
 from engine.data.open_source import Joined, named_paths
 from engine.data.source import Source
 
@@ -38,7 +39,7 @@ def read_list(path: Path, what: str) -> list[Any]:
     """
     rows = read_json(path)
     if not isinstance(rows, list) or not rows:
-        raise ConfigError(f"{path}: expected a list of {what}, found {type(rows).__name__}")
+        raise ConfigError(f"{path}: expected a list of {what}, found {kind_of(rows)}")
     return rows
 
 

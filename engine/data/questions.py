@@ -49,6 +49,7 @@ class Questions:
     """
 
     def __init__(self, path: Path, image_root: str | None, needed: str) -> None:
+        self.path = path
         self.root = Path(image_root) if image_root else path.parent
         self._table = _table(path, self.rows(path, needed), needed)
         self.lengths = [len(self._table)]
@@ -84,6 +85,7 @@ class Questions:
             problem=problem,
             answers=tuple(zip(row["answers"], row["weights"], strict=True)),
             people=tuple(row["people"]),
+            place=f"{self.path}: row {number}",
         )
 
 

@@ -23,6 +23,7 @@ class RawSample:
         answers: to a question, each with its weight.
         people: what each of several people answered to it, where that is known.
         domain: of its picture, as NoCaps names it, or "".
+        place: file and row that it was read from, or "".
     """
 
     key: str
@@ -37,6 +38,7 @@ class RawSample:
     answers: tuple[tuple[str, float], ...] = ()
     people: tuple[str, ...] = ()
     domain: str = ""
+    place: str = ""
 
 
 class Source(Protocol):

@@ -71,6 +71,8 @@ PREDICTIONS = {
     "vqa": "vqa_result.json",
 }
 CASES = "cases.json"
+# Of those that are left out, how many `results.json` names.
+BAD_NAMED = 20
 
 
 def evaluate(config: RunConfig, task: str, here: Runtime = ALONE) -> dict[str, Any]:
@@ -129,9 +131,9 @@ def _evaluated(config: RunConfig, task: str, share: Share) -> dict[str, Any]:
     samples.share = share
     # What one process refuses all know before the work.
     share.meet(None)
-    return EVALUATORS[task](blip, samples, config.evaluate) | {
-        "checkpoint": config.model.checkpoint
-    }
+    results = EVALUATORS[task](blip, samples, config.evaluate)
+    bad = [f"{key} ({reason})" for key, reason in samples.bad[:BAD_NAMED]]
+    return results | {"bad_named": bad, "checkpoint": config.model.checkpoint}
 
 
 def _write(folder: Path, task: str, results: dict[str, Any]) -> None:
@@ -152,7 +154,9 @@ def _print(folder: Path, results: dict[str, Any]) -> None:
         chance = results["chance"].get(name)
         beside = "" if chance is None else f"   (chance {chance:.3f})"
         print(f"{name:40s} {value:.3f}{beside}")
-    print(f"{folder / 'results.json'}: {results['count']} evaluated", file=sys.stderr)
+    bad = results["bad_named"]
+    left_out = f", {results['bad_samples']} left out as bad, the first {bad[0]}" if bad else ""
+    print(f"{folder / 'results.json'}: {results['count']} evaluated{left_out}", file=sys.stderr)
 
 
 def refuse_other_results(folder: Path, task: str, checkpoint: str) -> None:

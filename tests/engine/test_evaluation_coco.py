@@ -55,5 +55,5 @@ def test_captions_of_cocos_and_nocaps_own_files(tmp_path: Path) -> None:
     source = open_source(str(place))
     assert [source.read(number).image_id for number in (0, 1)] == [391895, 7]
     place.write_text(json.dumps({"images": [{"id": 1}], "annotations": []}))
-    with pytest.raises(ConfigError, match="no captions as COCO and NoCaps list them"):
+    with pytest.raises(ConfigError, match="row 0 of 'images' has no 'id' and 'file_name'"):
         open_source(str(place))

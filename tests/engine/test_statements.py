@@ -95,7 +95,7 @@ def test_a_missing_field_is_named(tmp_path: Path, missing: str) -> None:
         ("", "not readable as json"),
         ("[" * 100_000, "not readable as json"),
         ("{}", "expected a list of statements, found dict"),
-        ("[]", "expected a list of statements, found list"),
+        ("[]", "expected a list of statements, found an empty one"),
     ],
     ids=["empty", "deep", "object", "none"],
 )
