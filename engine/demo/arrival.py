@@ -42,6 +42,20 @@ class TimedReading(io.RawIOBase):
             raise TimeoutError(LATE) from None
 
 
+def has_left(connection: socket.socket) -> bool:
+    """Whether the sender has closed it; what it sent behind its request stays unread."""
+    patience = connection.gettimeout()
+    connection.settimeout(0)
+    try:
+        return not connection.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    finally:
+        connection.settimeout(patience)
+
+
 def drain(connection: socket.socket) -> None:
     """Discard what a refused sender still sends: closing at once would reset the connection, and
     the answer would be lost."""

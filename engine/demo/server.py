@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from engine.config import ConfigError
 from engine.demo.access import Access, Refused
-from engine.demo.arrival import TimedReading, drain
+from engine.demo.arrival import TimedReading, drain, has_left
 from engine.demo.config import DemoConfig
 from engine.demo.page import Page
 from engine.demo.results import Results
@@ -176,7 +176,7 @@ class DemoHandler(BaseHTTPRequestHandler):
         if path not in work:
             raise Refused(404, "there is nothing here")
         content = self._body()
-        with self.server.turn.taken():
+        with self.server.turn.taken(lambda: has_left(self.connection)):
             made = work[path](content)
         if isinstance(made, bytes):
             self._send(200, "image/webp", made)

@@ -1,8 +1,11 @@
 """One computation at a time, and a bounded number that wait for it."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+# How often whoever waits is looked after.
+LOOK_SECONDS = 0.5
 
 
 class Busy(Exception):
@@ -22,19 +25,32 @@ class Turn:
         self._ended = False
 
     @contextmanager
-    def taken(self) -> Iterator[None]:
+    def taken(self, left: Callable[[], bool] = lambda: False) -> Iterator[None]:
         """Wait for the others and be alone.
+
+        Args:
+            left: whether nobody waits for it any more; its place is then another's.
 
         Raises:
             Busy: too many wait already, or it is over.
+            ConnectionError: nobody waits for it any more.
         """
         if self._ended or not self._places.acquire(blocking=False):
             raise Busy
         try:
-            with self._work:
+            alone = False
+            while not alone and not left():
+                alone = self._work.acquire(timeout=LOOK_SECONDS)
+            if not alone:
+                raise ConnectionError("the sender left")
+            try:
                 if self._ended:
                     raise Busy
+                if left():
+                    raise ConnectionError("the sender left")
                 yield
+            finally:
+                self._work.release()
         finally:
             self._places.release()
 

@@ -144,7 +144,7 @@ def test_a_bad_video_is_named_and_nothing_is_counted(
         (tmp_path / "bad.mp4").write_bytes(content)
     with pytest.raises(ConfigError) as problem:
         results_of(world, tmp_path / "out", task, str(tmp_path / "list.json"), max_length=6)
-    assert str(problem.value).startswith("bad.mp4")
+    assert str(problem.value).startswith(f"{tmp_path / 'list.json'}: row 0: bad.mp4")
     assert str(problem.value).endswith(f": not a usable video: {reason}")
     assert not (tmp_path / "out" / "results.json").exists()
 
