@@ -30,8 +30,11 @@ WRONG: list[tuple[str, tuple, Any, str]] = [
             ((2, "image"), DROPPED, "has no 'image' path"),
             ((2, "image"), 3, "has no 'image' path"),
             ((2, "image"), "", "has no 'image' path"),
-            ((2, "caption"), DROPPED, "(2.png) has no 'caption'"),
         ]
+    ),
+    *(
+        (task, (2, "caption"), DROPPED, "FILE: row 2 (2.png) has no 'caption'")
+        for task in ("retrieval", "classification")
     ),
     *(
         ("nlvr", path, value, f"FILE: row 2 {said}")
@@ -141,7 +144,7 @@ TABLES: list[tuple[tuple, Any, str]] = [
     (("images", 2, "id"), [2], "FILE: row 2 of 'images' has no 'id' and 'file_name'"),
     (("images", 2, "id"), 1, "FILE: row 2 of 'images' has the id 1 of row 1"),
     (("images",), [], "FILE: row 0 of 'annotations' has no 'image_id' of one of the im"),
-    (("annotations",), DROPPED, "FILE: no list of 'annotations' beside 'images'"),
+    (("annotations",), 3, "FILE: no list of 'annotations' beside 'images'"),
     (("annotations", 2), 3, "FILE: row 2 of 'annotations' has no 'image_id' of one of the images"),
     (("annotations", 2, "image_id"), 99, "FILE: row 2 of 'annotations' has no 'image_id' of one "),
     (("annotations", 2, "caption"), DROPPED, "FILE: row 2 of 'annotations' (image_id 2) has no 'c"),

@@ -18,6 +18,9 @@ class EvaluationSet(HeldOut):
     Pairs of one image id are one picture. Where they lie in several batches, it is shown in each,
     and the first one counts.
 
+    Args:
+        textless: a picture may have no caption at all.
+
     Attributes:
         image_ids: of the pictures in `keys`.
         domains: of the same pictures, "" where the list names none.
@@ -26,6 +29,7 @@ class EvaluationSet(HeldOut):
         caption_image: for each text the position of its picture.
     """
 
+    textless: bool = False
     image_ids: list[int] = field(default_factory=list)
     domains: list[str] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
@@ -51,7 +55,8 @@ class EvaluationSet(HeldOut):
         raw = self.source.read(number)
         try:
             self._refuse_problem(raw)
-            texts = _usable(raw.captions, self.max_words)
+            empty = self.textless and not raw.captions
+            texts = [] if empty else _usable(raw.captions, self.max_words)
             if raw.image_id not in views:
                 views[raw.image_id] = self._pixels(raw)
                 self.keys.append(raw.key)

@@ -42,7 +42,11 @@ class Joined:
 
 
 def open_source(
-    spec: str | Sequence[str], image_root: str | None = None, *, classes: bool = False
+    spec: str | Sequence[str],
+    image_root: str | None = None,
+    *,
+    classes: bool = False,
+    textless: bool = False,
 ) -> Source:
     """Open pairs.
 
@@ -52,6 +56,7 @@ def open_source(
             pair a kept text), or a list of such.
         image_root: folder that relative picture paths of an annotation file start from.
         classes: whether a folder may be one with a folder of pictures for each class.
+        textless: see `Annotations`.
 
     Raises:
         ConfigError: nothing there, an unknown kind of file, or no pair in it.
@@ -65,7 +70,7 @@ def open_source(
         raise ConfigError(f"data.image_root {image_root}: no such folder")
     parts: list[Source] = [Shards(tars)] if tars else []
     parts += [KeptTexts(path) if is_cleaned(path) else ClassFolders(path) for path in folders]
-    parts += [Annotations(path, image_root) for path in lists]
+    parts += [Annotations(path, image_root, textless) for path in lists]
     source = parts[0] if len(parts) == 1 else Joined(parts)
     if not len(source):
         raise ConfigError(f"{', '.join(specs)}: no picture-caption pair in it")

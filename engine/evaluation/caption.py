@@ -24,7 +24,8 @@ def evaluate_captions(
 
     Where the list names domains (NoCaps), there are figures of each (`cider_in_domain`), each a
     set of its own, document frequencies included. Chance is the score of the same captions dealt to
-    other pictures; empty for a single one.
+    other pictures; empty for a single one. Pictures without a caption of their own, as those of
+    hidden test sets are, are captioned and count in no figure.
 
     Returns:
         metrics, chance, count, seconds and examples, as `results.json` holds them, and the captions
@@ -61,20 +62,23 @@ def evaluate_captions(
     references: list[list[str]] = [[] for _ in pairs.keys]
     for text, picture in zip(pairs.raw_captions, pairs.caption_image, strict=True):
         references[picture].append(text)
-    dealt = generated[1:] + generated[:1]
-    scores = _scores(generated, references) | _by_domain(pairs, generated, references)
-    if settings.meteor:
-        scores["meteor"] = meteor(generated, references)
+    known = [number for number, group in enumerate(references) if group]
+    texts, human = [generated[number] for number in known], [references[n] for n in known]
+    dealt = texts[1:] + texts[:1]
+    scores = _scores(texts, human) | _by_domain(pairs, generated, references) if known else {}
+    if settings.meteor and known:
+        scores["meteor"] = meteor(texts, human)
     examples: list[dict[str, Any]] = [
         {"key": key, "image_id": image_id, "generated": text, "references": theirs}
         for key, image_id, text, theirs in zip(
             pairs.keys, pairs.image_ids, generated, references, strict=True
         )
     ]
-    if by_spice:
-        each = spice(generated, references, by_spice)
+    if by_spice and known:
+        each = spice(texts, human, by_spice)
         scores["spice"] = math.fsum(each) / len(each)
-        examples = [one | {"spice": of_it} for one, of_it in zip(examples, each, strict=True)]
+        for number, score in zip(known, each, strict=True):
+            examples[number]["spice"] = score
     return {
         "task": "caption",
         "predictions": [
@@ -82,26 +86,26 @@ def evaluate_captions(
             for image_id, text in zip(pairs.image_ids, generated, strict=True)
         ],
         "metrics": scores,
-        "chance": _scores(dealt, references) if len(dealt) > 1 else {},
+        "chance": _scores(dealt, human) if len(dealt) > 1 else {},
         "count": len(generated),
         "bad_samples": len(pairs.bad),
         "seconds": time.perf_counter() - begun,
         "examples": examples,
-        "cases": _cases(pairs, generated, references),
+        "cases": _cases(pairs, known, texts, human) if known else None,
     }
 
 
 def _cases(
-    pairs: EvaluationSet, generated: list[str], references: list[list[str]]
+    pairs: EvaluationSet, known: list[int], texts: list[str], references: list[list[str]]
 ) -> dict[str, Any]:
-    """Pictures by the CIDEr-D of their captions."""
-    each = cider_d_each(generated, references)
+    """Pictures that have captions by the CIDEr-D of what was written."""
+    each = cider_d_each(texts, references)
 
-    def described(number: int) -> tuple[Case, list[Picture]]:
-        case = {"score": f"CIDEr-D {each[number]:.2f}", "output": generated[number]}
-        return case | {"truth": references[number]}, [("", number, False)]
+    def described(place: int) -> tuple[Case, list[Picture]]:
+        case = {"score": f"CIDEr-D {each[place]:.2f}", "output": texts[place]}
+        return case | {"truth": references[place]}, [("", known[place], False)]
 
-    return best_and_worst(pairs, each, range(len(each)), described)
+    return best_and_worst(pairs, each, known, described)
 
 
 def _scores(candidates: list[str], references: list[list[str]]) -> dict[str, float]:
@@ -117,7 +121,9 @@ def _by_domain(
 ) -> dict[str, float]:
     found = {}
     for domain in sorted({domain for domain in pairs.domains if domain}):
-        rows = [number for number, name in enumerate(pairs.domains) if name == domain]
+        rows = [n for n, name in enumerate(pairs.domains) if name == domain and references[n]]
+        if not rows:
+            continue
         chosen = [candidates[row] for row in rows], [references[row] for row in rows]
         scores, name = _scores(*chosen), domain.replace("-", "_")
         found |= {f"{metric}_{name}": value for metric, value in scores.items()}

@@ -45,7 +45,7 @@ PARTS = {
 # What opens a task's data, and what goes through it in order.
 SETS = {
     "retrieval": (open_source, EvaluationSet),
-    "caption": (open_source, EvaluationSet),
+    "caption": (partial(open_source, textless=True), partial(EvaluationSet, textless=True)),
     "classification": (partial(open_source, classes=True), EvaluationSet),
     "nlvr": (open_statements, StatementSet),
     "visdial": (partial(open_dialogues, answered=False), DialogueSet),

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -57,3 +58,39 @@ def test_captions_of_cocos_and_nocaps_own_files(tmp_path: Path) -> None:
     place.write_text(json.dumps({"images": [{"id": 1}], "annotations": []}))
     with pytest.raises(ConfigError, match="row 0 of 'images' has no 'id' and 'file_name'"):
         open_source(str(place))
+
+
+def test_pictures_without_captions_are_captioned_and_not_scored(tmp_path: Path) -> None:
+    """The original's nocaps_val.json, and the image lists of hidden test sets."""
+    for number in range(4):
+        (tmp_path / f"{number}.png").write_bytes(picture(number))
+    rows = [{"image": f"{number}.png", "img_id": 10 + number} for number in range(4)]
+    images = [{"id": row["img_id"], "file_name": row["image"]} for row in rows]
+    for name, content in (("rows", rows), ("images", {"images": images})):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+        with pytest.raises(ConfigError, match="has no 'caption'|it has no captions"):
+            open_source(str(tmp_path / f"{name}.json"))
+        results = captioned(tmp_path / f"{name}.json")
+        assert (results["count"], results["bad_samples"]) == (4, 0)
+        assert (results["metrics"], results["chance"], results["cases"]) == ({}, {}, None)
+        assert [row["image_id"] for row in results["predictions"]] == [10, 11, 12, 13]
+    rows[1]["caption"], rows[3]["caption"] = ["a cat", "two cats"], "a dog"
+    (tmp_path / "some.json").write_text(json.dumps(rows))
+    results = captioned(tmp_path / "some.json")
+    generated = [row["caption"] for row in results["predictions"]]
+    scored = [generated[1], generated[3]], [["a cat", "two cats"], ["a dog"]]
+    assert results["metrics"]["cider"] == cider_d(*scored)
+    assert len(results["chance"]) == len(results["metrics"]) == 6
+    assert results["cases"]["count"] == 2
+    keys = {
+        one["pictures"][0]["key"] for kind in ("best", "worst") for one in results["cases"][kind]
+    }
+    assert keys == {"1.png", "3.png"}
+
+
+def captioned(path: Path) -> dict[str, Any]:
+    """What an evaluation of captions finds."""
+    torch.manual_seed(0)
+    pairs = EvaluationSet(open_source(str(path), textless=True), 32, 30, 10_000, textless=True)
+    settings = EvaluateSection(batch_size=4, max_length=9)
+    return evaluate_captions(LoadedBlip(Blip(tiny_config()), open_tokenizer(None)), pairs, settings)
