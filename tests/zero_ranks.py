@@ -4,13 +4,13 @@ Each way of taking them leaves `WAY_RANK.safetensors`: everything that lasts, af
 """
 
 import json
-import math
 import sys
 from pathlib import Path
 from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.utils import safe_get_full_fp32_param
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -42,11 +42,13 @@ class Network(nn.Module):
         self.temp = nn.Parameter(torch.tensor(0.07))
         self.first, self.second = nn.Linear(40, 51), nn.Linear(51, 3)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, 40] -> a loss."""
+    def forward(self, x: torch.Tensor, poisoned: bool) -> torch.Tensor:
+        """[B, 40] -> a loss; a poisoned one is finite, and one gradient of the last rank's not."""
         with torch.autocast("cpu", torch.bfloat16, enabled=x.dtype == torch.bfloat16):
             y = self.second(torch.tanh(self.first(x)))
-        return (y.float() / self.temp).square().mean()
+        loss = (y.float() / self.temp).square().mean()
+        last = self.second.bias[-1]
+        return loss + (last - last.detach()).sqrt() if poisoned else loss
 
     @torch.no_grad()
     def clamp_temperature_(self) -> None:
@@ -123,8 +125,6 @@ def batch(step: int, rank: int, dtype: torch.dtype) -> torch.Tensor:
     """[BATCH, 40] of a step and rank, of very different sizes."""
     generator = torch.Generator().manual_seed(10 * step + rank)
     x = torch.randn(BATCH, 40, generator=generator) * (0.01 if step % 2 else 1.0)
-    if step == POISONED and rank == 1:
-        x[0, 0] = math.nan
     return x.to(dtype)
 
 
@@ -162,7 +162,8 @@ def take(
         engine.set_moments({n.partition(".")[2]: t for n, t in there.items()}, updates)
     last = {}
     for step in range(first + 1, STEPS):
-        engine.backward(engine.forward(batch(step, rank, dtype)))
+        poisoned = step == POISONED and rank == 1
+        engine.backward(engine.forward(batch(step, rank, dtype), poisoned))
         with Moved() as moved:
             accepted = engine.step(RATE, last=True)
         assert accepted == (step != POISONED)
@@ -174,6 +175,9 @@ def take(
             now = {name: tensor.clone() for name, tensor in whole.items()}
         now |= {f"follower.{name}": tensor.clone() for name, tensor in followers.items()}
         last |= {f"{step}.{name}": t for name, t in {**now, **engine.moments(True)}.items()}
+    for parameter in network.parameters():
+        # The parts that DeepSpeed knows are the weights.
+        assert torch.equal(safe_get_full_fp32_param(parameter), parameter)
     (part,) = engine.engine.optimizer.partition_size
     engine.close()
     return last, moved.count / part

@@ -79,7 +79,8 @@ def test_one_process_with_all_of_the_batch_gets_there(folder: Path) -> None:
     two = left(folder, "clipped_OnePass")
     for step in range(STEPS):
         optimizer.zero_grad()
-        torch.stack([network(batch(step, r, torch.float32)) for r in (0, 1)]).mean().backward()
+        both = [batch(step, rank, torch.float32) for rank in (0, 1)]
+        torch.stack([network(x, step == POISONED) for x in both]).mean().backward()
         optimizer.step()
         assert optimizer.overflow == (step == POISONED)
         if not optimizer.overflow:
