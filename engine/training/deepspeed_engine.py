@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import deepspeed
@@ -15,7 +16,7 @@ from deepspeed.utils import (
 )
 from torch import nn
 
-from engine.config import ConfigError, RunConfig
+from engine.config import ConfigError, DeepSpeedSection, RunConfig
 from engine.training.deepspeed_settings import deepspeed_config, guards_itself
 from engine.training.optimizer import build_optimizer
 
@@ -50,6 +51,9 @@ class DeepSpeedEngine:
         accumulation: int,
         learning_rate: float,
     ) -> None:
+        if config.deepspeed.config is None and torch.distributed.get_world_size() == 1:
+            # ZeRO shares among ranks: one alone would lay out and gather weights for nothing.
+            config = replace(config, deepspeed=DeepSpeedSection(stage=0))
         self.stage = config.deepspeed.stage
         self.model = model
         if model.temp is not None:
