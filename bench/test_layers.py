@@ -113,7 +113,7 @@ def test_adamw_ema(compare: Compare, plan: Plan, record: Record, config: BlipCon
     for parameter in parameters:
         parameter.grad = torch.randn_like(parameter) * 1e-3
     followers = {named[online_name(name)]: p for name, p in momentum.named_parameters()}
-    apart, together = (build_optimizer(parameters, TrainSection(), 0, 1e-9) for _ in range(2))
+    apart, together = (build_optimizer(parameters, TrainSection(), 1e-9) for _ in range(2))
     together.follow(followers, 0.995)
     online = [parameter.detach() for parameter in followers]
 

@@ -37,7 +37,7 @@ class Ours:
         self.model = BlipPretrain(config).to(device)
         self.momentum = Momentum(self.model, queue_size).to(device)
         parameters = list(self.model.parameters())
-        self.optimizer = build_optimizer(parameters, TrainSection(), 0, RATE)
+        self.optimizer = build_optimizer(parameters, TrainSection(), RATE)
         self.device, self.steps = device, 0
         # On the device once: a number of the host would be waited for in each step.
         self.alpha = torch.full((), ALPHA, dtype=torch.float64, device=device)

@@ -144,7 +144,8 @@ class DeepSpeedSection:
     """How DeepSpeed shares the state among ranks.
 
     Args:
-        stage: of ZeRO: 0 replicates, 1 shards optimizer state, 2 gradients too, 3 weights too.
+        stage: of ZeRO: 0 replicates, 1 shards optimizer state, 2 gradients too, 3 weights too; a
+            process alone has nothing to share and replicates, unless `config` is given.
         config: JSON file with further DeepSpeed settings, or null; what this run sets is refused.
     """
 

@@ -7,6 +7,9 @@ import torch
 def ema_(targets: list[torch.Tensor], sources: list[torch.Tensor], momentum: float) -> None:
     """target <- momentum * target + (1 - momentum) * source, in place, over all tensors at once.
 
+    As target + (1 - momentum) * (source - target): one pass over memory, 12 bytes a float32 weight
+    where a product and a sum take 20, and a target that equals its source stays as it is.
+
     Args:
         targets: momentum weights.
         sources: online weights of the same shapes.
@@ -18,5 +21,4 @@ def ema_(targets: list[torch.Tensor], sources: list[torch.Tensor], momentum: flo
     if len(targets) != len(sources):
         raise ValueError(f"ema_: {len(targets)} targets but {len(sources)} sources")
     if targets:
-        torch._foreach_mul_(targets, momentum)
-        torch._foreach_add_(targets, sources, alpha=1 - momentum)
+        torch._foreach_lerp_(targets, sources, 1 - momentum)

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import deepspeed
@@ -15,8 +16,8 @@ from deepspeed.utils import (
 )
 from torch import nn
 
-from engine.config import ConfigError, RunConfig
-from engine.training.deepspeed_settings import deepspeed_config
+from engine.config import ConfigError, DeepSpeedSection, RunConfig
+from engine.training.deepspeed_settings import deepspeed_config, guards_itself
 from engine.training.optimizer import build_optimizer
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -35,8 +36,9 @@ class DeepSpeedEngine:
         learning_rate: of the first step.
 
     Attributes:
-        one_pass_on: kinds of device on which momentum weights follow inside the optimizer's step.
-            A CPU keeps PyTorch's own AdamW, bit by bit.
+        one_pass_on: kinds of device on which the optimizer takes one pass over memory, and without
+            ZeRO momentum weights follow inside of it. A CPU keeps PyTorch's own AdamW, bit by bit.
+        guarded: whether the optimizer clips and refuses steps, not DeepSpeed.
     """
 
     one_pass_on: tuple[str, ...] = ("cuda",)
@@ -49,14 +51,19 @@ class DeepSpeedEngine:
         accumulation: int,
         learning_rate: float,
     ) -> None:
+        if config.deepspeed.config is None and torch.distributed.get_world_size() == 1:
+            # ZeRO shares among ranks: one alone would lay out and gather weights for nothing.
+            config = replace(config, deepspeed=DeepSpeedSection(stage=0))
         self.stage = config.deepspeed.stage
         self.model = model
         if model.temp is not None:
             # DeepSpeed cannot broadcast a 0-dim parameter; `whole_parameters` gives it back.
             model.temp = nn.Parameter(model.temp.detach().reshape(1))
         parameters = list(model.parameters())
-        optimizer = build_optimizer(parameters, config.train, self.stage, learning_rate)
         settings = deepspeed_config(config, micro_batch, accumulation)
+        self.guarded = guards_itself(settings)
+        kind = {"guarded": self.guarded, "in_parts": self.stage > 0}
+        optimizer = build_optimizer(parameters, config.train, learning_rate, **kind)
         try:
             self.engine, *_ = deepspeed.initialize(
                 model=model, optimizer=optimizer, config=settings, dist_init_required=False
@@ -67,6 +74,9 @@ class DeepSpeedEngine:
             raise ConfigError(
                 f"deepspeed.config {config.deepspeed.config}: DeepSpeed refuses it: {error}"
             ) from None
+        if self.guarded and self.stage:
+            self._step_on_the_weights()
+            self.inner_optimizer.one_pass = parameters[0].device.type in self.one_pass_on
         self._prepare_moments()
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
@@ -91,7 +101,8 @@ class DeepSpeedEngine:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = learning_rate
         self.engine.step()
-        return last and self.engine.was_step_applied()
+        refused = self.guarded and self.inner_optimizer.overflow
+        return last and self.engine.was_step_applied() and not refused
 
     def close(self) -> None:
         """Let go of the network: DeepSpeed's hooks on it would keep all of it in memory."""
@@ -118,7 +129,9 @@ class DeepSpeedEngine:
         """Have momentum weights follow inside `step`, where that saves passes over memory.
 
         Only without ZeRO: there the optimizer holds whole weights, and decides whether a step is
-        taken before it changes anything, so followers follow accepted steps alone.
+        taken before it changes anything, so followers follow accepted steps alone. Followers of
+        a part would have to be gathered like the weights, 4 bytes each between GPUs, to save the
+        other ranks 12 bytes of their own memory, which is more than three times as fast.
 
         Args:
             followers: by the name of the parameter that each follows.
@@ -165,6 +178,20 @@ class DeepSpeedEngine:
     def inner_optimizer(self) -> torch.optim.Optimizer:
         """The AdamW inside."""
         return self.engine.optimizer if self.stage == 0 else self.engine.optimizer.optimizer
+
+    def _step_on_the_weights(self) -> None:
+        """Have ZeRO 1 and 2 update this rank's part of the weights where it lies.
+
+        DeepSpeed keeps a float32 copy of the part, for weights of fewer bits, and writes it back
+        over them after each update. Ours are float32: with the part in the place of its copy the
+        optimizer's own pass writes what is gathered, and what DeepSpeed writes back is the memory
+        itself, which PyTorch leaves alone.
+        """
+        zero = self.engine.optimizer
+        copies, parts = zero.single_partition_of_fp32_groups, zero.parallel_partitioned_bit16_groups
+        for copy, of_ranks in zip(copies, parts, strict=True):
+            copy.data = of_ranks[torch.distributed.get_rank()].data
+        zero._link_all_hp_params()
 
     def _prepare_moments(self) -> None:
         """Create AdamW's state before the first step, so that it can always be read and set."""

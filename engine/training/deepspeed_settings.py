@@ -13,17 +13,38 @@ def deepspeed_config(config: RunConfig, micro_batch: int, accumulation: int) -> 
     Raises:
         ConfigError: the JSON cannot be read or sets what the run sets.
     """
+    stage = config.deepspeed.stage
     settings: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": accumulation,
-        "gradient_clipping": config.train.clip_norm if config.deepspeed.stage else 0.0,
+        "gradient_clipping": config.train.clip_norm,
         "zero_allow_untested_optimizer": True,
-        "zero_optimization": {"stage": config.deepspeed.stage},
+        "zero_optimization": {"stage": stage},
         "steps_per_print": 1 << 40,
     }
-    if config.deepspeed.config is None:
-        return settings
-    path = Path(config.deepspeed.config)
+    if config.deepspeed.config is not None:
+        extra = _extra(Path(config.deepspeed.config), settings)
+        settings["zero_optimization"] |= extra.pop("zero_optimization", {})
+        settings |= extra
+    guarded = guards_itself(settings)
+    if guarded:
+        settings["gradient_clipping"] = 0.0
+    if stage in (1, 2):
+        settings["zero_optimization"]["compute_grad_norm"] = not guarded
+    return settings
+
+
+def guards_itself(settings: dict[str, Any]) -> bool:
+    """Whether the optimizer clips and refuses steps itself; otherwise DeepSpeed does both.
+
+    DeepSpeed must where only it knows the gradients of a rank's part: under ZeRO 3, and where the
+    optimizer's state lies beside a GPU.
+    """
+    zero = settings["zero_optimization"]
+    return zero["stage"] < 3 and not zero.get("offload_optimizer")
+
+
+def _extra(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
     try:
         extra = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -33,8 +54,6 @@ def deepspeed_config(config: RunConfig, micro_batch: int, accumulation: int) -> 
     ours = {*settings, "train_batch_size", "optimizer", "scheduler", "fp16", "bf16", "amp"}
     for key in sorted((ours - {"zero_optimization"}) & set(extra)):
         raise ConfigError(f"deepspeed.config {path}: {key!r} is set by the run; take it out")
-    zero = extra.pop("zero_optimization", {})
-    if "stage" in zero:
+    if "stage" in extra.get("zero_optimization", {}):
         raise ConfigError(f"deepspeed.config {path}: the stage is set by deepspeed.stage")
-    settings["zero_optimization"] |= zero
-    return settings | extra
+    return extra

@@ -9,30 +9,50 @@ from torch import nn
 from engine.config import TrainSection
 from kernels import adamw_ema_, ema_
 
+# Weights whose squares are summed in float32; the sums of more are summed again.
+PIECE = 1 << 20
+
 
 class GuardedAdamW(torch.optim.AdamW):
     """AdamW that clips by global norm and leaves everything as it was when that is not finite.
 
-    ZeRO 1 to 3 guard the step themselves; without ZeRO the gradients are whole on every rank,
-    reduced already, so all ranks decide alike. `overflow` tells DeepSpeed of a step not taken.
+    Gradients are reduced already: whole on every rank, or in parts whose norms are added up, so
+    all ranks decide alike. `overflow` tells of a step not taken.
+
+    Args:
+        parameters: that it steps on.
+        clip_norm: largest norm of all gradients; 0 takes them as they are.
+        in_parts: each rank has a part of the weights, as under ZeRO 1 and 2.
+        settings: PyTorch's.
+
+    Attributes:
+        one_pass: clip, update and let followers follow in one pass over memory; PyTorch's own
+            AdamW otherwise. The state must be there already.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], clip_norm: float, **settings: Any):
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        clip_norm: float,
+        *,
+        in_parts: bool = False,
+        **settings: Any,
+    ) -> None:
         super().__init__(parameters, **settings)
-        self.clip_norm = clip_norm
-        self.overflow = False
+        self.clip_norm, self.in_parts = clip_norm, in_parts
+        self.overflow = self.one_pass = False
         self.followers: dict[nn.Parameter, torch.Tensor] = {}
         self.momentum = 1.0
         self.even = True
 
     def follow(self, followers: dict[nn.Parameter, torch.Tensor], momentum: float) -> None:
-        """Have momentum weights follow inside `step`, in the pass that updates the weights.
+        """Have momentum weights follow inside `step`, in the one pass that updates the weights.
 
         Args:
             followers: by the parameter that each follows.
             momentum: m of m * follower + (1 - m) * parameter.
         """
-        self.followers, self.momentum = followers, momentum
+        self.followers, self.momentum, self.one_pass = followers, momentum, True
         for group in self.param_groups:
             for parameter in group["params"]:
                 state = self.state[parameter]
@@ -46,7 +66,7 @@ class GuardedAdamW(torch.optim.AdamW):
         """Clip and step, or set `overflow`."""
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = self._norm(gradients)
         self.overflow = not bool(torch.isfinite(norm))
         if self.overflow:
             return
@@ -55,13 +75,21 @@ class GuardedAdamW(torch.optim.AdamW):
             scale = (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)
         # A parameter that was passed over once counts its updates differently from then on.
         self.even = self.even and len(gradients) == len(parameters)
-        if self.followers and self.even:
+        if self.one_pass and self.even:
             self._step_in_one_pass(scale)
             return
         if self.clip_norm > 0:
             torch._foreach_mul_(gradients, scale)
         super().step(closure)
         ema_(list(self.followers.values()), [p.detach() for p in self.followers], self.momentum)
+
+    def _norm(self, gradients: list[torch.Tensor]) -> torch.Tensor:
+        if not self.in_parts:
+            return torch.nn.utils.get_total_norm(gradients)
+        pieces = [piece for gradient in gradients for piece in gradient.split(PIECE)]
+        square = torch.nn.utils.get_total_norm(pieces).double().square()
+        torch.distributed.all_reduce(square)
+        return square.sqrt().float()
 
     def _step_in_one_pass(self, scale: torch.Tensor | float) -> None:
         for group in self.param_groups:
@@ -85,9 +113,22 @@ class GuardedAdamW(torch.optim.AdamW):
 
 
 def build_optimizer(
-    parameters: Iterable[nn.Parameter], train: TrainSection, stage: int, learning_rate: float
+    parameters: Iterable[nn.Parameter],
+    train: TrainSection,
+    learning_rate: float,
+    *,
+    guarded: bool = True,
+    in_parts: bool = False,
 ) -> torch.optim.AdamW:
-    """AdamW with decay on every parameter, as the original."""
+    """AdamW with decay on every parameter, as the original.
+
+    Args:
+        parameters: that it steps on.
+        train: its settings.
+        learning_rate: of the first step.
+        guarded: it clips and refuses steps itself; otherwise DeepSpeed does.
+        in_parts: each rank has a part of the weights.
+    """
     settings = {
         "lr": learning_rate,
         "betas": tuple(train.betas),
@@ -95,6 +136,6 @@ def build_optimizer(
         "weight_decay": train.weight_decay,
         "fused": True,
     }
-    if stage == 0:
-        return GuardedAdamW(parameters, train.clip_norm, **settings)
+    if guarded:
+        return GuardedAdamW(parameters, train.clip_norm, in_parts=in_parts, **settings)
     return torch.optim.AdamW(parameters, **settings)

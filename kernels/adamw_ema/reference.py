@@ -20,7 +20,7 @@ def adamw_ema_reference(
     With g scaled by `factors[0]` (Loshchilov and Hutter 2017, arXiv:1711.05101):
     w <- w - lr decay w, m <- m + (1 - beta1) (g - m), v <- beta2 v + (1 - beta2) g g,
     w <- w - lr / (1 - beta1^t) m / (sqrt(v) / sqrt(1 - beta2^t) + eps), and then
-    follower <- momentum follower + (1 - momentum) w, copy <- w.
+    follower <- follower + (1 - momentum) (w - follower), copy <- w.
     """
     scale, decay, step_size, root = factors.unbind()
     tensors = zip(weights, gradients, first_moments, second_moments, followers, copies, strict=True)
@@ -31,6 +31,6 @@ def adamw_ema_reference(
         second.mul_(betas[1]).addcmul_(gradient, gradient, value=1 - betas[1])
         weight.sub_(step_size * first / (second.sqrt() / root + eps))
         if follower is not None:
-            follower.mul_(momentum).add_(weight, alpha=1 - momentum)
+            follower.lerp_(weight, 1 - momentum)
         if copy is not None:
             copy.copy_(weight)

@@ -24,7 +24,6 @@ def adamw_ema_kernel(
     old_second,
     new_second,
     eps,
-    old_follower,
     new_follower,
     ALIGNED: tl.constexpr,
     COPY: tl.constexpr,
@@ -35,7 +34,7 @@ def adamw_ema_kernel(
     first = tl.load(programs_ptr + 2 * tl.program_id(0) + 1)
     line = table_ptr + tensor * 7
     length = tl.load(line + 6)
-    rates = (new_first, old_second, new_second, eps, old_follower, new_follower)
+    rates = (new_first, old_second, new_second, eps, new_follower)
     if ALIGNED:
         first = tl.multiple_of(first, 16)
     places = first + tl.arange(0, BLOCK)
@@ -48,7 +47,7 @@ def adamw_ema_kernel(
 
 @triton.jit
 def _update(line, places, mask, factors_ptr, rates, ALIGNED: tl.constexpr, COPY: tl.constexpr):
-    new_first, old_second, new_second, eps, old_follower, new_follower = rates
+    new_first, old_second, new_second, eps, new_follower = rates
     scale = tl.load(factors_ptr)
     decay = tl.load(factors_ptr + 1)
     step_size = tl.load(factors_ptr + 2)
@@ -71,7 +70,7 @@ def _update(line, places, mask, factors_ptr, rates, ALIGNED: tl.constexpr, COPY:
     if follower != 0:
         follower_ptr = _pointers(follower, places, tl.float32, ALIGNED)
         behind = tl.load(follower_ptr, mask)
-        tl.store(follower_ptr, old_follower * behind + new_follower * weight, mask)
+        tl.store(follower_ptr, behind + new_follower * (weight - behind), mask)
     copy = tl.load(line + 5)
     if copy != 0:
         tl.store(_pointers(copy, places, COPY, ALIGNED), weight.to(COPY), mask)
@@ -132,7 +131,6 @@ def update_(
         betas[1],
         1 - betas[1],
         eps,
-        momentum,
         1 - momentum,
         ALIGNED=aligned,
         COPY=tl.float16 if torch.float16 in kinds else tl.bfloat16,

@@ -37,7 +37,7 @@ def gradients(ours: list[nn.Parameter], number: int) -> None:
 
 def optimizer(ours: list[nn.Parameter]) -> GuardedAdamW:
     """AdamW as a run has it without ZeRO."""
-    return build_optimizer(ours, TrainSection(clip_norm=5.0), 0, 1e-2)
+    return build_optimizer(ours, TrainSection(clip_norm=5.0), 1e-2)
 
 
 def test_they_follow_as_if_updated_after_the_step() -> None:

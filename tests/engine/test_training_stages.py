@@ -18,19 +18,23 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run under every stage on one and two processes, and with accumulation."""
     folder = tmp_path_factory.mktemp("stages")
     data = write_shards(folder / "data", 48)
+    # With settings of DeepSpeed's own a process alone has ZeRO too.
+    given = {"config": str(folder / "deepspeed.json")}
+    (folder / "deepspeed.json").write_text("{}")
     for ranks in (1, 2):
         configs = [
-            write_config(folder, f"ranks{ranks}_stage{s}", data, deepspeed={"stage": s})
+            write_config(folder, f"ranks{ranks}_stage{s}", data, deepspeed={"stage": s} | given)
             for s in STAGES
         ]
         parts = {"micro_batch_size": 4}
         if ranks == 1:
-            name, zero = "accumulated_stage", {"stage": 1}
+            configs.append(write_config(folder, "alone", data, deepspeed={"stage": 1}))
+            name, zero = "accumulated_stage", {"stage": 1} | given
             configs.append(write_config(folder, f"{name}0", data, train=parts))
             configs.append(write_config(folder, f"{name}1", data, train=parts, deepspeed=zero))
             again = {"train": {"activation_checkpointing": "all"}}
             for stage in (2, 3):
-                section = {"deepspeed": {"stage": stage}}
+                section = {"deepspeed": {"stage": stage} | given}
                 configs.append(
                     write_config(folder, f"again_stage{stage}", data, **again, **section)
                 )
@@ -63,6 +67,13 @@ def test_losses_and_weights_equal_those_of_one_process(trained: Path, name: str)
             assert (ours[key] - tensor).abs().max() <= 2 * 4e-3, key
         else:
             torch.testing.assert_close(ours[key], tensor, rtol=TOLERANCE, atol=TOLERANCE, msg=key)
+
+
+@pytest.mark.xdist_group("stages")
+def test_a_process_alone_replicates(trained: Path) -> None:
+    """Whose order of sums is another than ZeRO's."""
+    plain, alone = (weights(trained / name, 4) for name in ("ranks1_stage0", "alone"))
+    assert all(torch.equal(alone[name], tensor) for name, tensor in plain.items())
 
 
 @pytest.mark.xdist_group("stages")
