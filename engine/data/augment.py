@@ -15,6 +15,8 @@ MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 SCALE, OFFSET = (torch.from_numpy(x)[:, None, None] for x in (1 / (255 * STD), -MEAN / STD))
 RAND_AUGMENT_COUNT, STRENGTH = 2, 5 / 10
+# Degrees, whole pixels, and pixels a line.
+TURN, SHIFT, SHEAR = 30 * STRENGTH, round(10 * STRENGTH), 0.3 * STRENGTH
 GREY = (128, 128, 128)
 OPERATIONS = (
     "identity",
@@ -96,15 +98,14 @@ def apply_operation(image: Image.Image, name: str, sign: int) -> Image.Image:
     if name == "equalize":
         return ImageOps.equalize(image)
     if name == "rotate":
-        angle = sign * 30 * STRENGTH
-        return image.rotate(angle, Image.Resampling.BILINEAR, fillcolor=GREY)
-    shift = sign * round(10 * STRENGTH)
+        return image.rotate(sign * TURN, Image.Resampling.BILINEAR, fillcolor=GREY)
+    shift = sign * SHIFT
     if name in ("translate_x", "translate_y"):
         # By whole pixels, so nothing is interpolated.
         moved = Image.new("RGB", image.size, GREY)
         moved.paste(image, (-shift, 0) if name == "translate_x" else (0, -shift))
         return moved
-    shear = sign * 0.3 * STRENGTH
+    shear = sign * SHEAR
     matrix = (1, shear, 0, 0, 1, 0) if name == "shear_x" else (1, 0, 0, shear, 1, 0)
     bilinear = Image.Resampling.BILINEAR
     return image.transform(
