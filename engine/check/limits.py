@@ -2,12 +2,13 @@
 
 import importlib.util
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from engine.check.setup import Setup
 from engine.config import ConfigError
-from engine.data.jpeg import jpeg_decoder
-from engine.data.loader import micro_batch_size
+from engine.data.decoders import choose_decoders
+from engine.data.micro_batches import micro_batch_size
 from engine.evaluation.meteor import find_meteor
 from engine.findings import Finding, error, refusals, warning
 from engine.runtime import choose_device
@@ -125,7 +126,10 @@ def ranks(setup: Setup) -> Iterator[Finding]:
 
 def extras(setup: Setup) -> Iterator[Finding]:
     """Packages and programs that settings ask for."""
-    yield from refusals("jpeg_decoder", lambda: jpeg_decoder(setup.config.data.jpeg_decoder))
+    config, single = setup.config, setup.objective is None or setup.objective.slots.single
+    place = "cuda" if setup.host.gpus and config.device != "cpu" else "cpu"
+    choose = partial(choose_decoders, config.data.jpeg_decoder, place, single=single)
+    yield from refusals("jpeg_decoder", choose)
     if setup.config.evaluate.meteor:
         yield from refusals("meteor", find_meteor)
     if setup.config.tensorboard and importlib.util.find_spec("tensorboard") is None:

@@ -131,9 +131,10 @@ def to_tensor(image: Image.Image) -> torch.Tensor:
 def normalised(views: Sequence[torch.Tensor]) -> torch.Tensor:
     """N views [..., 3, H, W] uint8 -> [N, ..., 3, H, W] float32, normalised as the original does.
 
-    View by view, so that a view stays in the processor's cache.
+    View by view, so that a view stays in the processor's cache. Without a view, [0].
     """
-    result = torch.empty((len(views), *views[0].shape), dtype=torch.float32)
+    shape = views[0].shape if views else ()
+    result = torch.empty((len(views), *shape), dtype=torch.float32)
     for place, view in zip(result, views, strict=True):
         place.copy_(view).mul_(SCALE).add_(OFFSET)
     return result
