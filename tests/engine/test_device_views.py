@@ -1,4 +1,4 @@
-"""Batches whose views DALI makes: the same slots, substitutes and reasons, and nearly the pixels."""
+"""Batches whose views DALI makes: the same slots, substitutes and reasons, nearly the pixels."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,8 @@ from engine.data.shards import ShardWriter
 from engine.data.tokenizer import open_tokenizer
 from tests.engine.test_data_batches import run_config
 from tests.engine.test_fast_view import GOOD, encoded, photo
+from tests.forked import run, start, succeed
+from tests.runs import losses, weights, write_config
 from tests.shards import caption, picture
 
 COUNT = 24
@@ -68,9 +70,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_same_slots_as_pillows_and_nearly_the_pixels(photos: Path) -> None:
-    """`test_dali` has the tolerances; where the host decodes, there are none. Not of the tiny
-    preset's 32 pixels: equalisation divides by the 255th part of the pixels in whole numbers, and so
-    few of them make that jump."""
+    """`test_dali` has the tolerances; where the host decodes, there are none. Views are larger than
+    the tiny preset's: equalisation divides by a 255th of their pixels in whole numbers, and of so
+    few pixels that number jumps."""
     settings = run_config(photos, fast_views=False)
     settings = replace(settings, model=replace(settings.model, image_size=96))
     there, here = (
@@ -168,3 +170,23 @@ def test_what_only_the_device_cannot_decode_goes_the_hosts_way(
     pillow = loaded(run_config(photos, fast_views=False, jpeg_decoder="pillow"))
     assert torch.equal(images(batches)[by_host], images(pillow)[by_host])
     assert len([line for line in caplog.messages if "DALI did not decode" in line]) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("resume")
+def test_a_killed_run_continues_to_the_same_weights(photos: Path, tmp_path: Path) -> None:
+    settings = {"checkpoint": {"every": 1}, "train": {"max_steps": 9}}
+    names, words = ("whole", "killed"), {}
+    for name in names:
+        path = write_config(tmp_path, name, photos, **settings)
+        words[name] = ["--config", path, "--data.jpeg_decoder", "dali"]
+    succeed("launch.pretrain", words["whole"], tmp_path / "log")
+    (process,) = start("launch.pretrain", words["killed"], tmp_path / "log")
+    process.until((tmp_path / "killed" / "checkpoints" / "step_00000002").exists)
+    process.process.kill()
+    process.process.join()
+    (ended,) = run("launch.pretrain", words["killed"], tmp_path / "log")
+    assert ended[0] == 0 and "continuing" in ended[1]
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    expected, found = (weights(tmp_path / name, 9) for name in names)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
