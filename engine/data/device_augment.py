@@ -1,8 +1,9 @@
 """RandAugment on tensors of bytes, where they lie: Pillow's arithmetic, so the definition's bytes.
 
-DALI's own operators are not taken for it: its equalisation has no CPU form and is OpenCV's, its
-warp blends the border with the fill and rounds where Pillow cuts off.
-`tests/engine/test_device_augment.py` holds every operation to `apply_operation`.
+`tests/engine/test_device_augment.py` holds every operation to `apply_operation`, bit by bit. DALI's
+own operators are not taken for them. On photographs of 224 pixels its CPU forms are off by up to 6
+steps of 255 and 1.5 to 2.8 in the mean (equalize: OpenCV's table), by one step in 45 % of the
+values and by up to 47 at the border, which it blends with the fill (warp_affine).
 """
 
 import math

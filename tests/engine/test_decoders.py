@@ -14,6 +14,7 @@ from engine.data.loader import build_loader
 from engine.data.open_source import open_source
 from engine.data.statements import StatementSlots, open_statements
 from engine.data.tokenizer import open_tokenizer
+from tests.check_runs import look, make_good
 from tests.engine.test_data_batches import run_config
 from tests.shards import write_shards, write_statements
 
@@ -91,3 +92,12 @@ def test_a_run_without_a_gpu_plans_nothing_by_itself(tmp_path: Path) -> None:
     source = open_source(config.data.train)
     (batch,) = build_loader(config, source, open_tokenizer(None), **place)
     assert batch.planned is None and len(batch) == len(batch.image)
+
+
+def test_check_says_what_dali_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = make_good(tmp_path)
+    assert not look(place, "--data.jpeg_decoder", "dali")
+    missing(monkeypatch, "nvidia.dali")
+    (finding,) = look(place, "--data.jpeg_decoder", "dali")
+    assert (finding.severity, finding.name) == ("error", "jpeg_decoder")
+    assert "DALI is not installed (pip install '.[gpu-decoding]'); or set auto" in finding.line
