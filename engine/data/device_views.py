@@ -62,6 +62,7 @@ class DeviceViews:
                 yield self._complete()
         while self._waiting:
             yield self._complete()
+        self._makers.clear()
 
     def _start(self, batch: Batch) -> None:
         if batch.planned is not None:

@@ -14,9 +14,9 @@ DIVISORS = (8, 4, 2, 1)
 # (content, divisor of its size) -> [ceil(H / d), ceil(W / d), 3] uint8. A decoder raises whatever
 # it likes where a picture is not a good colour JPEG.
 Decoder = Callable[[bytes, int], np.ndarray]
-# Marks of a JPEG (ITU T.81, table B.1): frames other than baseline, extended and progressive ones
-# coded by Huffman; the start of a scan; the end; what ends a scan's data.
-OTHER_FRAMES = {*range(0xC3, 0xD0)} - {0xC4, 0xC8, 0xCC}
+# Marks of a JPEG (ITU T.81, table B.1): baseline, extended and progressive frames coded by Huffman,
+# and other frames; the start of a scan; the end; what ends a scan's data.
+FRAMES, OTHER_FRAMES = {0xC0, 0xC1, 0xC2}, {*range(0xC3, 0xD0)} - {0xC4, 0xC8, 0xCC}
 SCAN, END = 0xDA, 0xD9
 AFTER_SCAN = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
 
@@ -43,16 +43,20 @@ def by_simplejpeg(content: bytes, divisor: int) -> np.ndarray:
 
 def is_whole(content: bytes) -> bool:
     """Whether what begins as a JPEG goes on from segment to segment, through every scan, to its
-    end, and is of a kind that every decoder knows. Nothing is decoded."""
-    place, scans = 2, 0
+    end, and is of a kind that every decoder knows. Nothing is decoded.
+
+    With a second frame, decoders would not agree on its size.
+    """
+    place, frames, scans = 2, 0, 0
     while content[place : place + 1] == b"\xff":
         while content[place : place + 1] == b"\xff":
             place += 1
         mark, length = content[place : place + 1], content[place + 1 : place + 3]
         if mark == bytes([END]):
-            return scans > 0
+            return frames == 1 and scans > 0
         if len(length) < 2 or mark[0] in OTHER_FRAMES:
             return False
+        frames += mark[0] in FRAMES
         place += 1 + max(2, int.from_bytes(length))
         if mark[0] == SCAN:
             scans += 1

@@ -137,6 +137,15 @@ def test_every_kind_of_jpeg_is_whole_and_no_part_of_one_is() -> None:
         assert not is_whole(content[:-1])
 
 
+def test_a_second_frame_of_another_size_is_the_hosts() -> None:
+    start = GOOD.index(b"\xff\xc0\x00\x11")
+    frame = GOOD[start : start + 19]
+    other = frame[:5] + b"\x7f\xff\x7f\xff" + frame[9:]
+    for added in (frame + other, other + frame):
+        content = GOOD.replace(frame, added, 1)
+        assert plan(content, MOST, Augmentation(32, 0.2, True, True), Draws(1)) is None
+
+
 def test_arithmetic_frames_are_the_hosts() -> None:
     assert is_whole(GOOD.replace(b"\xff\xc0\x00\x11", b"\xff\xc1\x00\x11", 1))
     assert not is_whole(GOOD.replace(b"\xff\xc0\x00\x11", b"\xff\xc9\x00\x11", 1))

@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,7 @@ def test_statements_of_two_pictures_are_the_hosts(tmp_path: Path) -> None:
 
 
 def test_a_run_without_a_gpu_plans_nothing_by_itself(tmp_path: Path) -> None:
-    config = run_config(write_shards(tmp_path, 8))
+    config = replace(run_config(write_shards(tmp_path, 8)), device="cpu")
     place = {"rank": 0, "world_size": 1, "start_step": 0, "stop_step": 1}
     source = open_source(config.data.train)
     (batch,) = build_loader(config, source, open_tokenizer(None), **place)

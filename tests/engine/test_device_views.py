@@ -1,4 +1,7 @@
-"""Batches whose views DALI makes: the same slots, substitutes and reasons, nearly the pixels."""
+"""Batches whose views DALI makes: the same slots, substitutes and reasons, nearly the pixels.
+
+On a GPU where there is one: the runs' device is `auto`.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +19,7 @@ from engine.data.open_source import open_source
 from engine.data.planned_view import PlannedView, plan
 from engine.data.shards import ShardWriter
 from engine.data.tokenizer import open_tokenizer
+from tests.engine.test_dali import rounds
 from tests.engine.test_data_batches import run_config
 from tests.engine.test_fast_view import GOOD, encoded, photo
 from tests.forked import run, start, succeed
@@ -56,7 +60,7 @@ def loaded(config: RunConfig, ranks: int = 1, steps: tuple[int, int] = (0, 6)) -
 
 
 def images(batches: list[Batch]) -> torch.Tensor:
-    return torch.cat([batch.image for batch in batches])
+    return torch.cat([batch.image.cpu() for batch in batches])
 
 
 def named(batches: list[Batch]) -> list[tuple[str, str]]:
@@ -84,9 +88,10 @@ def test_the_same_slots_as_pillows_and_nearly_the_pixels(photos: Path) -> None:
         assert torch.equal(one.input_ids, other.input_ids)
         assert torch.equal(one.image_id, other.image_id)
     apart = (images(there) - images(here)).abs() * 255 * torch.from_numpy(STD)[:, None, None]
-    assert apart.mean((1, 2, 3)).max() < 4
-    assert apart.mean() < 0.5
-    assert (apart > 1.01).float().mean() < 0.05
+    most = rounds(there[0].image.device)
+    assert apart.mean((1, 2, 3)).max() < 4 * most
+    assert apart.mean() < 0.5 * most
+    assert (apart > most + 0.01).float().mean() < 0.05
     untouched = (images(there) == images(here)).flatten(1).all(1)
     by_host = {f"{number:05d}" for number in range(5, COUNT, 6)}
     keys = [key for key, _ in named(there)]
