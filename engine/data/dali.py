@@ -69,7 +69,7 @@ class DaliViews:
     def __init__(self, device: torch.device, most: int, size: int, threads: int) -> None:
         from nvidia.dali import Pipeline, fn, types
 
-        self.device, self.size = device, size
+        self.device, self.size, self._under_way = device, size, 0
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
         number = None
         if device.type == "cuda":
@@ -114,6 +114,7 @@ class DaliViews:
         for _ in range(AHEAD):
             self._feed(planned)
         self._pipeline.schedule_run()
+        self._under_way = AHEAD
         for _ in range(AHEAD):
             apart = (self.take().cpu().float() - expected.float()).abs().mean()
             if not apart <= TRIAL_STEPS:
@@ -123,6 +124,7 @@ class DaliViews:
         """Begin with a batch."""
         self._feed(planned)
         self._pipeline.schedule_run()
+        self._under_way += 1
 
     def _feed(self, planned: PlannedViews) -> None:
         corners, opposite = (planned.boxes[:, place].numpy() for place in ([1, 0], [3, 2]))
@@ -136,8 +138,11 @@ class DaliViews:
         operations.
 
         Raises:
-            Exception: DALI could not decode one of its pictures.
+            Exception: DALI could not decode one of its pictures, or none was started.
         """
+        if not self._under_way:
+            raise RuntimeError("no batch is under way")
+        self._under_way -= 1
         (views,) = self._pipeline.share_outputs()
         copied = self._copied(views)
         self._pipeline.release_outputs()

@@ -65,8 +65,15 @@ class DeviceViews:
         self._makers.clear()
 
     def _start(self, batch: Batch) -> None:
-        if batch.planned is not None:
-            self._maker(batch.planned.size).start(batch.planned)
+        """Begin with a batch's views, if any. Where DALI has failed meanwhile, at a batch before,
+        it is let go: what is then not under way is mended when it is taken."""
+        if batch.planned is None:
+            return
+        maker = self._maker(batch.planned.size)
+        try:
+            maker.start(batch.planned)
+        except Exception:  # noqa: BLE001 - DALI's errors are of any kind
+            self._makers.pop(batch.planned.size)
 
     def _maker(self, size: int) -> DaliViews:
         """What makes views of this size; those of sizes that no batch waits for are let go."""
@@ -81,9 +88,10 @@ class DeviceViews:
         batch, slots = self._waiting.popleft()
         if batch.planned is None:
             return batch
+        maker = self._maker(batch.planned.size)
         try:
-            views = self._maker(batch.planned.size).take()
-        except Exception:  # noqa: BLE001 - DALI's errors are of any kind
+            views = maker.take()
+        except Exception:  # noqa: BLE001 - as above
             batch, views = self._mended(batch, slots)
         return batch if views is None else self._filled(batch, views)
 
@@ -125,10 +133,11 @@ class DeviceViews:
         return batch, views
 
     def _decodes(self, planned: PlannedViews) -> bool:
+        maker = self._maker(planned.size)
         try:
-            self._maker(planned.size).start(planned)
-            self._maker(planned.size).take()
+            maker.start(planned)
+            maker.take()
         except Exception:  # noqa: BLE001 - as above
-            self._makers.pop(planned.size, None)
+            self._makers.pop(planned.size)
             return False
         return True

@@ -14,9 +14,10 @@ from engine.curriculum import CurriculumStage
 from engine.data import loader
 from engine.data.augment import STD
 from engine.data.batch import Batch
+from engine.data.dali import DaliViews
 from engine.data.loader import Slots, build_loader
 from engine.data.open_source import open_source
-from engine.data.planned_view import PlannedView, plan
+from engine.data.planned_view import PlannedView, PlannedViews, plan
 from engine.data.shards import ShardWriter
 from engine.data.tokenizer import open_tokenizer
 from tests.engine.test_dali import rounds
@@ -175,6 +176,28 @@ def test_what_only_the_device_cannot_decode_goes_the_hosts_way(
     pillow = loaded(run_config(photos, fast_views=False, jpeg_decoder="pillow"))
     assert torch.equal(images(batches)[by_host], images(pillow)[by_host])
     assert len([line for line in caplog.messages if "DALI did not decode" in line]) == 1
+
+
+def test_a_failure_that_is_seen_when_the_next_batch_starts_costs_nothing(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DALI fails while it decodes, and says so at the first call behind that, which may be the next
+    batch's start."""
+    config = run_config(photos, fast_views=False, jpeg_decoder="dali")
+    good, starts = loaded(config), []
+
+    def start_or_fail(maker: DaliViews, planned: PlannedViews) -> None:
+        starts.append(planned)
+        if len(starts) == 2:
+            raise RuntimeError("the pipeline is no longer valid")
+        start_views(maker, planned)
+
+    start_views = DaliViews.start
+    monkeypatch.setattr(DaliViews, "start", start_or_fail)
+    batches = loaded(config)
+    assert len(starts) > len(good)
+    assert named(batches) == named(good)
+    assert torch.equal(images(batches), images(good))
 
 
 @pytest.mark.slow
