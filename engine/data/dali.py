@@ -12,6 +12,7 @@ Only the crop is decoded. DALI does not decode JPEGs at a part of their size, so
 
 import importlib.util
 import io
+from collections import deque
 from typing import Any
 
 import torch
@@ -69,7 +70,8 @@ class DaliViews:
     def __init__(self, device: torch.device, most: int, size: int, threads: int) -> None:
         from nvidia.dali import Pipeline, fn, types
 
-        self.device, self.size, self._under_way = device, size, 0
+        self.device, self.size = device, size
+        self._under_way: deque[PlannedViews] = deque()
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
         number = None
         if device.type == "cuda":
@@ -114,9 +116,9 @@ class DaliViews:
         for _ in range(AHEAD):
             self._feed(planned)
         self._pipeline.schedule_run()
-        self._under_way = AHEAD
+        self._under_way.extend([planned] * AHEAD)
         for _ in range(AHEAD):
-            apart = (self.take().cpu().float() - expected.float()).abs().mean()
+            apart = (self.take(planned).cpu().float() - expected.float()).abs().mean()
             if not apart <= TRIAL_STEPS:
                 raise RuntimeError(f"its views are {apart:.1f} steps of 255 from Pillow's")
 
@@ -124,7 +126,7 @@ class DaliViews:
         """Begin with a batch."""
         self._feed(planned)
         self._pipeline.schedule_run()
-        self._under_way += 1
+        self._under_way.append(planned)
 
     def _feed(self, planned: PlannedViews) -> None:
         corners, opposite = (planned.boxes[:, place].numpy() for place in ([1, 0], [3, 2]))
@@ -133,16 +135,19 @@ class DaliViews:
         self._pipeline.feed_input("extent", opposite - corners)
         self._pipeline.feed_input("mirror", planned.mirror.numpy())
 
-    def take(self) -> torch.Tensor:
-        """The oldest batch that was started: [P, 3, S, S] uint8 on the device, without its
-        operations.
+    def take(self, planned: PlannedViews) -> torch.Tensor:
+        """Views of the oldest batch that was started: [P, 3, S, S] uint8 on the device, without
+        their operations.
+
+        Args:
+            planned: the batch, so that none is taken for another.
 
         Raises:
-            Exception: DALI could not decode one of its pictures, or none was started.
+            Exception: DALI could not decode one of its pictures, or it is not the oldest.
         """
-        if not self._under_way:
-            raise RuntimeError("no batch is under way")
-        self._under_way -= 1
+        if not self._under_way or self._under_way[0] is not planned:
+            raise RuntimeError("not the oldest batch under way")
+        self._under_way.popleft()
         (views,) = self._pipeline.share_outputs()
         copied = self._copied(views)
         self._pipeline.release_outputs()

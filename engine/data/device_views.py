@@ -90,7 +90,7 @@ class DeviceViews:
             return batch
         maker = self._maker(batch.planned.size)
         try:
-            views = maker.take()
+            views = maker.take(batch.planned)
         except Exception:  # noqa: BLE001 - as above
             batch, views = self._mended(batch, slots)
         return batch if views is None else self._filled(batch, views)
@@ -126,7 +126,7 @@ class DeviceViews:
         batch, views = self.remake(slots, refused), None
         if batch.planned is not None:
             self._start(batch)
-            views = self._maker(planned.size).take()
+            views = self._maker(planned.size).take(batch.planned)
         for other, _ in self._waiting:
             if other.planned is not None and other.planned.size == planned.size:
                 self._start(other)
@@ -136,7 +136,7 @@ class DeviceViews:
         maker = self._maker(planned.size)
         try:
             maker.start(planned)
-            maker.take()
+            maker.take(planned)
         except Exception:  # noqa: BLE001 - as above
             self._makers.pop(planned.size)
             return False

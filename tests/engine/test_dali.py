@@ -45,7 +45,7 @@ def made(device: torch.device, plans: list[PlannedView]) -> torch.Tensor:
     planned = PlannedViews.of(plans)
     maker = DaliViews(device, len(plans), plans[0].size, 1)
     maker.start(planned)
-    return augmented(maker.take(), planned.operations).cpu()
+    return augmented(maker.take(planned), planned.operations).cpu()
 
 
 def rounds(device: torch.device) -> float:
@@ -104,8 +104,10 @@ def test_batches_come_in_their_order_and_alone_to_the_same_bits(device: torch.de
     for number, part in enumerate(parts):
         maker.start(part)
         if number >= AHEAD - 1:
-            taken.append(maker.take().cpu())
-    taken.append(maker.take().cpu())
+            taken.append(maker.take(parts[len(taken)]).cpu())
+    with pytest.raises(RuntimeError, match="not the oldest"):
+        maker.take(parts[0])
+    taken.append(maker.take(parts[-1]).cpu())
     assert torch.equal(taken[0], torch.cat(taken[1:]))
 
 
@@ -175,8 +177,9 @@ def test_flipped_bytes_are_judged_as_the_definition_judges() -> None:
             continue
         maker = maker or DaliViews(torch.device("cpu"), 1, 32, 1)
         try:
-            maker.start(PlannedViews.of([planned]))
-            (view,) = maker.take()
+            batch = PlannedViews.of([planned])
+            maker.start(batch)
+            (view,) = maker.take(batch)
         except Exception:  # noqa: BLE001 - DALI's errors are of any kind
             maker = None
             judged.add("refused")

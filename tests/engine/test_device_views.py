@@ -178,8 +178,9 @@ def test_what_only_the_device_cannot_decode_goes_the_hosts_way(
     assert len([line for line in caplog.messages if "DALI did not decode" in line]) == 1
 
 
-def test_a_failure_that_is_seen_when_the_next_batch_starts_costs_nothing(
-    photos: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_failure_that_is_seen_when_a_batch_starts_costs_nothing(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, failing: int
 ) -> None:
     """DALI fails while it decodes, and says so at the first call behind that, which may be the next
     batch's start."""
@@ -188,7 +189,7 @@ def test_a_failure_that_is_seen_when_the_next_batch_starts_costs_nothing(
 
     def start_or_fail(maker: DaliViews, planned: PlannedViews) -> None:
         starts.append(planned)
-        if len(starts) == 2:
+        if len(starts) == failing:
             raise RuntimeError("the pipeline is no longer valid")
         start_views(maker, planned)
 
