@@ -40,6 +40,8 @@ setup(
     extras_require={
         "kernels": ["triton>=3.6"],
         "decoding": ["simplejpeg>=1.9"],
+        # For drivers of CUDA 12 and younger, whatever CUDA PyTorch was built for: it has its own.
+        "gpu-decoding": ["nvidia-dali-cuda120>=2.4,<3"],
         "s3": ["s3fs>=2024.6"],
         "gcs": ["gcsfs>=2024.6"],
         "azure": ["adlfs>=2024.7"],

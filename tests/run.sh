@@ -8,6 +8,10 @@ cd "$(dirname "$0")/.."
 bash launch/install.sh
 # METEOR's own program (100 MB), which ours must equal; only that score needs it.
 .venv/bin/python -m pip --disable-pip-version-check --quiet install --no-deps "pycocoevalcap==1.2"
+# DALI (460 MB), of which the suite runs the CPU operators: what it requires for a GPU is left out.
+.venv/bin/python -m pip --disable-pip-version-check --quiet install --no-deps \
+  "nvidia-dali-cuda120==2.4.0" "nvidia-nvimgcodec-cu12==0.9.0.20" "optree==0.20.0" \
+  "astunparse==1.6.3" "gast==0.7.0" "six==1.17.0"
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 # One thread a process: what is compared bit by bit must not depend on the machine's cores.

@@ -2,12 +2,13 @@
 
 import importlib.util
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from engine.check.setup import Setup
 from engine.config import ConfigError
-from engine.data.jpeg import jpeg_decoder
-from engine.data.loader import micro_batch_size
+from engine.data.decoders import choose_decoders
+from engine.data.micro_batches import micro_batch_size
 from engine.evaluation.meteor import find_meteor
 from engine.evaluation.spice import find_spice
 from engine.findings import Finding, error, refusals, warning
@@ -126,13 +127,16 @@ def ranks(setup: Setup) -> Iterator[Finding]:
 
 def extras(setup: Setup) -> Iterator[Finding]:
     """Packages and programs that settings ask for."""
-    yield from refusals("jpeg_decoder", lambda: jpeg_decoder(setup.config.data.jpeg_decoder))
-    evaluation = setup.config.evaluate
+    config, single = setup.config, setup.objective is None or setup.objective.slots.single
+    place = "cuda" if setup.host.gpus and config.device != "cpu" else "cpu"
+    choose = partial(choose_decoders, config.data.jpeg_decoder, place, single=single)
+    yield from refusals("jpeg_decoder", choose)
+    evaluation = config.evaluate
     if evaluation.meteor:
         yield from refusals("meteor", find_meteor)
     if evaluation.spice is not None:
         yield from refusals("spice", lambda: find_spice(Path(evaluation.spice)))
-    if setup.config.tensorboard and importlib.util.find_spec("tensorboard") is None:
+    if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
         mend = "pip install tensorboard, or set tensorboard to false"
         yield error("tensorboard", f"tensorboard is not installed: {mend}")
 

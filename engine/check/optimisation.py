@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from engine.check.setup import Setup
 from engine.config import TrainSection
-from engine.data.loader import micro_batch_size
+from engine.data.micro_batches import micro_batch_size
 from engine.data.mixture import open_mixture, order_of
 from engine.data.tokenizer import refuse_long_texts
 from engine.findings import Finding, error, refusals, warning

@@ -15,6 +15,8 @@ MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 SCALE, OFFSET = (torch.from_numpy(x)[:, None, None] for x in (1 / (255 * STD), -MEAN / STD))
 RAND_AUGMENT_COUNT, STRENGTH = 2, 5 / 10
+# Degrees, whole pixels, and pixels a line.
+TURN, SHIFT, SHEAR = 30 * STRENGTH, round(10 * STRENGTH), 0.3 * STRENGTH
 GREY = (128, 128, 128)
 OPERATIONS = (
     "identity",
@@ -96,15 +98,14 @@ def apply_operation(image: Image.Image, name: str, sign: int) -> Image.Image:
     if name == "equalize":
         return ImageOps.equalize(image)
     if name == "rotate":
-        angle = sign * 30 * STRENGTH
-        return image.rotate(angle, Image.Resampling.BILINEAR, fillcolor=GREY)
-    shift = sign * round(10 * STRENGTH)
+        return image.rotate(sign * TURN, Image.Resampling.BILINEAR, fillcolor=GREY)
+    shift = sign * SHIFT
     if name in ("translate_x", "translate_y"):
         # By whole pixels, so nothing is interpolated.
         moved = Image.new("RGB", image.size, GREY)
         moved.paste(image, (-shift, 0) if name == "translate_x" else (0, -shift))
         return moved
-    shear = sign * 0.3 * STRENGTH
+    shear = sign * SHEAR
     matrix = (1, shear, 0, 0, 1, 0) if name == "shear_x" else (1, 0, 0, shear, 1, 0)
     bilinear = Image.Resampling.BILINEAR
     return image.transform(
@@ -130,9 +131,10 @@ def to_tensor(image: Image.Image) -> torch.Tensor:
 def normalised(views: Sequence[torch.Tensor]) -> torch.Tensor:
     """N views [..., 3, H, W] uint8 -> [N, ..., 3, H, W] float32, normalised as the original does.
 
-    View by view, so that a view stays in the processor's cache.
+    View by view, so that a view stays in the processor's cache. Without a view, [0].
     """
-    result = torch.empty((len(views), *views[0].shape), dtype=torch.float32)
+    shape = views[0].shape if views else ()
+    result = torch.empty((len(views), *shape), dtype=torch.float32)
     for place, view in zip(result, views, strict=True):
         place.copy_(view).mul_(SCALE).add_(OFFSET)
     return result

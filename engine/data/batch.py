@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 
 from blip_model.answers import Answers
+from engine.data.planned_view import PlannedViews
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Batch:
             there are tokens.
         label: [B] int64, 1 where a statement is true, or a dialogue's answer right; None for pairs.
         answers: of questions; None for pairs.
+        planned: views that the device has still to make, and `image` holds those of the other
+            rows; None where all are there.
     """
 
     image: torch.Tensor
@@ -35,9 +38,10 @@ class Batch:
     capacity: int | None = None
     label: torch.Tensor | None = None
     answers: Answers | None = None
+    planned: PlannedViews | None = None
 
     def __len__(self) -> int:
-        return self.image.shape[0]
+        return len(self.key)
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch with its tensors on `device`, copied without blocking."""

@@ -71,7 +71,7 @@ def _region(
     content: bytes | None, max_pixels: int, augmentation: Augmentation, draws: Draws, jpeg: Decoder
 ) -> tuple[np.ndarray, Box]:
     """Pixels of a picture at some size, and the drawn crop in them."""
-    if (sides := _sides(content, max_pixels)) is not None:
+    if (sides := colour_sides(content, max_pixels)) is not None:
         width, height = sides
         box = crop_box(width, height, augmentation.min_crop_scale, draws)
         try:
@@ -84,7 +84,7 @@ def _region(
     return np.asarray(image), box
 
 
-def _sides(content: bytes | None, max_pixels: int) -> tuple[int, int] | None:
+def colour_sides(content: bytes | None, max_pixels: int) -> tuple[int, int] | None:
     """Width and height of what looks like a usable colour JPEG; else the definition judges."""
     if content is None or content[:2] != b"\xff\xd8":
         return None

@@ -1,48 +1,24 @@
-"""JPEG to pixels, whole or at a part of its size: by simplejpeg where it is, by Pillow else.
+"""JPEG to pixels, whole or at a part of its size: by simplejpeg or by Pillow; and what is whole.
 
 Both are libjpeg-turbo and give the same bytes; simplejpeg leaves out Pillow's own copies.
 """
 
-import importlib.util
 import io
-import logging
+import re
 from collections.abc import Callable
-from functools import cache
 
 import numpy as np
 from PIL import Image
 
-from engine.config import ConfigError
-
-log = logging.getLogger(__name__)
 DIVISORS = (8, 4, 2, 1)
+# (content, divisor of its size) -> [ceil(H / d), ceil(W / d), 3] uint8. A decoder raises whatever
+# it likes where a picture is not a good colour JPEG.
 Decoder = Callable[[bytes, int], np.ndarray]
-
-
-def jpeg_decoder(choice: str) -> Decoder:
-    """What decodes JPEG: (content, divisor of its size) -> [ceil(H / d), ceil(W / d), 3] uint8.
-
-    A decoder raises whatever it likes where a picture is not a good colour JPEG.
-
-    Args:
-        choice: `simplejpeg`, `pillow`, or `auto`.
-
-    Raises:
-        ConfigError: it is forced and not installed.
-    """
-    installed = importlib.util.find_spec("simplejpeg") is not None
-    if choice == "simplejpeg" and not installed:
-        raise ConfigError(
-            "data.jpeg_decoder: simplejpeg is not installed (pip install simplejpeg); or set auto"
-        )
-    name = ("simplejpeg" if installed else "pillow") if choice == "auto" else choice
-    _announce(name)
-    return by_simplejpeg if name == "simplejpeg" else by_pillow
-
-
-@cache
-def _announce(name: str) -> None:
-    log.info("JPEG decoder: %s", name)
+# Marks of a JPEG (ITU T.81, table B.1): baseline, extended and progressive frames coded by Huffman,
+# and other frames; the start of a scan; the end; what ends a scan's data.
+FRAMES, OTHER_FRAMES = {0xC0, 0xC1, 0xC2}, {*range(0xC3, 0xD0)} - {0xC4, 0xC8, 0xCC}
+SCAN, END = 0xDA, 0xD9
+AFTER_SCAN = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
 
 
 def by_pillow(content: bytes, divisor: int) -> np.ndarray:
@@ -63,3 +39,29 @@ def by_simplejpeg(content: bytes, divisor: int) -> np.ndarray:
         raise ValueError(f"a JPEG of colours {space}")
     least = {"min_height": -(-height // divisor), "min_width": -(-width // divisor)}
     return simplejpeg.decode_jpeg(content, "RGB", min_factor=divisor, **least)
+
+
+def is_whole(content: bytes) -> bool:
+    """Whether what begins as a JPEG goes on from segment to segment, through every scan, to its
+    end, and is of a kind that every decoder knows. Nothing is decoded.
+
+    With a second frame, decoders would not agree on its size.
+    """
+    place, frames, scans = 2, 0, 0
+    while content[place : place + 1] == b"\xff":
+        while content[place : place + 1] == b"\xff":
+            place += 1
+        mark, length = content[place : place + 1], content[place + 1 : place + 3]
+        if mark == bytes([END]):
+            return frames == 1 and scans > 0
+        if len(length) < 2 or mark[0] in OTHER_FRAMES:
+            return False
+        frames += mark[0] in FRAMES
+        place += 1 + max(2, int.from_bytes(length))
+        if mark[0] == SCAN:
+            scans += 1
+            after = AFTER_SCAN.search(content, place)
+            if after is None:
+                return False
+            place = after.start()
+    return False

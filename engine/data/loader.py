@@ -1,8 +1,9 @@
 """From slots to batches: the same global batches for any number of ranks and workers."""
 
 import signal
-from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,11 +18,14 @@ from engine.data.batch import Batch
 from engine.data.bounds import bounded
 from engine.data.captions import choose_caption
 from engine.data.counter import Draws
+from engine.data.decoders import choose_decoders
+from engine.data.device_views import DeviceViews
 from engine.data.fast_view import fast_view
 from engine.data.images import BadSample, decode_image
-from engine.data.jpeg import jpeg_decoder
+from engine.data.micro_batches import MicroBatches, micro_batch_size
 from engine.data.mixture import order_of
 from engine.data.open_source import open_source
+from engine.data.planned_view import PlannedView, PlannedViews, plan
 from engine.data.source import RawSample, Source
 from engine.data.tokenizer import Tokenizer
 
@@ -31,9 +35,10 @@ CROP, SUBSTITUTE, TEXT = 1, 2, 3
 
 @dataclass(frozen=True)
 class Sample:
-    """One slot's content before batching: bytes of the view; `max_tokens` kept of the caption."""
+    """One slot's content before batching: bytes of the view, or what a device makes it of;
+    `max_tokens` kept of the caption."""
 
-    image: torch.Tensor
+    image: torch.Tensor | PlannedView
     caption: str
     image_id: int
     key: str
@@ -48,9 +53,12 @@ class Slots(Dataset):
 
     Attributes:
         open_source: opens what `data.train` names.
+        single: whether a sample is seen by one picture, so that DALI can make its view.
+        planned: whether it does.
     """
 
     open_source = staticmethod(open_source)
+    single = True
 
     def __init__(self, config: RunConfig, source: Source) -> None:
         self.source = source
@@ -59,7 +67,9 @@ class Slots(Dataset):
         self.order = order_of(source, config.data, config.seed)
         self.image_size = config.model.network().image_size
         self.global_batch = config.train.global_batch_size
-        self.jpeg = jpeg_decoder(config.data.jpeg_decoder)
+        device = "cuda" if on_gpu(config) else "cpu"
+        decoders = choose_decoders(config.data.jpeg_decoder, device, single=self.single)
+        self.jpeg, self.planned = decoders.host, decoders.planned
 
     def __getitem__(self, slot: int) -> Sample:
         number, reason, key = self.order.of_slot(slot), "", None
@@ -83,8 +93,8 @@ class Slots(Dataset):
             f"{SUBSTITUTES} samples in a row are bad, the first ({key}): {reason}{hint}"
         )
 
-    def content(self, raw: RawSample, slot: int) -> tuple[torch.Tensor, str]:
-        """Picture [3, H, H] uint8 and caption, as the slot's counters choose and augment them.
+    def content(self, raw: RawSample, slot: int) -> tuple[torch.Tensor | PlannedView, str]:
+        """Picture and caption, as the slot's counters choose and augment them, see `view`.
 
         Raises:
             BadSample: one of them cannot be used.
@@ -106,16 +116,25 @@ class Slots(Dataset):
         """To a view of the size that the slot's step takes."""
         return Augmentation.of(self.data, self.stage(slot).image_size or self.image_size)
 
-    def view(self, content: bytes | None, slot: int, draws: Draws) -> torch.Tensor:
-        """Encoded picture -> [3, H, H] uint8, augmented.
+    def view(self, content: bytes | None, slot: int, draws: Draws) -> torch.Tensor | PlannedView:
+        """Encoded picture -> [3, H, H] uint8, augmented; or what the device makes that of.
 
         Raises:
             BadSample: it cannot be used.
         """
         augmentation, most = self.augmentation(slot), self.data.max_pixels
+        if self.planned and (planned := plan(content, most, augmentation, copy(draws))):
+            return planned
         if self.data.fast_views:
             return fast_view(content, most, augmentation, draws, self.jpeg)
         return augmentation(decode_image(content, most), draws)
+
+    def remade(self, collate: "Collate", slots: list[int], by_host: set[int]) -> Batch:
+        """The batch of some slots, the views of these rows made by the host."""
+        host = copy(self)
+        host.planned = False
+        makers = [host if row in by_host else self for row in range(len(slots))]
+        return collate([maker[slot] for maker, slot in zip(makers, slots, strict=True)])
 
     def answers(self, raw: RawSample, slot: int) -> tuple[tuple[str, float], ...]:
         """The sample's that the slot learns from."""
@@ -147,8 +166,9 @@ class Collate:
         if self.bounded:
             ids, mask, capacity = bounded(ids, mask, max_tokens)
         label, answers = self.targets(samples, max_tokens)
+        images = [sample.image for sample in samples]
         return Batch(
-            image=normalised([sample.image for sample in samples]),
+            image=normalised([made for made in images if isinstance(made, torch.Tensor)]),
             input_ids=ids,
             attention_mask=mask,
             image_id=torch.tensor([sample.image_id for sample in samples]),
@@ -157,6 +177,7 @@ class Collate:
             capacity=capacity,
             label=label,
             answers=answers,
+            planned=PlannedViews.of(images),
         )
 
     def texts(self, samples: list[Sample], max_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -174,58 +195,6 @@ class Collate:
         return torch.tensor(labels) if labels else None, found
 
 
-@dataclass(frozen=True)
-class MicroBatches:
-    """Slots of a rank's micro-batches: of step s and accumulation a, in that order.
-
-    Rank r takes slots s * global + (a * ranks + r) * micro + [0, micro), so that features gathered
-    as [a, r, micro] are in slot order whatever the number of ranks.
-    """
-
-    global_batch: int
-    micro_batch: int
-    rank: int
-    ranks: int
-    start_step: int
-    stop_step: int
-
-    @property
-    def accumulation(self) -> int:
-        """Micro-batches of a rank in a step."""
-        return self.global_batch // (self.micro_batch * self.ranks)
-
-    def __len__(self) -> int:
-        return max(0, self.stop_step - self.start_step) * self.accumulation
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for step in range(self.start_step, self.stop_step):
-            for part in range(self.accumulation):
-                first = step * self.global_batch
-                first += (part * self.ranks + self.rank) * self.micro_batch
-                yield list(range(first, first + self.micro_batch))
-
-
-def micro_batch_size(config: RunConfig, ranks: int) -> int:
-    """Pairs a rank takes in one forward pass.
-
-    Raises:
-        ConfigError: the global batch does not divide, or a negative group would be split.
-    """
-    train = config.train
-    micro = train.micro_batch_size or train.global_batch_size // ranks
-    if not micro or train.global_batch_size % (micro * ranks):
-        raise ConfigError(
-            f"train.global_batch_size {train.global_batch_size} is not a multiple of {ranks} ranks "
-            f"x micro-batch {micro}: change one of them"
-        )
-    if micro % train.group_size:
-        raise ConfigError(
-            f"a rank's micro-batch of {micro} pairs would split negative groups of "
-            f"{train.group_size}: use fewer ranks or a smaller train.negative_group_size"
-        )
-    return micro
-
-
 def build_loader(
     config: RunConfig,
     source: Source,
@@ -237,7 +206,7 @@ def build_loader(
     stop_step: int,
     prompt: str = "",
     slots: type[Slots] = Slots,
-) -> DataLoader:
+) -> DataLoader | DeviceViews:
     """Batches of a rank from one optimizer step to another, micro-batch by micro-batch.
 
     Captions follow the prompt, which is not cleaned and does not count in data.max_words.
@@ -250,18 +219,28 @@ def build_loader(
     micro_batches = MicroBatches(
         train.global_batch_size, micro, rank, world_size, start_step, stop_step
     )
-    workers = config.data.workers
-    on_gpu = torch.cuda.is_available() and config.device != "cpu"
+    workers, pinned = config.data.workers, on_gpu(config)
     there = slots(config, source)
-    return DataLoader(
+    collate = there.collate(tokenizer, prompt, train.compile or pinned)
+    loader = DataLoader(
         there,
         batch_sampler=micro_batches,
         num_workers=workers,
-        collate_fn=there.collate(tokenizer, prompt, train.compile or on_gpu),
-        pin_memory=on_gpu,
+        collate_fn=collate,
+        pin_memory=pinned,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_start_worker if workers else None,
     )
+    if not there.planned:
+        return loader
+    device = torch.device("cuda", torch.cuda.current_device()) if pinned else torch.device("cpu")
+    remake = partial(there.remade, collate)
+    return DeviceViews(loader, micro_batches, remake, device, micro, max(1, workers))
+
+
+def on_gpu(config: RunConfig) -> bool:
+    """Whether the run computes on a GPU."""
+    return torch.cuda.is_available() and config.device != "cpu"
 
 
 def from_worker(error: Exception) -> str:

@@ -132,6 +132,7 @@ class StatementSlots(Slots):
     """Slot number to statement; half of them with their pictures, and so their sides, swapped."""
 
     open_source = staticmethod(open_statements)
+    single = False
 
     def content(self, raw: RawSample, slot: int) -> tuple[torch.Tensor, str]:
         """[2, 3, H, H] uint8 and the sentence, as the slot's counters augment them."""

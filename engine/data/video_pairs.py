@@ -83,6 +83,7 @@ class VideoSlots(Slots):
     """Slot number to video and caption."""
 
     open_source = staticmethod(open_videos)
+    single = False
 
     @staticmethod
     def frames(data: DataSection) -> int:

@@ -18,13 +18,14 @@ SOFT = {
     "flash-attn": ("flash_attn", "attention kernels of generation 2"),
     "xformers": ("xformers", "attention kernels"),
     "simplejpeg": ("simplejpeg", "faster JPEG decoding"),
+    "nvidia-dali-cuda120": ("nvidia.dali", "JPEG decoding and augmentation on a GPU"),
     "s3fs": ("s3fs", "shards at s3://"),
     "gcsfs": ("gcsfs", "shards at gs://"),
     "adlfs": ("adlfs", "shards at az://"),
     "ninja": ("ninja", "DeepSpeed's own kernels, which are compiled when they are first used"),
 }
 # Decoders that are not used, by their modules.
-DECODERS = ("torchvision", "turbojpeg", "nvidia.dali")
+DECODERS = ("torchvision", "turbojpeg")
 SIDE, DECODED_FOR = 512, 0.2
 
 

@@ -15,7 +15,8 @@ from engine.config import ConfigError, RunConfig, to_dict
 from engine.data.bad_samples import BadSampleLedger
 from engine.data.batch import Batch
 from engine.data.counter import key_of
-from engine.data.loader import build_loader, from_worker, micro_batch_size
+from engine.data.loader import build_loader, from_worker
+from engine.data.micro_batches import micro_batch_size
 from engine.data.mixture import open_mixture
 from engine.data.source import Source
 from engine.data.tokenizer import Tokenizer, open_tokenizer, refuse_long_texts

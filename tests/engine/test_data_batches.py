@@ -8,7 +8,8 @@ import torch
 
 from engine.config import ConfigError, DataSection, ModelSection, RunConfig, TrainSection
 from engine.data.bad_samples import BadSampleLedger
-from engine.data.loader import build_loader, micro_batch_size
+from engine.data.loader import build_loader
+from engine.data.micro_batches import micro_batch_size
 from engine.data.open_source import open_source
 from engine.data.shards import ShardWriter
 from engine.data.tokenizer import open_tokenizer

@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance
 
-from engine.config import ConfigError
 from engine.data import jpeg
 from engine.data.augment import GREY, Augmentation, apply_operation, crop_box, to_bytes, to_tensor
 from engine.data.counter import Draws
@@ -185,12 +184,3 @@ def test_tensors_are_what_numpy_computes() -> None:
     std = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
     expected = np.asarray(image, np.float32) * (1 / (255 * std)) + -mean / std
     assert np.array_equal(to_tensor(image).numpy(), expected.transpose(2, 0, 1))
-
-
-def test_a_forced_decoder_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert jpeg.jpeg_decoder("pillow") is jpeg.by_pillow
-    assert jpeg.jpeg_decoder("auto") is jpeg.jpeg_decoder("simplejpeg") is jpeg.by_simplejpeg
-    monkeypatch.setattr(jpeg.importlib.util, "find_spec", lambda name: None)
-    assert jpeg.jpeg_decoder("auto") is jpeg.by_pillow
-    with pytest.raises(ConfigError, match="simplejpeg is not installed"):
-        jpeg.jpeg_decoder("simplejpeg")

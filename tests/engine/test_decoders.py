@@ -1,0 +1,104 @@
+"""The choice of a decoder: which is taken, what is said of it, and what is refused."""
+
+import importlib.util
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.config import ConfigError
+from engine.data import dali, decoders, jpeg
+from engine.data.decoders import Decoders, choose_decoders
+from engine.data.loader import build_loader
+from engine.data.open_source import open_source
+from engine.data.statements import StatementSlots, open_statements
+from engine.data.tokenizer import open_tokenizer
+from tests.check_runs import look, make_good
+from tests.engine.test_data_batches import run_config
+from tests.shards import write_shards, write_statements
+
+FIND = importlib.util.find_spec
+
+
+def missing(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """These packages are not installed."""
+    found = lambda name: None if name in names else FIND(name)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", found)
+
+
+def test_what_auto_takes_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_decoders("auto", "cpu") == Decoders(jpeg.by_simplejpeg, planned=False)
+    assert choose_decoders("simplejpeg", "cpu").host is jpeg.by_simplejpeg
+    assert choose_decoders("pillow", "cpu") == Decoders(jpeg.by_pillow, planned=False)
+    missing(monkeypatch, "simplejpeg")
+    assert choose_decoders("auto", "cpu").host is jpeg.by_pillow
+    with pytest.raises(ConfigError, match="simplejpeg is not installed"):
+        choose_decoders("simplejpeg", "cpu")
+
+
+def test_a_forced_dali_runs_on_a_cpu_too_and_is_announced_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    decoders._announce.cache_clear()
+    with caplog.at_level(logging.INFO):
+        for _ in range(2):
+            assert choose_decoders("dali", "cpu") == Decoders(jpeg.by_simplejpeg, planned=True)
+    assert caplog.messages == [
+        "JPEG decoder: DALI on cpu; simplejpeg for what it does not take",
+    ]
+
+
+def test_a_forced_dali_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    missing(monkeypatch, "nvidia.dali")
+    with pytest.raises(ConfigError, match=r"DALI is not installed \(pip install '\.\[gpu-dec"):
+        choose_decoders("dali", "cpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU that is in use cannot be hidden")
+def test_where_dali_cannot_run_auto_falls_back_and_says_why(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    decoders._tried.cache_clear()
+    decoders._announce.cache_clear()
+    with caplog.at_level(logging.INFO):
+        assert choose_decoders("auto", "cuda") == Decoders(jpeg.by_simplejpeg, planned=False)
+    (line,) = caplog.messages
+    assert line.startswith("JPEG decoder: simplejpeg (DALI cannot run here on cuda (")
+    with pytest.raises(ConfigError, match="DALI cannot run here on cuda") as refused:
+        choose_decoders("dali", "cuda")
+    assert "\n" not in str(refused.value)
+    decoders._tried.cache_clear()
+
+
+def test_wrong_views_are_found_before_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoders._tried.cache_clear()
+    planned, expected = dali.trial(64)
+    monkeypatch.setattr(dali, "trial", lambda size: (planned, expected.flip(3)))
+    with pytest.raises(ConfigError, match=r"its views are \d+\.\d steps of 255 from Pillow's"):
+        choose_decoders("dali", "cpu")
+    decoders._tried.cache_clear()
+
+
+def test_statements_of_two_pictures_are_the_hosts(tmp_path: Path) -> None:
+    config = run_config(write_statements(tmp_path, 8), jpeg_decoder="dali")
+    with pytest.raises(ConfigError, match="single pictures, not of two"):
+        StatementSlots(config, open_statements(config.data.train))
+
+
+def test_a_run_without_a_gpu_plans_nothing_by_itself(tmp_path: Path) -> None:
+    config = replace(run_config(write_shards(tmp_path, 8)), device="cpu")
+    place = {"rank": 0, "world_size": 1, "start_step": 0, "stop_step": 1}
+    source = open_source(config.data.train)
+    (batch,) = build_loader(config, source, open_tokenizer(None), **place)
+    assert batch.planned is None and len(batch) == len(batch.image)
+
+
+def test_check_says_what_dali_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = make_good(tmp_path)
+    assert not look(place, "--data.jpeg_decoder", "dali")
+    missing(monkeypatch, "nvidia.dali")
+    (finding,) = look(place, "--data.jpeg_decoder", "dali")
+    assert (finding.severity, finding.name) == ("error", "jpeg_decoder")
+    assert "DALI is not installed (pip install '.[gpu-decoding]'); or set auto" in finding.line
