@@ -29,7 +29,7 @@ def samples(folder: Path) -> dict[str, Sample]:
         for number in range(len(source)):
             parts, problem = source.members(number)
             assert problem is None
-            index = source.indexes[0]
+            index = source.index(0)
             key, uid = index.keys[number].as_py(), index.uids[number].as_py()
             found[uid] = (f"{shard.name}/{key}", parts["image"], parts["txt"], parts["json"])
     return found
