@@ -34,7 +34,7 @@ def saved(folder: Path, columns: dict[str, pa.Array], files: int = 1, batch: int
     state |= {"_fingerprint": "1cc93276495b5cb4", "_format_columns": None, "_format_kwargs": {}}
     state |= {"_format_type": None, "_output_all_columns": False, "_split": None}
     (folder / "state.json").write_text(json.dumps(state, indent=2))
-    (folder / "dataset_info.json").write_text('{"citation": "", "features": {}}')
+    (folder / "dataset_info.json").write_text('{"citation": "", "license": ""}')
     return folder
 
 
