@@ -9,7 +9,7 @@ class Figure:
     """What a number is.
 
     Attributes:
-        unit: `x` for a ratio, `FLOP`, `B`, `/s`, `share` or `GiB`.
+        unit: `x` for a ratio, `FLOP`, `B`, `/s`, `s`, `share`, `GiB`, or none of what is counted.
         at_least: its target by hardware, or none.
         at_most: the same where less is better.
     """
@@ -34,8 +34,12 @@ class Figure:
             return f"{value / scale:.4g} {prefix}{self.unit}"
         if self.unit == "share":
             return f"{value:.1%}"
+        if self.unit == "":
+            return f"{value:g}"
         digits = f"{value:.2f}" if value < 10 else f"{value:.4g}"
-        return digits + {"x": "x", "/s": " /s", "GiB": " GiB"}[self.unit]
+        if self.unit == "s":
+            digits = f"{value:.3g}"
+        return digits + {"x": "x", "/s": " /s", "s": " s", "GiB": " GiB"}[self.unit]
 
 
 BOTH_200 = (("cpu", 200e9), ("gpu", 200e9))
@@ -43,6 +47,14 @@ BOTH_200 = (("cpu", 200e9), ("gpu", 200e9))
 BOTH_SAVED = (("cpu", 1 / 0.62), ("gpu", 1 / 0.62))
 # At most 0.45 of the original's work, as original / ours.
 BOTH_CAPTION = (("cpu", 1 / 0.45), ("gpu", 1 / 0.45))
+# Of what must not be lost, let in or left, and of what was tried for it.
+NONE, ALL = (("cpu", 0), ("gpu", 0)), (("cpu", 1), ("gpu", 1))
+
+
+def _both(bound: float) -> tuple[tuple[str, float], ...]:
+    return (("cpu", bound), ("gpu", bound))
+
+
 # Networks that the targets are for.
 TARGETED = ("_base_", "_small_")
 FIGURES = {
@@ -103,6 +115,33 @@ FIGURES = {
     "loader_ratio_original": Figure(at_least=(("cpu", 2.5),)),
     "loader_ratio_webdataset": Figure(),
     "reading_ratio_webdataset": Figure(at_least=(("cpu", 3), ("gpu", 3))),
+    "damages_applied": Figure("", at_least=_both(270)),
+    "damages_named_by_verify": Figure("share", at_least=ALL),
+    "samples_unaccounted": Figure("", at_most=NONE),
+    "samples_unaccounted_tarfile": Figure(""),
+    "nasty_pictures": Figure("", at_least=_both(24)),
+    "nasty_pictures_misjudged": Figure("", at_most=NONE),
+    "nasty_crashes": Figure("", at_most=NONE),
+    "nasty_neighbours_lost": Figure("", at_most=NONE),
+    "bomb_memory": Figure("B", at_most=_both(64e6)),
+    "bomb_seconds": Figure("s", at_most=_both(0.05)),
+    "nasty_captions": Figure("", at_least=_both(5040)),
+    "caption_escapes": Figure("", at_most=NONE),
+    "caption_seconds": Figure("s", at_most=_both(0.005)),
+    "hostile_endpoints": Figure("", at_least=_both(15)),
+    "hostile_let_in": Figure("", at_most=NONE),
+    "hostile_private_hits": Figure("", at_most=NONE),
+    "hostile_bytes": Figure("share", at_most=ALL),
+    "hostile_seconds_late": Figure("s", at_most=_both(1)),
+    "opt_outs_asked": Figure("", at_least=_both(9)),
+    "opt_outs_honoured": Figure("share", at_least=ALL),
+    "opt_outs_overdone": Figure("", at_most=NONE),
+    "purge_complete": Figure("share", at_least=ALL),
+    "purge_others_changed": Figure("", at_most=NONE),
+    "million_pairs_memory": Figure("B", at_most=_both(16e6)),
+    "million_pairs_seconds": Figure("s", at_most=_both(10)),
+    "samples_read": Figure("", at_least=_both(200_000)),
+    "reading_memory_growth": Figure("share", at_most=_both(0.02)),
 }
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-SUITES = ("work", "step", "kernels", "layers", "captioning", "capfilt", "rerank", "data")
+SUITES = ("work", "step", "kernels", "layers", "captioning", "capfilt", "rerank", "data", "safety")
 # Tokens of a caption, special ones included: mean 13, as web captions have (reference: ~11 + 2).
 LENGTHS = (10, 16, 12, 14, 8, 18, 11, 15)
 
@@ -25,6 +25,7 @@ class Plan:
         caption_batch: pictures captioned at once.
         caption_size: their side in pixels.
         pictures: that the loaders read.
+        samples_read: one after the other while memory is watched.
     """
 
     hardware: str
@@ -38,6 +39,7 @@ class Plan:
     caption_batch: int
     caption_size: int
     pictures: int
+    samples_read: int
 
     @property
     def device(self) -> torch.device:
@@ -62,8 +64,10 @@ def plan(hardware: str, quick: bool, preset: str = "base") -> Plan:
     if preset != "base":
         small = {"queue_size": 48, "kernel_batch": 4, "caption_batch": 2, "caption_size": 0}
         steps = ((preset, 4),)
-        return Plan(**sizes, rounds=3, steps=steps, peer_batch=4, **small, pictures=8)
-    sizes |= {"queue_size": 57600}
+        return Plan(
+            **sizes, rounds=3, steps=steps, peer_batch=4, **small, pictures=8, samples_read=1000
+        )
+    sizes |= {"queue_size": 57600, "samples_read": 20_000 if quick else 200_000}
     if hardware == "gpu":
         steps = (("base", 64),) if quick else (("base", 64), ("small", 256))
         rest = {"caption_size": 384, "pictures": 1024}

@@ -15,6 +15,7 @@ EXAMPLES = """
   python launch/pack.py index 'shards/{00000..01399}.tar'
   python launch/pack.py verify shards other_shards 'more/*/*.tar'
   python launch/pack.py convert pairs.csv --image_root pictures --output_dir web
+  python launch/pack.py convert saved_dataset --split train --output_dir web
 """
 ACTIONS = ("index", "verify", "convert")
 ONE_SHARD = 1000
@@ -34,17 +35,19 @@ def flags() -> argparse.Namespace:
         "action",
         help="index: build the index beside each shard that has none; verify: exit with 2 and "
         "name every shard and sample that is damaged or missing; convert: write pairs of a list "
-        "(.json, .csv, .tsv, .parquet) or of shards into new shards with their indexes",
+        "(.json, .csv, .tsv, .parquet), of a Hugging Face dataset (a folder of save_to_disk) or of "
+        "shards into new shards with their indexes",
     )
     parser.add_argument(
         "shards",
         nargs="*",
         metavar="SHARD",
         help="a .tar file, a folder of them, a glob, or a {00000..00009} range; for convert also "
-        "a list of pairs",
+        "a list of pairs, or the folder of a saved dataset",
     )
     parser.add_argument("--output_dir", help="of convert: folder of the new shards")
     parser.add_argument("--image_root", help="of convert: where relative picture paths start from")
+    parser.add_argument("--split", help="of convert: which of a saved dataset that has several")
     parser.add_argument(
         "--samples_per_shard", type=int, default=ONE_SHARD, help="of convert (default: %(default)s)"
     )
@@ -53,7 +56,8 @@ def flags() -> argparse.Namespace:
         raise ConfigError(f"unknown action {given.action!r}{nearest(given.action, list(ACTIONS))}")
     if not given.shards:
         raise ConfigError(f"{given.action}: no shard named; --help shows examples")
-    of_convert = given.output_dir or given.image_root or given.samples_per_shard != ONE_SHARD
+    of_convert = given.output_dir or given.image_root or given.split
+    of_convert = of_convert or given.samples_per_shard != ONE_SHARD
     if given.action != "convert" and of_convert:
         raise ConfigError(f"{given.action}: --output_dir and the like belong to convert")
     if given.action == "convert" and not given.output_dir:
@@ -79,6 +83,7 @@ def main() -> None:
             given.shards,
             Path(given.output_dir),
             image_root=given.image_root,
+            split=given.split,
             samples_per_shard=given.samples_per_shard,
             progress=say,
         )

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from engine.collect.web.config import FetchSection, ScreenSection, WebConfig
 from engine.collect.web.run import collect_web
+from engine.data.shards import Shards
 from tests.commands import contents
 from tests.hostile_answers import Request
 from tests.hostile_web import Hostile
@@ -94,3 +95,24 @@ class Signaller:
 def output_of(folder: Path) -> dict[str, str]:
     """All files of a collection but its lock, by hash."""
     return {name: digest for name, digest in contents(folder).items() if name != ".lock"}
+
+
+def samples(folder: Path) -> dict[str, tuple[str, bytes | None, bytes | None, bytes | None]]:
+    """Shard and key, picture, caption and JSON of each sample, by uid."""
+    found = {}
+    for shard in sorted(folder.glob("*.tar")):
+        source = Shards([shard])
+        for number in range(len(source)):
+            parts, problem = source.members(number)
+            assert problem is None
+            index = source.index(0)
+            key, uid = index.keys[number].as_py(), index.uids[number].as_py()
+            found[uid] = (f"{shard.name}/{key}", parts["image"], parts["txt"], parts["json"])
+    return found
+
+
+def traces(folder: Path, url: str, caption: str, picture: bytes) -> list[Path]:
+    """Files that still hold something of a pair of `pairs`."""
+    marks = (f'"{url}"'.encode(), f"{caption}\0".encode(), picture)
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return [path for path in files if any(mark in path.read_bytes() for mark in marks)]

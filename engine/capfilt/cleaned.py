@@ -33,7 +33,7 @@ def write_cleaned(target: Path, shards: Shards, pictures: list[Judged]) -> int:
     Raises:
         ShardError: the input is not what it was when its pictures were judged.
     """
-    source = shards.indexes[0]
+    source = shards.index(0)
     numbers = {key.as_py(): number for number, key in enumerate(source.keys)}
     written = 0
     # GNU headers hold names of any length; the names of some sets are not ASCII.

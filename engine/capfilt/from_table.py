@@ -76,8 +76,8 @@ class EarlierRun:
         entry, path = self.ledger.read(name), self.folder.table / f"{name}.parquet"
         if entry.status == QUARANTINED:
             raise ShardError(entry.reason)
-        if entry.input["fingerprint"] != shards.indexes[0].fingerprint:
-            raise ConfigError(f"{path} was made from another shard than {shards.indexes[0].path}")
+        if entry.input["fingerprint"] != shards.index(0).fingerprint:
+            raise ConfigError(f"{path} was made from another shard than {shards.paths[0]}")
         try:
             content = path.read_bytes()
         except OSError as error:

@@ -78,7 +78,7 @@ def _read(shards: Shards, number: int, sizes: set[int], max_pixels: int) -> Pict
     try:
         raw = shards.read(number)
     except OSError as error:
-        raise ShardError(f"{shards.indexes[0].path}: {error.strerror}") from None
+        raise ShardError(f"{shards.paths[0]}: {error.strerror}") from None
     try:
         if raw.problem:
             raise BadSample(raw.problem)

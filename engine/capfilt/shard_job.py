@@ -98,7 +98,7 @@ class ShardJob:
             input={
                 "file": shard.name,
                 "bytes": size,
-                "fingerprint": shards.indexes[0].fingerprint,
+                "fingerprint": shards.index(0).fingerprint,
             },
             output={"bytes": tar.stat().st_size, "xxh3_128": digest_of(tar)},
             table={

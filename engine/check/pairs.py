@@ -51,7 +51,7 @@ class Pairs:
     def picture_hashes(self) -> np.ndarray:
         """xxh3 of the stored pictures that are known: every one of opened shards, else sampled."""
         parts = [part for part in _parts(self.source) if isinstance(part, Shards)]
-        known = [index.hashes["image"] for part in parts for index in part.indexes]
+        known = [index.hashes["image"] for part in parts for index in part.indexes()]
         if not parts:
             hashed = [xxhash.xxh3_64_intdigest(one.image) for one in self.samples if one.image]
             known = [np.array(hashed, np.uint64)]
@@ -63,14 +63,14 @@ class Pairs:
         known = [
             index.hashes["image"] ^ (index.hashes["txt"] << np.uint64(1))
             for part in parts
-            for index in part.indexes
+            for index in part.indexes()
         ]
         return np.concatenate([np.zeros(0, np.uint64), *known])
 
     def repeated_names(self) -> int:
         """How many pairs of opened shards have the name of another one."""
         parts = [part for part in _parts(self.source) if isinstance(part, Shards)]
-        indexes = [index for part in parts for index in part.indexes]
+        indexes = [index for part in parts for index in part.indexes()]
         return sum(map(len, indexes)) - len({uid for i in indexes for uid in i.uids.to_pylist()})
 
     def names(self) -> set[str]:
@@ -81,7 +81,7 @@ class Pairs:
         found: set[str] = set()
         for part in _parts(self.source):
             if isinstance(part, Shards):
-                for index in part.indexes:
+                for index in part.indexes():
                     pairs = zip(index.uids.to_pylist(), index.keys.to_pylist(), strict=True)
                     found |= {uid for uid, key in pairs if uid != key}
             elif isinstance(part, Annotations) and len(part) <= LONGEST_NAMES:
@@ -163,11 +163,13 @@ def _open_list(
 def _strange_members(key: str, shards: Shards) -> list[Finding]:
     """Shards whose members have other endings than those that are read."""
     for kind, wanted in (("image", "jpg, png or webp"), ("txt", "txt, or a caption in json")):
-        stored = sum(int((index.places[kind][:, 1] >= 0).sum()) for index in shards.indexes)
-        in_json = kind == "txt" and any((i.places["json"][:, 1] >= 0).any() for i in shards.indexes)
-        if stored or in_json or not shards.indexes:
+        stored = sum(int((index.places[kind][:, 1] >= 0).sum()) for index in shards.indexes())
+        in_json = kind == "txt" and any(
+            (i.places["json"][:, 1] >= 0).any() for i in shards.indexes()
+        )
+        if stored or in_json or not shards.paths:
             continue
-        path = shards.indexes[0].path
+        path = shards.paths[0]
         endings = ", ".join(member_endings(path)) or "none"
         line = f"{key}: no member of {path} ends in {wanted}; found: {endings}; name them so"
         return [error("member_names", line)]

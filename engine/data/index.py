@@ -64,9 +64,7 @@ class ShardIndex:
     @property
     def fingerprint(self) -> str:
         """Hash of the index: which samples, in which order, with which bytes."""
-        state = xxhash.xxh3_128()
-        for key in self.keys:
-            state.update(key.as_py().encode() + b"\0")
+        state = xxhash.xxh3_128("".join(f"{key}\0" for key in self.keys.to_pylist()).encode())
         for kind in MEMBERS:
             state.update(self.hashes[kind].tobytes())
         return state.hexdigest()
@@ -106,7 +104,8 @@ def read_index(shard: Path) -> ShardIndex:
         if not stored.is_file():
             raise ShardError(f"{shard}: has no index ({stored.name})")
         # A flipped bit in a page is found here; the footer's are found by what is made of it.
-        table = pq.read_table(stored, page_checksum_verification=True)
+        with pq.ParquetFile(stored, page_checksum_verification=True) as file:
+            table = file.read(use_threads=False)
         facts = json.loads(table.schema.metadata[b"shard"])
         if facts["format"] != FORMAT or len(table) != facts["samples"]:
             raise ValueError(facts)

@@ -12,6 +12,7 @@ from engine.config import ConfigError
 from engine.data.annotations import SUFFIXES, Annotations
 from engine.data.class_folders import ClassFolders, has_classes
 from engine.data.kept_texts import KeptTexts, is_cleaned
+from engine.data.saved_datasets import is_saved
 from engine.data.shards import Shards
 from engine.data.source import RawSample, Source
 
@@ -112,7 +113,8 @@ def expand(spec: str, *, classes: bool = False) -> list[Path]:
             if not inside and classes and has_classes(path):
                 inside = [path]
             if not inside:
-                raise ConfigError(f"{path}: no .tar shard in this folder")
+                hint = " but a saved dataset: launch/pack.py convert" if is_saved(path) else ""
+                raise ConfigError(f"{path}: no .tar shard in this folder{hint}")
             found += inside
         elif not path.exists():
             raise ConfigError(f"{path}: no such file or folder")

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from engine.config import ConfigError
 from engine.data.images import extension_of, known_format
-from engine.data.open_source import open_source
+from engine.data.open_source import Joined, open_source
 from engine.data.pack import SECONDS_BETWEEN_LINES
+from engine.data.saved_datasets import SavedDataset, is_saved, of_split
 from engine.data.shards import ShardWriter
-from engine.data.source import RawSample
+from engine.data.source import RawSample, Source
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ def convert(
     output: Path,
     *,
     image_root: str | None = None,
+    split: str | None = None,
     samples_per_shard: int = 1000,
     progress: Callable[[str], None] = print,
 ) -> Converted:
@@ -38,16 +40,17 @@ def convert(
     copied byte for byte and not decoded; those without the first bytes of one are left out.
 
     Args:
-        specs: what `data.train` takes.
+        specs: what `data.train` takes, and Hugging Face datasets saved on disk.
         output: folder, new or without shards.
         image_root: folder that relative picture paths of a list start from.
+        split: of saved datasets that have several.
         samples_per_shard: pairs a shard.
         progress: takes a line every few seconds.
 
     Raises:
         ConfigError: nothing to read, shards in the folder, or a disk that refuses.
     """
-    source = open_source(specs, image_root)
+    source = _opened(specs, image_root, split)
     if any(output.glob("*.tar*")):
         raise ConfigError(f"{output}: holds shards already; name another folder")
     pairs, size, left_out, shown = 0, 0, Counter(), time.monotonic()
@@ -77,6 +80,17 @@ def convert(
         why = ", ".join(f"{count} {reason}" for reason, count in left_out.most_common())
         raise ConfigError(f"not one pair to pack: {why}; is --image_root right?")
     return Converted(pairs, size, left_out)
+
+
+def _opened(specs: Sequence[str], image_root: str | None, split: str | None) -> Source:
+    saved = [Path(spec) for spec in specs if is_saved(Path(spec))]
+    if not saved:
+        if split is not None:
+            raise ConfigError(f"--split {split}: none of {', '.join(specs)} is a saved dataset")
+        return open_source(specs, image_root)
+    parts: list[Source] = [SavedDataset(of_split(path, split), image_root) for path in saved]
+    others = [spec for spec in specs if Path(spec) not in saved]
+    return Joined([*parts, open_source(others, image_root)] if others else parts)
 
 
 def _problem(raw: RawSample) -> str | None:

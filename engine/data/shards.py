@@ -4,7 +4,7 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,8 +15,10 @@ import xxhash
 from engine.data.index import (
     MEMBERS,
     PICTURES,
+    ShardError,
     ShardIndex,
     build_index,
+    index_path,
     open_index,
     store_index,
 )
@@ -24,10 +26,16 @@ from engine.data.source import RawSample, stable_id
 
 # Where the JSON of a sample holds what captioning and filtering made of it.
 CLEANED = "capfilt"
+# Looks at indexes after which one that none of them was at is let go of: many times more than it
+# takes to meet every shard of a window.
+TURN = 1 << 13
 
 
 class Shards:
     """Samples of many shards, by number.
+
+    Every index is read and checked when the set is opened, and read again when its samples are:
+    what is held at a time are the indexes of shards that are being read, however long the set is.
 
     Args:
         paths: tar files, in order.
@@ -37,10 +45,24 @@ class Shards:
     def __init__(
         self, paths: Sequence[Path], index_of: Callable[[Path], ShardIndex] = open_index
     ) -> None:
-        self.indexes = [index_of(path) for path in paths]
-        self.lengths = [len(index) for index in self.indexes]
-        self._starts = np.concatenate([[0], np.cumsum(self.lengths)])
-        self._files: dict[int, io.BufferedReader] = {}
+        self.paths, self._index_of = list(paths), index_of
+        self.lengths: list[int] = []
+        self._fingerprints: list[str] = []
+        # Of a folder that cannot be written: to build it again takes the whole shard.
+        self._unstored: dict[int, ShardIndex] = {}
+        self._now: dict[int, ShardIndex] = {}
+        self._before: dict[int, ShardIndex] = {}
+        self._looks = 0
+        for number, path in enumerate(self.paths):
+            index = index_of(path)
+            self.lengths.append(len(index))
+            self._fingerprints.append(index.fingerprint)
+            if not number:
+                self._now[number] = index
+            if not index_path(path).is_file():
+                self._unstored[number] = index
+        self._starts = np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)])
+        self._files: dict[int, io.FileIO] = {}
         self._owner = os.getpid()
 
     def __len__(self) -> int:
@@ -49,13 +71,39 @@ class Shards:
     @property
     def fingerprint(self) -> str:
         """Hash over all indexes."""
-        joined = "".join(index.fingerprint for index in self.indexes)
-        return xxhash.xxh3_128_hexdigest(joined.encode())
+        return xxhash.xxh3_128_hexdigest("".join(self._fingerprints).encode())
+
+    def index(self, shard: int) -> ShardIndex:
+        """The index of a shard, by its place in `paths`.
+
+        Raises:
+            ShardError: it is not what it was when the set was opened.
+        """
+        self._looks += 1
+        if self._looks % TURN == 0:
+            self._before, self._now = self._now, {}
+        for held in (self._now, self._before, self._unstored):
+            if shard in held:
+                return self._now.setdefault(shard, held[shard])
+        return self._now.setdefault(shard, self._again(shard))
+
+    def indexes(self) -> Iterator[ShardIndex]:
+        """The index of every shard, in order."""
+        return map(self.index, range(len(self.paths)))
+
+    def _again(self, shard: int) -> ShardIndex:
+        index = self._index_of(self.paths[shard])
+        if index.fingerprint != self._fingerprints[shard]:
+            raise ShardError(f"{self.paths[shard]}: was replaced while it was read")
+        return index
 
     def read(self, number: int) -> RawSample:
         """One sample; damage is a `problem` of the sample, never an exception."""
         shard, row = self._place(number)
-        index = self.indexes[shard]
+        try:
+            index = self.index(shard)
+        except ShardError:
+            return _unknown(self.paths[shard], row)
         uid = index.uids[row].as_py()
         parts, problem = self.members(number)
         facts = read_facts(parts["json"])
@@ -70,9 +118,13 @@ class Shards:
         )
 
     def members(self, number: int) -> tuple[dict[str, bytes | None], str | None]:
-        """The bytes of a sample by kind of member, None where it has none, and what is wrong."""
+        """The bytes of a sample by kind of member, None where it has none, and what is wrong.
+
+        Raises:
+            ShardError: the index is not what it was when the set was opened.
+        """
         shard, row = self._place(number)
-        index = self.indexes[shard]
+        index = self.index(shard)
         parts: dict[str, bytes | None] = {}
         problem = None
         for kind in MEMBERS:
@@ -99,11 +151,17 @@ class Shards:
         # Threads may open the file at once: each holds what it reads from, and one stays.
         file = self._files.get(shard)
         if file is None:
-            file = self._files.setdefault(shard, self.indexes[shard].path.open("rb"))
+            file = self._files.setdefault(shard, self.paths[shard].open("rb", 0))
         return os.pread(file.fileno(), size, offset)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_files": {}}
+        return {**self.__dict__, "_files": {}, "_now": {}, "_before": {}}
+
+
+def _unknown(shard: Path, row: int) -> RawSample:
+    """A sample of which nothing can be said any more."""
+    key = f"{shard.name}:{row}"
+    return RawSample(key, key, "", [], stable_id(key), None, "index_changed")
 
 
 def read_facts(content: bytes | None) -> dict[str, Any]:

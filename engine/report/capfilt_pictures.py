@@ -96,7 +96,7 @@ def _read(
                 except (ShardError, OSError) as error:
                     problems.append(str(error))
                     continue
-                places = {key.as_py(): row for row, key in enumerate(shards.indexes[0].keys)}
+                places = {key.as_py(): row for row, key in enumerate(shards.index(0).keys)}
                 jobs = [(shards, places.get(sample[n].key), side) for n in missing]
                 for number, image in zip(missing, pool.map(_one, jobs), strict=True):
                     images[number] = image

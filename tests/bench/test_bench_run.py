@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bench.figures import base_name
+from bench.figures import base_name, figure_of
 from bench.machine import ROOT
 
 
@@ -42,11 +42,14 @@ def test_a_whole_run_leaves_figures_plots_and_a_table(tmp_path: Path) -> None:
         "kernel_itc_loss_ratio",
         "caption_throughput_ratio_hf",
         "loader_ratio_original",
+        "samples_unaccounted",
     }
     # A figure of another network than ViT-B never carries a name that is defined for ViT-B.
     assert all("_tiny" in name for name in figures)
     for name, value in figures.items():
-        assert 0 < spread[name]["q1"] <= value <= spread[name]["q3"]
+        # What must be none is none.
+        least = 0 if figure_of(name).at_most[:1] == (("cpu", 0),) else 1e-9
+        assert least <= spread[name]["q1"] <= value <= spread[name]["q3"]
     assert all(len(row["seconds"]) == row["repeats"] == 3 for row in results["times"])
     assert results["machine"]["threads"] == 1 and results["failed"] == []
     assert results["command"].startswith("bash bench/run.sh cpu --quick")

@@ -16,23 +16,16 @@ from engine.data.shards import Shards
 from tests.hostile_answers import pattern
 from tests.hostile_web import hostile_server
 from tests.shards import write_shards
-from tests.web_collections import collect, output_of, pairs, reasons, settings, write_list
-
-Sample = tuple[str, bytes | None, bytes | None, bytes | None]
-
-
-def samples(folder: Path) -> dict[str, Sample]:
-    """Everything of each sample, by uid."""
-    found = {}
-    for shard in sorted(folder.glob("*.tar")):
-        source = Shards([shard])
-        for number in range(len(source)):
-            parts, problem = source.members(number)
-            assert problem is None
-            index = source.indexes[0]
-            key, uid = index.keys[number].as_py(), index.uids[number].as_py()
-            found[uid] = (f"{shard.name}/{key}", parts["image"], parts["txt"], parts["json"])
-    return found
+from tests.web_collections import (
+    collect,
+    output_of,
+    pairs,
+    reasons,
+    samples,
+    settings,
+    traces,
+    write_list,
+)
 
 
 def uids_file(folder: Path, *uids: str) -> Path:
@@ -113,12 +106,7 @@ def test_what_is_purged_from_a_collection_leaves_no_trace_and_does_not_come_back
         gone = [table[number]["uid"] for number in (0, 7, 45)]
         assert purge(uids_file(tmp_path, *gone), [str(out)]) == 3
         for number in (0, 7, 45):
-            url, caption = listed[number]
-            for path in out.rglob("*"):
-                content = path.read_bytes() if path.is_file() else b""
-                assert f'"{url}"'.encode() not in content
-                assert f"{caption}\0".encode() not in content
-                assert pattern(number) not in content
+            assert not traces(out, *listed[number], pattern(number))
         # The shards of the second half are lost: what is fetched anew is not what was taken out.
         (out / "table" / "00002.parquet").unlink()
         server.asked.clear()

@@ -1,6 +1,5 @@
 """Pictures, captions, order, augmentation, tokens."""
 
-import io
 from collections import Counter
 from pathlib import Path
 
@@ -19,38 +18,15 @@ from engine.data.counter import Draws
 from engine.data.images import BadSample, decode_image
 from engine.data.order import Order
 from engine.data.tokenizer import open_tokenizer
-from tests.shards import bomb
+from tests.nasty import CAPTIONS, GOOD, MARKS, PICTURES, encoded, fuzzed
 
 LIMIT = 25_000_000
 
 
-def encoded(image: Image.Image, form: str, **options: object) -> bytes:
-    """A picture as bytes."""
-    out = io.BytesIO()
-    image.save(out, form, **options)
-    return out.getvalue()
-
-
-GOOD = Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8))
-
-
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [
-        (None, "missing"),
-        (b"", "empty"),
-        (b"<html>not a picture</html>", "wrong_format"),
-        (encoded(GOOD, "GIF"), "wrong_format"),
-        (encoded(GOOD, "BMP"), "wrong_format"),
-        (encoded(GOOD, "TIFF"), "wrong_format"),
-        (encoded(GOOD, "JPEG")[:1500], "truncated"),
-        (encoded(GOOD, "PNG")[:2000], "truncated"),
-        (b"\xff\xd8" + bytes(200), "undecodable"),
-        (encoded(GOOD, "WEBP")[:300], "undecodable"),
-        (bomb(20000, 20000), "too_many_pixels"),
-        (bomb(100000, 100000), "too_many_pixels"),
-        (encoded(Image.new("RGB", (3000, 10)), "PNG"), "too_thin"),
-    ],
+    [(None, "missing"), *((content, why) for content, why in PICTURES.values() if why)],
+    ids=["not there", *(name for name, (_, why) in PICTURES.items() if why)],
 )
 def test_a_bad_picture_has_its_reason(content: bytes | None, reason: str) -> None:
     with pytest.raises(BadSample) as caught:
@@ -109,6 +85,28 @@ def test_cleaning_never_fails_otherwise(text: str) -> None:
     assert cleaned == cleaned.strip()
     assert len(cleaned.split(" ")) <= 5
     assert "  " not in cleaned
+
+
+def test_a_letter_keeps_no_more_marks_than_can_be_composed_at_once() -> None:
+    cleaned = clean_caption("a" + MARKS[::4] + " dog", 30)
+    assert (cleaned[0], cleaned[-4:], len(cleaned)) == ("a", " dog", 35)
+    assert clean_caption("o\u0302\u0300 z\u0323\u0307", 30) == "\u1ed3 \u1e93\u0307"
+
+
+@pytest.mark.parametrize("texts", [CAPTIONS, fuzzed(300, seed=1)], ids=["known", "fuzzed"])
+def test_nasty_captions_become_few_tokens_or_a_reason(texts: list) -> None:
+    tokenizer, reasons = open_tokenizer(None), Counter()
+    for text in texts:
+        try:
+            cleaned = clean_caption(text, 30)
+        except BadSample as bad:
+            reasons[bad.reason] += 1
+            continue
+        # Composed, some characters become three times as long.
+        assert len(cleaned.encode()) <= 3 * 4096
+        assert tokenizer.encode([cleaned], 30)[0].shape[1] <= 30
+    assert set(reasons) <= {"bad_text", "empty_caption"}
+    assert reasons["bad_text"] == sum(not isinstance(text, str) for text in texts)
 
 
 def test_one_caption_of_several_is_chosen_and_a_bad_one_passed_over() -> None:
