@@ -20,9 +20,10 @@ Decoder = Callable[[bytes, int], np.ndarray]
 
 
 def jpeg_decoder(choice: str) -> Decoder:
-    """What decodes JPEG: (content, divisor of its size) -> [ceil(H / d), ceil(W / d), 3] uint8.
+    """What decodes JPEG: (content, divisor of its size) -> [ceil(H / d), ceil(W / d), 4] uint8.
 
-    A decoder raises whatever it likes where a picture is not a good colour JPEG.
+    The fourth byte means nothing; with it a pixel is one number to what comes after. A decoder
+    raises whatever it likes where a picture is not a good colour JPEG.
 
     Args:
         choice: `simplejpeg`, `pillow`, or `auto`.
@@ -51,7 +52,12 @@ def by_pillow(content: bytes, divisor: int) -> np.ndarray:
     if image.mode != "RGB":
         raise ValueError(f"a JPEG of mode {image.mode}")
     image.draft("RGB", (image.width // divisor, image.height // divisor))
-    return np.asarray(image)
+    return four_bytes(image)
+
+
+def four_bytes(image: Image.Image) -> np.ndarray:
+    """RGB picture -> [H, W, 4] uint8, as Pillow keeps it."""
+    return np.array(image.convert("RGBX"))
 
 
 def by_simplejpeg(content: bytes, divisor: int) -> np.ndarray:
@@ -62,4 +68,4 @@ def by_simplejpeg(content: bytes, divisor: int) -> np.ndarray:
     if space not in ("YCbCr", "RGB"):
         raise ValueError(f"a JPEG of colours {space}")
     least = {"min_height": -(-height // divisor), "min_width": -(-width // divisor)}
-    return simplejpeg.decode_jpeg(content, "RGB", min_factor=divisor, **least)
+    return simplejpeg.decode_jpeg(content, "RGBX", min_factor=divisor, **least)

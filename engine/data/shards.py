@@ -4,12 +4,13 @@ import io
 import json
 import os
 import tarfile
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 import xxhash
 
 from engine.data.index import (
@@ -39,12 +40,12 @@ class Shards:
     ) -> None:
         self.indexes = [index_of(path) for path in paths]
         self.lengths = [len(index) for index in self.indexes]
-        self._starts = np.concatenate([[0], np.cumsum(self.lengths)])
+        self._starts = [0, *accumulate(self.lengths)]
         self._files: dict[int, io.BufferedReader] = {}
         self._owner = os.getpid()
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return self._starts[-1]
 
     @property
     def fingerprint(self) -> str:
@@ -57,7 +58,7 @@ class Shards:
         shard, row = self._place(number)
         index = self.indexes[shard]
         uid = index.uids[row].as_py()
-        parts, problem = self.members(number)
+        parts, problem = self._members(shard, row)
         facts = read_facts(parts["json"])
         return RawSample(
             key=index.keys[row].as_py(),
@@ -71,26 +72,29 @@ class Shards:
 
     def members(self, number: int) -> tuple[dict[str, bytes | None], str | None]:
         """The bytes of a sample by kind of member, None where it has none, and what is wrong."""
-        shard, row = self._place(number)
+        return self._members(*self._place(number))
+
+    def _members(self, shard: int, row: int) -> tuple[dict[str, bytes | None], str | None]:
         index = self.indexes[shard]
         parts: dict[str, bytes | None] = {}
         problem = None
         for kind in MEMBERS:
-            offset, size = (int(value) for value in index.places[kind][row])
+            # One number at a time: a row would be an array first.
+            offset, size = index.places[kind].item(row, 0), index.places[kind].item(row, 1)
             parts[kind] = None if size < 0 else self._bytes(shard, offset, size)
             content = parts[kind]
             if content is None:
                 continue
             if len(content) < size:
                 problem = "truncated_shard"
-            elif xxhash.xxh3_64_intdigest(content) != int(index.hashes[kind][row]):
+            elif xxhash.xxh3_64_intdigest(content) != index.hashes[kind].item(row):
                 problem = "hash_mismatch"
         return parts, problem
 
     def _place(self, number: int) -> tuple[int, int]:
         """Shard and row of a sample."""
-        shard = int(np.searchsorted(self._starts, number, "right")) - 1
-        return shard, number - int(self._starts[shard])
+        shard = bisect_right(self._starts, number) - 1
+        return shard, number - self._starts[shard]
 
     def _bytes(self, shard: int, offset: int, size: int) -> bytes:
         if self._owner != os.getpid():
