@@ -8,7 +8,9 @@ from engine.data.counter import Draws
 from engine.data.images import BadSample
 
 MAX_BYTES = 4096
-PUNCTUATION = re.compile(r"([.!\"()*#:;~])")
+PUNCTUATION = '.!"()*#:;~'
+TO_SPACES = str.maketrans(PUNCTUATION, " " * len(PUNCTUATION))
+TO_NOTHING = str.maketrans("", "", PUNCTUATION)
 SPACES = re.compile(r"\s+")
 
 
@@ -21,7 +23,7 @@ def clean_caption(text: Any, max_words: int) -> str:
     Raises:
         BadSample: bad_text for what is not text, empty_caption when nothing is left.
     """
-    return _first_words(PUNCTUATION.sub(" ", valid_text(text).lower()), max_words)
+    return _first_words(valid_text(text).lower().translate(TO_SPACES), max_words)
 
 
 def clean_question(text: Any, max_words: int) -> str:
@@ -30,7 +32,7 @@ def clean_question(text: Any, max_words: int) -> str:
     Raises:
         BadSample: bad_text for what is not text, empty_caption when nothing is left.
     """
-    return _first_words(PUNCTUATION.sub("", valid_text(text).lower()), max_words)
+    return _first_words(valid_text(text).lower().translate(TO_NOTHING), max_words)
 
 
 def valid_text(text: Any) -> str:
@@ -50,8 +52,8 @@ def valid_text(text: Any) -> str:
 
 
 def _first_words(text: str, max_words: int) -> str:
-    words = SPACES.sub(" ", text).strip().split(" ")[:max_words]
-    if not words[0]:
+    words = text.split()[:max_words]
+    if not words:
         raise BadSample("empty_caption")
     return " ".join(words)
 

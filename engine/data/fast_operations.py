@@ -1,9 +1,10 @@
-"""RandAugment's operations on bytes of three planes, and on four pixels' worth of numbers at once.
+"""RandAugment's operations on planes of bytes.
 
 The definition is `engine.data.augment.apply_operation`. Moving, contrast and equalizing give the
-same bytes. Shears and rotations interpolate between the same pixels with weights in steps of 1/256:
-at most 1 of 255 away, in few of a photograph's values. `tests/engine/test_fast_operations.py`
-holds all of it.
+same bytes. Shears and rotations are the same for every picture of a size, so where each pixel comes
+from is computed once; weights have steps of 1/256, which leaves a photograph's values at most 1 of
+255 away, in less than a twentieth of them, and noise 2. `tests/engine/test_fast_operations.py`
+holds both.
 """
 
 import math

@@ -1,10 +1,10 @@
 """The training view of a picture, fast: decoded no larger than needed, resized as bytes.
 
-How far from the definition (`Augmentation`), in steps of 255: where nothing is
+How far from the definition (`Augmentation`), in steps of 255: cropped and resized where nothing is
 decoded small, at most 2, in less than a hundredth of the values (PyTorch's weights of the bicubic
 filter have 16 bits). Where it is, the DCT's own small picture takes the filter's place and corners
 of the crop move by up to half of its pixels: within 1.5 steps in the mean over a view.
-`tests/engine/test_fast_view.py` holds both.
+`tests/engine/test_fast_view.py` holds both; `engine.data.fast_operations` says what follows.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ from engine.data.augment import Augmentation, crop_box
 from engine.data.counter import Draws
 from engine.data.fast_operations import changed
 from engine.data.images import MAX_ASPECT, decode_image
-from engine.data.jpeg import DIVISORS, Decoder, four_bytes
+from engine.data.jpeg import DIVISORS, Decoder
 from engine.data.jpeg_header import colour_sides
 
 Box = tuple[int, int, int, int]
@@ -39,28 +39,23 @@ def fast_view(
     pixels, box = _region(content, max_pixels, augmentation, draws, jpeg)
     view = resized(pixels, box, augmentation.size)
     mirror, operations = augmentation.drawn(draws)
-    if mirror:
-        view = view[:, :, ::-1]
+    planes = np.ascontiguousarray(view[:, :, ::-1] if mirror else view)
     for name, sign in operations:
-        view = changed(view, name, sign)
-    return torch.from_numpy(np.ascontiguousarray(view))
+        planes = changed(planes, name, sign)
+    return torch.from_numpy(np.ascontiguousarray(planes))
 
 
 def resized(pixels: np.ndarray, box: Box, size: int) -> np.ndarray:
-    """[H, W, 4] uint8, cropped to a box and resized bicubically -> [3, size, size] uint8."""
+    """[H, W, 3] uint8, cropped to a box and resized bicubically -> [3, size, size] uint8.
+
+    The result lies in memory as the picture does, its colours last.
+    """
     left, top, right, bottom = box
-    # To PyTorch it is a batch of one with its channels last, which has a fast kernel and comes back
-    # as it lies in memory. Cut by numpy: all that PyTorch does but compute takes it longer.
+    # To PyTorch it is a batch of one with channels last, which has a fast kernel. Cut by numpy:
+    # all that PyTorch does but compute takes it longer.
     crop = pixels.reshape(1, *pixels.shape)[:, top:bottom, left:right].transpose(0, 3, 1, 2)
-    found = F.interpolate(
-        torch.from_numpy(crop), (size, size), mode="bicubic", antialias=True
-    ).numpy()
-    packed = found.transpose(0, 2, 3, 1).view(np.uint32).reshape(size, size)
-    planes = np.empty((3, size, size), np.uint8)
-    for number, plane in enumerate(planes):
-        # Shifted down and cut to a byte: faster than every fourth byte.
-        plane[:] = packed >> (8 * number)
-    return planes
+    batch = F.interpolate(torch.from_numpy(crop), (size, size), mode="bicubic", antialias=True)
+    return batch.numpy()[0]
 
 
 def divisor_of(box: Box, size: int) -> int:
@@ -72,18 +67,18 @@ def divisor_of(box: Box, size: int) -> int:
 def _region(
     content: bytes | None, max_pixels: int, augmentation: Augmentation, draws: Draws, jpeg: Decoder
 ) -> tuple[np.ndarray, Box]:
-    """Pixels of a picture at some size, [H, W, 4], and the drawn crop in them."""
+    """Pixels of a picture at some size, [H, W, 3], and the drawn crop in them."""
     if (sides := _sides(content, max_pixels)) is None:
         image = decode_image(content, max_pixels)
         box = crop_box(image.width, image.height, augmentation.min_crop_scale, draws)
-        return four_bytes(image), box
+        return np.array(image), box
     width, height = sides
     box = crop_box(width, height, augmentation.min_crop_scale, draws)
     divisor = divisor_of(box, augmentation.size)
     try:
         pixels = jpeg(content, divisor)
     except Exception:  # noqa: BLE001 - a decoder raises anything; the definition says what it is
-        pixels = four_bytes(decode_image(content, max_pixels))
+        pixels = np.array(decode_image(content, max_pixels))
     return pixels, _scaled(box, pixels.shape[1] / width, pixels.shape[0] / height)
 
 

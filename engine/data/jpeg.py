@@ -20,10 +20,9 @@ Decoder = Callable[[bytes, int], np.ndarray]
 
 
 def jpeg_decoder(choice: str) -> Decoder:
-    """What decodes JPEG: (content, divisor of its size) -> [ceil(H / d), ceil(W / d), 4] uint8.
+    """What decodes JPEG: (content, divisor of its size) -> [ceil(H / d), ceil(W / d), 3] uint8.
 
-    The fourth byte means nothing; with it a pixel is one number to what comes after. A decoder
-    raises whatever it likes where a picture is not a good colour JPEG.
+    A decoder raises whatever it likes where a picture is not a good colour JPEG.
 
     Args:
         choice: `simplejpeg`, `pillow`, or `auto`.
@@ -52,20 +51,19 @@ def by_pillow(content: bytes, divisor: int) -> np.ndarray:
     if image.mode != "RGB":
         raise ValueError(f"a JPEG of mode {image.mode}")
     image.draft("RGB", (image.width // divisor, image.height // divisor))
-    return four_bytes(image)
-
-
-def four_bytes(image: Image.Image) -> np.ndarray:
-    """RGB picture -> [H, W, 4] uint8, as Pillow keeps it."""
-    return np.array(image.convert("RGBX"))
+    # Pillow's own bytes are read-only, which PyTorch warns of.
+    return np.array(image)
 
 
 def by_simplejpeg(content: bytes, divisor: int) -> np.ndarray:
     """simplejpeg's decoder."""
     import simplejpeg
 
+    if divisor == 1:
+        # It reads the header itself, and turns no four colours into three.
+        return simplejpeg.decode_jpeg(content, "RGB")
     height, width, space, _ = simplejpeg.decode_jpeg_header(content)
     if space not in ("YCbCr", "RGB"):
         raise ValueError(f"a JPEG of colours {space}")
     least = {"min_height": -(-height // divisor), "min_width": -(-width // divisor)}
-    return simplejpeg.decode_jpeg(content, "RGBX", min_factor=divisor, **least)
+    return simplejpeg.decode_jpeg(content, "RGB", min_factor=divisor, **least)

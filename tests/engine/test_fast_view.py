@@ -66,7 +66,7 @@ def test_a_view_of_bytes_is_within_two_steps() -> None:
         box = crop_box(500, 375, 0.2, Draws(number))
         image = photo(500, 375, number % 3)
         expected = image.crop(box).resize((96, 96), Image.Resampling.BICUBIC)
-        view = torch.from_numpy(resized(jpeg.four_bytes(image), box, 96))
+        view = torch.from_numpy(resized(np.array(image), box, 96))
         apart = steps_apart(view, to_bytes(expected))
         assert apart.max() <= 2
         differing += (apart != 0).float().mean().item() / 12
@@ -100,8 +100,8 @@ def test_both_decoders_give_the_same_pixels() -> None:
         content = encoded(photo(301, 203), **settings)
         for divisor in jpeg.DIVISORS:
             one, other = (decode(content, divisor) for decode in DECODERS)
-            assert one.shape == (-(-203 // divisor), -(-301 // divisor), 4)
-            assert np.array_equal(one[..., :3], other[..., :3])
+            assert one.shape == (-(-203 // divisor), -(-301 // divisor), 3)
+            assert np.array_equal(one, other)
 
 
 def test_the_divisor_leaves_the_crop_as_large_as_the_view() -> None:
