@@ -67,7 +67,8 @@ class Tokenizer:
         """Ids and mask, [B, L] int64 each, of B rows of ids, padded to the longest."""
         longest = max(len(row) for row in rows)
         padded = [[*row, *[self.pad_token_id] * (longest - len(row))] for row in rows]
-        ids, lengths = torch.tensor(padded), torch.tensor([len(row) for row in rows])
+        ids = torch.tensor(padded, dtype=torch.long)
+        lengths = torch.tensor([len(row) for row in rows])
         return ids, (torch.arange(longest) < lengths[:, None]).long()
 
     def words(self, text: str, max_tokens: int) -> list[tuple[str, list[int]]]:
