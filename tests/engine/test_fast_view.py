@@ -83,6 +83,19 @@ def test_without_a_smaller_decode_whole_views_are_within_two_steps(decoder: jpeg
         assert steps_apart(view, expected).max() <= 2
 
 
+def test_whole_augmented_views_stay_close() -> None:
+    """Contrast and equalizing stretch what cropping leaves apart; half a step in the mean."""
+    augmentation, content = Augmentation(96, 0.2, True, True), encoded(photo(190, 150))
+    differing = 0
+    for slot in range(40):
+        expected = augmentation(decode_image(content, MOST), Draws(slot))
+        view = fast_view(content, MOST, augmentation, Draws(slot), jpeg.by_simplejpeg)
+        assert view.is_contiguous() and view.shape == expected.shape
+        assert steps_apart(view, expected).mean() < 0.5
+        differing += int(not torch.equal(view, expected))
+    assert differing
+
+
 @pytest.mark.parametrize(("width", "height"), [(800, 601), (1600, 1200)])
 def test_decoded_small_views_stay_close(width: int, height: int) -> None:
     """In the mean within 1.5 steps, and less than the definition's own view moved by a pixel."""
