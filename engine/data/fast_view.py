@@ -1,24 +1,22 @@
 """The training view of a picture, fast: decoded no larger than needed, resized as bytes.
 
-How far from the definition (`Augmentation`), in steps of 255: where nothing is
+How far from the definition (`Augmentation`), in steps of 255: cropped and resized where nothing is
 decoded small, at most 2, in less than a hundredth of the values (PyTorch's weights of the bicubic
 filter have 16 bits). Where it is, the DCT's own small picture takes the filter's place and corners
 of the crop move by up to half of its pixels: within 1.5 steps in the mean over a view.
-`tests/engine/test_fast_view.py` holds both.
+`tests/engine/test_fast_view.py` holds both; `engine.data.fast_operations` says what follows.
 """
-
-import io
-import warnings
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 
-from engine.data.augment import UNCHANGING, Augmentation, apply_operation, crop_box, to_bytes
+from engine.data.augment import Augmentation, crop_box
 from engine.data.counter import Draws
-from engine.data.images import FORMATS, MAX_ASPECT, decode_image
+from engine.data.fast_operations import changed
+from engine.data.images import MAX_ASPECT, decode_image
 from engine.data.jpeg import DIVISORS, Decoder
+from engine.data.jpeg_header import colour_sides
 
 Box = tuple[int, int, int, int]
 
@@ -41,24 +39,23 @@ def fast_view(
     pixels, box = _region(content, max_pixels, augmentation, draws, jpeg)
     view = resized(pixels, box, augmentation.size)
     mirror, operations = augmentation.drawn(draws)
-    if mirror:
-        view = view.flip(2)
-    operations = [(name, sign) for name, sign in operations if name not in UNCHANGING]
-    if not operations:
-        return view.contiguous()
-    image = Image.fromarray(view.permute(1, 2, 0).contiguous().numpy())
+    planes = np.ascontiguousarray(view[:, :, ::-1] if mirror else view)
     for name, sign in operations:
-        image = apply_operation(image, name, sign)
-    return to_bytes(image)
+        planes = changed(planes, name, sign)
+    return torch.from_numpy(np.ascontiguousarray(planes))
 
 
-def resized(pixels: np.ndarray, box: Box, size: int) -> torch.Tensor:
-    """[H, W, 3] uint8, cropped to a box and resized bicubically -> [3, size, size] uint8."""
+def resized(pixels: np.ndarray, box: Box, size: int) -> np.ndarray:
+    """[H, W, 3] uint8, cropped to a box and resized bicubically -> [3, size, size] uint8.
+
+    The result lies in memory as the picture does, its colours last.
+    """
     left, top, right, bottom = box
-    crop = torch.from_numpy(np.array(pixels[top:bottom, left:right]))
-    # As it lies in memory this is a picture with its channels last, which has a fast kernel.
-    crop = crop.permute(2, 0, 1)[None]
-    return F.interpolate(crop, (size, size), mode="bicubic", antialias=True)[0]
+    # To PyTorch it is a batch of one with channels last, which has a fast kernel. Cut by numpy:
+    # all that PyTorch does but compute takes it longer.
+    crop = pixels.reshape(1, *pixels.shape)[:, top:bottom, left:right].transpose(0, 3, 1, 2)
+    batch = F.interpolate(torch.from_numpy(crop), (size, size), mode="bicubic", antialias=True)
+    return batch.numpy()[0]
 
 
 def divisor_of(box: Box, size: int) -> int:
@@ -70,35 +67,27 @@ def divisor_of(box: Box, size: int) -> int:
 def _region(
     content: bytes | None, max_pixels: int, augmentation: Augmentation, draws: Draws, jpeg: Decoder
 ) -> tuple[np.ndarray, Box]:
-    """Pixels of a picture at some size, and the drawn crop in them."""
-    if (sides := colour_sides(content, max_pixels)) is not None:
-        width, height = sides
-        box = crop_box(width, height, augmentation.min_crop_scale, draws)
-        try:
-            pixels = jpeg(content, divisor_of(box, augmentation.size))
-        except Exception:  # noqa: BLE001 - a decoder raises anything; the definition says what it is
-            pixels = np.asarray(decode_image(content, max_pixels))
-        return pixels, _scaled(box, pixels.shape[1] / width, pixels.shape[0] / height)
-    image = decode_image(content, max_pixels)
-    box = crop_box(image.width, image.height, augmentation.min_crop_scale, draws)
-    return np.asarray(image), box
+    """Pixels of a picture at some size, [H, W, 3], and the drawn crop in them."""
+    if (sides := usable_sides(content, max_pixels)) is None:
+        image = decode_image(content, max_pixels)
+        box = crop_box(image.width, image.height, augmentation.min_crop_scale, draws)
+        return np.array(image), box
+    width, height = sides
+    box = crop_box(width, height, augmentation.min_crop_scale, draws)
+    divisor = divisor_of(box, augmentation.size)
+    try:
+        pixels = jpeg(content, divisor)
+    except Exception:  # noqa: BLE001 - a decoder raises anything; the definition says what it is
+        pixels = np.array(decode_image(content, max_pixels))
+    return pixels, _scaled(box, pixels.shape[1] / width, pixels.shape[0] / height)
 
 
-def colour_sides(content: bytes | None, max_pixels: int) -> tuple[int, int] | None:
+def usable_sides(content: bytes | None, max_pixels: int) -> tuple[int, int] | None:
     """Width and height of what looks like a usable colour JPEG; else the definition judges."""
-    if content is None or content[:2] != b"\xff\xd8":
+    sides = None if content is None else colour_sides(content)
+    if sides is None or not 0 < sides[0] * sides[1] <= max_pixels:
         return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
-        except Exception:  # noqa: BLE001 - decoders raise anything on hostile bytes
-            return None
-    width, height = image.size
-    usable = 0 < width * height <= max_pixels and max(width, height) <= MAX_ASPECT * min(
-        width, height
-    )
-    return (width, height) if usable and image.mode == "RGB" else None
+    return sides if max(sides) <= MAX_ASPECT * min(sides) else None
 
 
 def _scaled(box: Box, x: float, y: float) -> Box:

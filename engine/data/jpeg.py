@@ -27,13 +27,17 @@ def by_pillow(content: bytes, divisor: int) -> np.ndarray:
     if image.mode != "RGB":
         raise ValueError(f"a JPEG of mode {image.mode}")
     image.draft("RGB", (image.width // divisor, image.height // divisor))
-    return np.asarray(image)
+    # Pillow's own bytes are read-only, which PyTorch warns of.
+    return np.array(image)
 
 
 def by_simplejpeg(content: bytes, divisor: int) -> np.ndarray:
     """simplejpeg's decoder."""
     import simplejpeg
 
+    if divisor == 1:
+        # It reads the header itself, and turns no four colours into three.
+        return simplejpeg.decode_jpeg(content, "RGB")
     height, width, space, _ = simplejpeg.decode_jpeg_header(content)
     if space not in ("YCbCr", "RGB"):
         raise ValueError(f"a JPEG of colours {space}")

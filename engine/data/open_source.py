@@ -2,10 +2,11 @@
 
 import glob
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 
-import numpy as np
 import xxhash
 
 from engine.config import ConfigError
@@ -25,10 +26,10 @@ class Joined:
     def __init__(self, parts: Sequence[Source]) -> None:
         self.parts = parts
         self.lengths = [length for part in parts for length in part.lengths]
-        self._starts = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
+        self._starts = [0, *accumulate(len(part) for part in parts)]
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return self._starts[-1]
 
     @property
     def fingerprint(self) -> str:
@@ -38,8 +39,8 @@ class Joined:
 
     def read(self, number: int) -> RawSample:
         """The pair of this number."""
-        part = int(np.searchsorted(self._starts, number, "right")) - 1
-        return self.parts[part].read(number - int(self._starts[part]))
+        part = bisect_right(self._starts, number) - 1
+        return self.parts[part].read(number - self._starts[part])
 
 
 def open_source(

@@ -13,7 +13,7 @@ import torch
 from engine.data.augment import RAND_AUGMENT_COUNT, Augmentation, crop_box
 from engine.data.counter import Draws
 from engine.data.device_augment import encoded_operations
-from engine.data.fast_view import Box, colour_sides
+from engine.data.fast_view import Box, usable_sides
 from engine.data.jpeg import is_whole
 
 
@@ -44,7 +44,7 @@ def plan(
     Whole colour JPEGs of 8 bits are planned. All else (PNG, WebP, grey, CMYK, cut off, too large,
     not a picture) goes the host's way, which makes the view or says what is bad.
     """
-    sides = colour_sides(content, max_pixels)
+    sides = usable_sides(content, max_pixels)
     if sides is None or not is_whole(content):
         return None
     box = crop_box(*sides, augmentation.min_crop_scale, draws)

@@ -4,12 +4,13 @@ import io
 import json
 import os
 import tarfile
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 import xxhash
 
 from engine.data.index import (
@@ -61,12 +62,12 @@ class Shards:
                 self._now[number] = index
             if not index_path(path).is_file():
                 self._unstored[number] = index
-        self._starts = np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)])
+        self._starts = [0, *accumulate(self.lengths)]
         self._files: dict[int, io.FileIO] = {}
         self._owner = os.getpid()
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return self._starts[-1]
 
     @property
     def fingerprint(self) -> str:
@@ -105,7 +106,7 @@ class Shards:
         except ShardError:
             return _unknown(self.paths[shard], row)
         uid = index.uids[row].as_py()
-        parts, problem = self.members(number)
+        parts, problem = self._members(shard, row, index)
         facts = read_facts(parts["json"])
         return RawSample(
             key=index.keys[row].as_py(),
@@ -124,25 +125,30 @@ class Shards:
             ShardError: the index is not what it was when the set was opened.
         """
         shard, row = self._place(number)
-        index = self.index(shard)
+        return self._members(shard, row, self.index(shard))
+
+    def _members(
+        self, shard: int, row: int, index: ShardIndex
+    ) -> tuple[dict[str, bytes | None], str | None]:
         parts: dict[str, bytes | None] = {}
         problem = None
         for kind in MEMBERS:
-            offset, size = (int(value) for value in index.places[kind][row])
+            # One number at a time: a row would be an array first.
+            offset, size = index.places[kind].item(row, 0), index.places[kind].item(row, 1)
             parts[kind] = None if size < 0 else self._bytes(shard, offset, size)
             content = parts[kind]
             if content is None:
                 continue
             if len(content) < size:
                 problem = "truncated_shard"
-            elif xxhash.xxh3_64_intdigest(content) != int(index.hashes[kind][row]):
+            elif xxhash.xxh3_64_intdigest(content) != index.hashes[kind].item(row):
                 problem = "hash_mismatch"
         return parts, problem
 
     def _place(self, number: int) -> tuple[int, int]:
         """Shard and row of a sample."""
-        shard = int(np.searchsorted(self._starts, number, "right")) - 1
-        return shard, number - int(self._starts[shard])
+        shard = bisect_right(self._starts, number) - 1
+        return shard, number - self._starts[shard]
 
     def _bytes(self, shard: int, offset: int, size: int) -> bytes:
         if self._owner != os.getpid():

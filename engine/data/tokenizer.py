@@ -66,9 +66,8 @@ class Tokenizer:
     def pad(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids and mask, [B, L] int64 each, of B rows of ids, padded to the longest."""
         longest = max(len(row) for row in rows)
-        ids = torch.full((len(rows), longest), self.pad_token_id, dtype=torch.long)
-        for number, row in enumerate(rows):
-            ids[number, : len(row)] = torch.tensor(row)
+        padded = [[*row, *[self.pad_token_id] * (longest - len(row))] for row in rows]
+        ids = torch.tensor(padded, dtype=torch.long)
         lengths = torch.tensor([len(row) for row in rows])
         return ids, (torch.arange(longest) < lengths[:, None]).long()
 

@@ -65,7 +65,8 @@ def test_a_view_of_bytes_is_within_two_steps() -> None:
         box = crop_box(500, 375, 0.2, Draws(number))
         image = photo(500, 375, number % 3)
         expected = image.crop(box).resize((96, 96), Image.Resampling.BICUBIC)
-        apart = steps_apart(resized(np.asarray(image), box, 96), to_bytes(expected))
+        view = torch.from_numpy(resized(np.array(image), box, 96))
+        apart = steps_apart(view, to_bytes(expected))
         assert apart.max() <= 2
         differing += (apart != 0).float().mean().item() / 12
     assert differing < 0.01
@@ -79,6 +80,19 @@ def test_without_a_smaller_decode_whole_views_are_within_two_steps(decoder: jpeg
         view = fast_view(content, MOST, augmentation, Draws(slot), decoder)
         assert view.is_contiguous()
         assert steps_apart(view, expected).max() <= 2
+
+
+def test_whole_augmented_views_stay_close() -> None:
+    """Contrast and equalizing stretch what cropping leaves apart; half a step in the mean."""
+    augmentation, content = Augmentation(96, 0.2, True, True), encoded(photo(190, 150))
+    differing = 0
+    for slot in range(40):
+        expected = augmentation(decode_image(content, MOST), Draws(slot))
+        view = fast_view(content, MOST, augmentation, Draws(slot), jpeg.by_simplejpeg)
+        assert view.is_contiguous() and view.shape == expected.shape
+        assert steps_apart(view, expected).mean() < 0.5
+        differing += int(not torch.equal(view, expected))
+    assert differing
 
 
 @pytest.mark.parametrize(("width", "height"), [(800, 601), (1600, 1200)])

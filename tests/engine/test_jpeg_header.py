@@ -1,0 +1,50 @@
+"""The size that a JPEG states, read as Pillow reads it or left to Pillow."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from engine.data.jpeg_header import colour_sides
+
+PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (37, 53, 3), np.uint8))
+
+
+def jpeg(image: Image.Image, **settings: object) -> bytes:
+    out = io.BytesIO()
+    image.save(out, "JPEG", **settings)
+    return out.getvalue()
+
+
+KINDS = (
+    {},
+    {"progressive": True},
+    {"subsampling": 0},
+    {"keep_rgb": True},
+    {"restart_marker_rows": 1},
+    {"comment": b"\xff\xc0 is no frame here"},
+    {"icc_profile": bytes(90_000)},
+    {"exif": b"Exif\0\0" + jpeg(Image.new("RGB", (9, 7)))},
+)
+
+
+@pytest.mark.parametrize("settings", KINDS)
+def test_sides_of_colour_pictures(settings: dict[str, object]) -> None:
+    assert colour_sides(jpeg(PHOTO, **settings)) == (53, 37)
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_other_colours_are_left_to_the_definition(mode: str) -> None:
+    assert colour_sides(jpeg(PHOTO.convert(mode))) is None
+
+
+def test_what_ends_before_its_frame_or_is_no_marker_has_no_sides() -> None:
+    content = jpeg(PHOTO)
+    frame = content.index(b"\xff\xc0")
+    assert all(colour_sides(content[:end]) is None for end in range(frame + 10))
+    assert colour_sides(content[: frame + 10]) == (53, 37)
+    for place in (0, 1, 2, frame):
+        assert colour_sides(content[:place] + b"\x00" + content[place + 1 :]) is None
+    # A length that does not count itself would never move on.
+    assert colour_sides(b"\xff\xd8\xff\xe0\x00\x00" + content[6:]) is None
