@@ -1,6 +1,7 @@
 """All downstream tasks by one command, on a few real drawings: what is tuned has learnt."""
 
 import json
+import math
 import re
 from collections.abc import Callable
 from functools import partial
@@ -10,13 +11,15 @@ from typing import Any
 import pytest
 import torch
 
+from bench.task_results import deviation
 from bench.tasks import TASKS
 from blip_model import Blip
 from engine import checkpoint
-from engine.collect import openmoji, questions, statements, tasks
+from engine.collect import clips, openmoji, questions, statements, tasks
 from engine.collect.pair_set import CollectConfig, collect
+from launch import evaluate
 from tests import forked
-from tests.commands import contents
+from tests.commands import call, contents
 from tests.tiny import spread, tiny_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1300), pytest.mark.xdist_group("tasks")]
@@ -26,6 +29,8 @@ TONES = {"light skin tone", "dark skin tone"}
 # In the deviations that `bench.task_results` defines; the seed, one thread and fp32 are given.
 MARGIN = 3.0
 STEPS = 150
+# For training and held out.
+COUNTS = {"nlvr": (1000, 300), "visdial": (1000, 120), "video": (1000, 300)}
 # Seconds: most of a minute of one core, on a machine that others share.
 TO_END = 1200.0
 
@@ -41,10 +46,12 @@ def write_set(folder: Path, patch: pytest.MonkeyPatch) -> Path:
     patch.setattr(statements, "shown_by", lambda name: shown_by(name) & TONES)
     patch.setattr(statements, "FORMS", statements.FORMS[:1])
     patch.setattr(statements, "LEAST", {"train": 20, "heldout": 4})
-    small = partial(statements.make_statements, count=1000, held_out=300)
-    patch.setitem(tasks.TASKS, "nlvr", small)
-    names = [name for name in tasks.TASKS if name in TASKS]
-    settings = {"size": 32, "held_out": 80, "tasks": names}
+    # Clips of a hand and of a finger that points.
+    patch.setattr(clips, "PEOPLE", ("hand", "index"))
+    for name, counts in COUNTS.items():
+        small = dict(zip(("count", "held_out"), counts, strict=True))
+        patch.setitem(tasks.TASKS, name, partial(tasks.TASKS[name], **small))
+    settings = {"size": 32, "held_out": 80, "tasks": list(tasks.TASKS)}
     return collect(CollectConfig(output_dir=str(folder / "set"), **settings), lambda line: None)
 
 
@@ -111,6 +118,41 @@ def test_tuning_beats_what_it_starts_from(done: Path, name: str) -> None:
     assert found["tuned"] > found["chance"], found
 
 
+def dialogues(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]], str]:
+    """What a file holds, the rows of it, and the name of their picture."""
+    content = json.loads(path.read_text())
+    return content, content["data"]["dialogs"], "image"
+
+
+def tones(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], str]:
+    """Of the questions about clips those for colours: shapes take more steps than these."""
+    rows = [row for row in json.loads(path.read_text()) if row["question"].startswith("what skin")]
+    return rows, rows, "video_id"
+
+
+@pytest.mark.parametrize(("name", "read"), [("visdial", dialogues), ("video_qa", tones)])
+def test_what_is_learnt_is_to_look(done: Path, name: str, read: Callable) -> None:
+    """With each other's pictures, or clips, the same answers are right less often."""
+    run, heldout = done / "out" / "seed_0" / name / "tuned", TASKS[name].lists.format("heldout")
+    content, rows, shown = read(done / "set" / "tasks" / heldout)
+    found = {}
+    for side in ("own", "others"):
+        path = (done / "set" / "tasks" / heldout).with_name(f"{name}_{side}.json")
+        path.write_text(json.dumps(content))
+        words = ["--task", name, "--config", run / "config.yaml", "--model.checkpoint", run]
+        words += ["--data.eval", path, "--output_dir", done / "looked" / name / side]
+        ended = call(evaluate.main, *words, "--evaluate.shortlist", 10)
+        assert ended.code == 0, ended.err
+        found[side] = json.loads((done / "looked" / name / side / "results.json").read_text())
+        of_all = [row[shown] for row in rows]
+        for row, other in zip(rows, of_all[len(rows) // 2 :] + of_all, strict=False):
+            row[shown] = other
+    metric = TASKS[name].metric
+    own, others = (one["metrics"][metric] for one in found.values())
+    noise = math.hypot(*(deviation(one, metric) for one in found.values()))
+    assert own - others > MARGIN * noise, (own, others, noise)
+
+
 def test_the_json_says_what_was_done(done: Path) -> None:
     found = results(done)
     assert list(found["tasks"]) == list(TASKS)
@@ -129,4 +171,4 @@ def test_what_is_complete_is_not_made_again(done: Path) -> None:
     before = contents(done / "out")
     said = run(done, "said_again")
     assert contents(done / "out") == before
-    assert f"step {STEPS}/{STEPS}" not in said and said.count(f"complete at step {STEPS}") == 4
+    assert f"step {STEPS}/{STEPS}" not in said and said.count(f"complete at step {STEPS}") == 7
