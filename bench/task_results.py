@@ -16,7 +16,7 @@ NAMES = {
     "accuracy": "accuracy",
     "accuracy_top1": "accuracy, zero-shot",
     "mrr": "mean reciprocal rank",
-    "text_to_video_r1": "R@1, caption to clip",
+    "text_to_video_r5": "R@5, caption to clip",
 }
 UNTUNED, TUNED = "untuned", "tuned"
 

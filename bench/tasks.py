@@ -54,8 +54,12 @@ TASKS = {
     "classification": Task("accuracy_top1", "evaluate_openmoji_tones", tuned="retrieval"),
     # The paper's first figure for dialogues; candidates are ranked by matching.
     "visdial": Task("mrr", "quickstart_visdial", "visdial/{}.json", start="retrieval"),
+    # The paper takes what has learnt from pictures to videos. Of 300 clips many are much alike.
     "video_retrieval": Task(
-        "text_to_video_r1", "quickstart_video_retrieval", "video/retrieval_{}.jsonl"
+        "text_to_video_r5",
+        "quickstart_video_retrieval",
+        "video/retrieval_{}.jsonl",
+        start="retrieval",
     ),
     "video_qa": Task("accuracy", "quickstart_video_qa", "video/qa_{}.json", start="vqa"),
 }

@@ -22,7 +22,7 @@ from tests import forked
 from tests.commands import call, contents
 from tests.tiny import spread, tiny_config
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1300), pytest.mark.xdist_group("tasks")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2500), pytest.mark.xdist_group("tasks")]
 HANDS = re.compile("hand|finger|thumb|fist|palm|biceps|index|foot|leg|ear|polish|selfie", re.I)
 PEOPLE = re.compile("person|man|woman|people|holding")
 TONES = {"light skin tone", "dark skin tone"}
@@ -31,8 +31,8 @@ MARGIN = 3.0
 STEPS = 150
 # For training and held out.
 COUNTS = {"nlvr": (1000, 300), "visdial": (1000, 120), "video": (1000, 300)}
-# Seconds: most of a minute of one core, on a machine that others share.
-TO_END = 1200.0
+# Seconds: two minutes of one core, on a machine that others share.
+TO_END = 2400.0
 
 
 def write_set(folder: Path, patch: pytest.MonkeyPatch) -> Path:
@@ -118,38 +118,24 @@ def test_tuning_beats_what_it_starts_from(done: Path, name: str) -> None:
     assert found["tuned"] > found["chance"], found
 
 
-def dialogues(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]], str]:
-    """What a file holds, the rows of it, and the name of their picture."""
-    content = json.loads(path.read_text())
-    return content, content["data"]["dialogs"], "image"
-
-
-def tones(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], str]:
-    """Of the questions about clips those for colours: shapes take more steps than these."""
-    rows = [row for row in json.loads(path.read_text()) if row["question"].startswith("what skin")]
-    return rows, rows, "video_id"
-
-
-@pytest.mark.parametrize(("name", "read"), [("visdial", dialogues), ("video_qa", tones)])
-def test_what_is_learnt_is_to_look(done: Path, name: str, read: Callable) -> None:
-    """With each other's pictures, or clips, the same answers are right less often."""
-    run, heldout = done / "out" / "seed_0" / name / "tuned", TASKS[name].lists.format("heldout")
-    content, rows, shown = read(done / "set" / "tasks" / heldout)
-    found = {}
-    for side in ("own", "others"):
-        path = (done / "set" / "tasks" / heldout).with_name(f"{name}_{side}.json")
-        path.write_text(json.dumps(content))
-        words = ["--task", name, "--config", run / "config.yaml", "--model.checkpoint", run]
-        words += ["--data.eval", path, "--output_dir", done / "looked" / name / side]
-        ended = call(evaluate.main, *words, "--evaluate.shortlist", 10)
+def test_answers_about_clips_come_from_their_frames(done: Path) -> None:
+    """About each other's clips the same answers are right less often."""
+    task, run = done / "set/tasks/video", done / "out/seed_0/video_qa/tuned"
+    rows = json.loads((task / "qa_heldout.json").read_text())
+    # Colours are what so few steps teach; shapes take more.
+    rows = [row for row in rows if row["question"].startswith("what skin tone")]
+    clip_of, found = [row["video_id"] for row in rows], {}
+    for side, first in (("own", 0), ("others", len(rows) // 2)):
+        moved = zip(rows, clip_of[first:] + clip_of[:first], strict=True)
+        path, out = task / f"{side}.json", done / "looked" / side
+        path.write_text(json.dumps([row | {"video_id": clip} for row, clip in moved]))
+        words = ["--task", "video_qa", "--config", run / "config.yaml", "--model.checkpoint", run]
+        words += ["--data.eval", path, "--output_dir", out]
+        ended = call(evaluate.main, *words)
         assert ended.code == 0, ended.err
-        found[side] = json.loads((done / "looked" / name / side / "results.json").read_text())
-        of_all = [row[shown] for row in rows]
-        for row, other in zip(rows, of_all[len(rows) // 2 :] + of_all, strict=False):
-            row[shown] = other
-    metric = TASKS[name].metric
-    own, others = (one["metrics"][metric] for one in found.values())
-    noise = math.hypot(*(deviation(one, metric) for one in found.values()))
+        found[side] = json.loads((out / "results.json").read_text())
+    own, others = (one["metrics"]["accuracy"] for one in found.values())
+    noise = math.hypot(*(deviation(one, "accuracy") for one in found.values()))
     assert own - others > MARGIN * noise, (own, others, noise)
 
 
