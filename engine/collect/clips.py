@@ -8,8 +8,10 @@ What a picture shows is what its name says. The rules:
   evenly among all ordered pairs of either kind.
 - The caption is `NAME then NAME`.
 - `what skin tone does the WHO have?` asks for one of the two people, `who has TONE skin?` for the
-  other one; which is which is drawn. Whatever the question, all its answers are as likely: 1 in 5
-  and 1 in 3 is right without the frames, half with both tones or people but not whose they are.
+  other one; which is which is drawn. All three answers to either are as likely: 1 in 3 is right
+  without the frames.
+- A skin tone is asked for where it is one word. Answers are ranked by the summed loss of their
+  tokens, as in the original: `medium-light` has three more than `medium`, and never comes first.
 - Nothing asks for the order: a network that lays the tokens of all frames side by side, as BLIP
   does, cannot tell it.
 - `does the clip show THING?`: another word that enough names share and one of the two pictures
@@ -172,10 +174,13 @@ def _caption(clip: Clip) -> dict[str, str]:
 
 def _facts(clip: Clip, draw: random.Random) -> Iterator[dict[str, Any]]:
     """What is asked about every clip: the skin of one of the two, and who the other one is."""
-    one, other = draw.sample((clip.first, clip.second), 2)
-    asked = f"what skin tone does the {one.who} have?", f"who has {_bare(other.tone)} skin?"
-    for question, answer in zip(asked, (_bare(one.tone), other.who), strict=True):
-        yield {"video_id": clip.name, "question": question, "answer": answer}
+    people = draw.sample((clip.first, clip.second), 2)
+    one, other = sorted(people, key=lambda person: "-" in person.tone)
+    if "-" not in one.tone:
+        question = f"what skin tone does the {one.who} have?"
+        yield {"video_id": clip.name, "question": question, "answer": _bare(one.tone)}
+    question = f"who has {_bare(other.tone)} skin?"
+    yield {"video_id": clip.name, "question": question, "answer": other.who}
 
 
 def _bare(tone: str) -> str:

@@ -87,9 +87,8 @@ def test_answers_are_what_the_one_asked_for_shows(made: Path) -> None:
             asked[wanted, place] += 1
             answers.setdefault(row["question"], Counter())[answer] += 1
     # Both pictures are asked about, and of no question is one answer always right.
-    assert asked[0, 0] + asked[0, 1] == asked[2, 0] + asked[2, 1] == 60
-    assert min(asked.values()) > 15
-    assert len(answers) == 8 and all(len(found) > 1 for found in answers.values())
+    assert asked[0, 0] + asked[0, 1] == 60 and min(asked.values()) > 15
+    assert len(answers) == 8 and all(1 < len(found) < 4 for found in answers.values())
     assert shown and all(shown[p, t, "yes"] == shown[p, t, "no"] for p, t, _ in shown)
 
 
