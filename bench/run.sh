@@ -2,7 +2,7 @@
 # Measure against the original BLIP and other peers; figures go to bench/results:
 #   bash bench/run.sh [cpu|gpu] [--quick] [--suites work,step,kernels,layers,captioning,data,safety]
 # Golden tests run first; when they fail nothing is measured and the exit code is 2.
-# Or downstream tasks on small real data, tuned and untuned (not dialogues and videos); it goes on where it was stopped:
+# Or all downstream tasks on small real data, tuned and untuned; it goes on where it was stopped:
 #   bash bench/run.sh tasks [--output_dir runs/tasks] [--tasks vqa nlvr] [--seeds 0 1 2]
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -9,12 +9,14 @@ from typing import Any
 from engine.evaluation.metrics import cider_d_each
 
 # Parts of the names of metrics that are shown in percent.
-SHARES = ("accuracy", "_r")
+SHARES = ("accuracy", "_r", "mrr")
 NAMES = {
     "text_to_image_r1": "R@1, caption to picture",
     "cider": "CIDEr",
     "accuracy": "accuracy",
     "accuracy_top1": "accuracy, zero-shot",
+    "mrr": "mean reciprocal rank",
+    "text_to_video_r5": "R@5, caption to clip",
 }
 UNTUNED, TUNED = "untuned", "tuned"
 

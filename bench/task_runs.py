@@ -12,14 +12,13 @@ from typing import Any
 from bench.machine import ROOT, commit, hardware_slug, has_bf16, machine, today
 from bench.task_results import TUNED, UNTUNED, summarise, table, trained_seconds
 from bench.tasks import Task
-from engine.collect.pair_set import CollectConfig, collect
-from engine.collect.tasks import TASKS as DERIVED
+from engine.collect.pair_set import PARTS, CollectConfig, collect
 from engine.collect.tasks import make_tasks
 from engine.config import RunConfig
 from engine.evaluation.run import write_results
 from engine.stages import Stages
 from engine.training.objectives import pretraining
-from engine.training.tuning import OBJECTIVES
+from engine.training.tuning import OBJECTIVES, Answering
 from launch.cli import parse
 from launch.evaluate import EvaluateConfig
 from launch.finetune import FinetuneConfig
@@ -93,7 +92,9 @@ class TaskRuns:
         return path
 
     def _collect(self) -> Path:
-        derived = [name for name in self.words.tasks if name in DERIVED]
+        asked = [self.tasks[name] for name in self.words.tasks]
+        asked += [self.tasks[task.start] for task in asked if task.start]
+        derived = list(dict.fromkeys(Path(task.lists).parts[0] for task in asked if task.lists))
         if self.words.data is not None:
             make_tasks(self.words.data, derived, 0, self._say)
             return self.words.data
@@ -125,18 +126,16 @@ class TaskRuns:
 
     def _tuning(self, name: str, seed: int, steps: int | None = None) -> tuple[RunConfig, str]:
         """A task's fine-tuning, of fewer steps where that is said, and its command."""
-        task, data = self.tasks[name], self.data
+        task = self.tasks[name]
         start = str(self._tuned(task.start, seed)) if task.start else self.start
-        parts = [data / "train", data / "heldout"]
-        if name in DERIVED:
-            data = data / "tasks" / name
-            parts = [data / "train.json", data / "heldout.json"]
+        files = f"tasks/{task.lists}" if task.lists else "{}"
+        parts = [self.data / files.format(part) for part in PARTS]
         folder = self._place(name, seed) / (TUNED if steps is None else UNTUNED)
         words = ["--config", f"{RECIPES}/{task.recipe}.yaml", *self._own(folder, seed)]
         words += ["--data.train", str(parts[0]), "--data.eval", str(parts[1])]
         words += ["--model.checkpoint", start]
-        if (data / "answer_list.json").is_file():
-            words += ["--evaluate.answer_list", str(data / "answer_list.json")]
+        if issubclass(OBJECTIVES[name], Answering):
+            words += ["--evaluate.answer_list", str(parts[0].with_name("answer_list.json"))]
         words += [] if steps is None else ["--train.max_steps", str(steps)]
         run = parse(FinetuneConfig, words, description="", examples="")
         return run, shlex.join(["python", "launch/finetune.py", *words])

@@ -1,4 +1,4 @@
-"""Downstream tasks, but for dialogues and videos, on small real data: tuned and untuned.
+"""All downstream tasks on small real data: tuned and untuned.
 
     bash bench/run.sh tasks
     bash bench/run.sh tasks --tasks vqa nlvr --seeds 0 1 2 --output_dir runs/tasks
@@ -29,6 +29,8 @@ class Task:
     Attributes:
         metric: of its `results.json`; more is better.
         recipe: of its tuning, or of its evaluation where nothing is tuned for it.
+        lists: of data that `engine.collect.tasks` derives: the files below `tasks/`, with `train`
+            and `heldout` in place of the braces; None takes the set's pairs.
         start: task whose tuned weights its tuning starts from; None takes the pretraining's.
         tuned: of a task that nothing is tuned for: the task whose tuned weights it judges.
         untuned: settings of the evaluation that weights need which have seen no tuning.
@@ -36,20 +38,30 @@ class Task:
 
     metric: str
     recipe: str
+    lists: str | None = None
     start: str | None = None
     tuned: str | None = None
     untuned: dict[str, Any] = field(default_factory=dict)
 
 
-# Those that `engine.collect.tasks` derives have data of their own, the others the set's pairs.
 TASKS = {
     "retrieval": Task("text_to_image_r1", "quickstart_retrieval"),
     # Pretraining shows captions without the captioner's prompt.
     "caption": Task("cider", "quickstart_captioner", untuned={"prompt": "", "min_length": 2}),
-    "vqa": Task("accuracy", "quickstart_vqa"),
+    "vqa": Task("accuracy", "quickstart_vqa", "vqa/{}.json"),
     # Pretraining has only begun to match; tuning to retrieval has learnt to.
-    "nlvr": Task("accuracy", "quickstart_nlvr", start="retrieval"),
+    "nlvr": Task("accuracy", "quickstart_nlvr", "nlvr/{}.json", start="retrieval"),
     "classification": Task("accuracy_top1", "evaluate_openmoji_tones", tuned="retrieval"),
+    # The paper's first figure for dialogues; candidates are ranked by matching.
+    "visdial": Task("mrr", "quickstart_visdial", "visdial/{}.json", start="retrieval"),
+    # The paper takes what has learnt from pictures to videos. Of 300 clips many are much alike.
+    "video_retrieval": Task(
+        "text_to_video_r5",
+        "quickstart_video_retrieval",
+        "video/retrieval_{}.jsonl",
+        start="retrieval",
+    ),
+    "video_qa": Task("accuracy", "quickstart_video_qa", "video/qa_{}.json", start="vqa"),
 }
 
 

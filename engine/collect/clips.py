@@ -7,8 +7,13 @@ What a picture shows is what its name says. The rules:
 - The two differ in who they are (man, woman, person) and in skin tone; which is which is drawn
   evenly among all ordered pairs of either kind.
 - The caption is `NAME then NAME`.
-- `who comes after the WHO?` and `what skin tone comes after TONE skin tone?` ask for what the
-  second picture shows: whoever sees the first one alone knows at best what is not the answer.
+- `what skin tone does the WHO have?` asks for one of the two people, `who has TONE skin?` for the
+  other one; which is which is drawn. All three answers to either are as likely: 1 in 3 is right
+  without the frames.
+- A skin tone is asked for where it is one word. Answers are ranked by the summed loss of their
+  tokens, as in the original: `medium-light` has three more than `medium`, and never comes first.
+- Nothing asks for the order: a network that lays the tokens of all frames side by side, as BLIP
+  does, cannot tell it.
 - `does the clip show THING?`: another word that enough names share and one of the two pictures
   shows, either as often. As often no as yes, for each word: of every two clips the first shows it
   and the second does not.
@@ -107,7 +112,8 @@ def make_clips(
         captions = [_caption(clip) for clip in clips]
         lines = "".join(json.dumps(row) + "\n" for row in captions)
         (folder / f"retrieval_{part}.jsonl").write_text(lines, encoding="utf-8")
-        rows = [row for clip in clips for row in _facts(clip)] + list(_shows(clips, things, draw))
+        rows = [row for clip in clips for row in _facts(clip, draw)]
+        rows += _shows(clips, things, draw)
         # The questions about a clip follow each other, so that it is decoded once.
         rows.sort(key=lambda row: row["video_id"])
         rows = [row | {"question_id": asked + number} for number, row in enumerate(rows)]
@@ -166,13 +172,19 @@ def _caption(clip: Clip) -> dict[str, str]:
     return {"clip_name": clip.name, "caption": f"{clip.first.name} then {clip.second.name}"}
 
 
-def _facts(clip: Clip) -> Iterator[dict[str, Any]]:
-    """What is asked about every clip."""
-    who, tone = f"who comes after the {clip.first.who}?", clip.second.tone
-    yield {"video_id": clip.name, "question": who, "answer": clip.second.who}
-    question = f"what skin tone comes after {clip.first.tone}?"
-    answer = tone.removesuffix(" skin tone")
-    yield {"video_id": clip.name, "question": question, "answer": answer}
+def _facts(clip: Clip, draw: random.Random) -> Iterator[dict[str, Any]]:
+    """What is asked about every clip: the skin of one of the two, and who the other one is."""
+    people = draw.sample((clip.first, clip.second), 2)
+    one, other = sorted(people, key=lambda person: "-" in person.tone)
+    if "-" not in one.tone:
+        question = f"what skin tone does the {one.who} have?"
+        yield {"video_id": clip.name, "question": question, "answer": _bare(one.tone)}
+    question = f"who has {_bare(other.tone)} skin?"
+    yield {"video_id": clip.name, "question": question, "answer": other.who}
+
+
+def _bare(tone: str) -> str:
+    return tone.removesuffix(" skin tone")
 
 
 def _shows(

@@ -122,7 +122,7 @@ def _sampled(opened: Any, count: int, max_pixels: int) -> list[Image.Image]:
         _refuse_size(frame.width, frame.height, max_pixels)
         if frame.is_corrupt:
             raise BadSample("undecodable")
-    return [frame.to_image() for frame in frames]
+    return [frame.to_image(threads=1) for frame in frames]
 
 
 def _refuse_size(width: int, height: int, max_pixels: int) -> None:
