@@ -19,18 +19,31 @@ from engine.data.index import (
     store_index,
 )
 from engine.data.open_source import named_paths
+from engine.data.picture_files import printable
 
 SUFFIX, INDEX_SUFFIX = ".tar", ".tar.index"
 SECONDS_BETWEEN_LINES = 5.0
+# Of what is never read in a shard, so many are named.
+NAMED = 20
 
 
 @dataclass(frozen=True)
 class Packed:
-    """What was gone through: shards, samples in them, bytes of them."""
+    """What was gone through.
+
+    Attributes:
+        shards: how many.
+        samples: in them.
+        size: of them, in bytes.
+        unread: what is in them besides and is never read.
+        unread_lines: a line about it for each shard that holds some.
+    """
 
     shards: int
     samples: int
     size: int
+    unread: int
+    unread_lines: list[str]
 
 
 def index_shards(places: Sequence[str], progress: Callable[[str], None] = print) -> Packed:
@@ -94,12 +107,19 @@ def _shard(path: Path) -> Path | None:
 
 
 def _each(
-    shards: list[Path], work: Callable[[Path], int], verdict: str, progress: Callable[[str], None]
+    shards: list[Path],
+    work: Callable[[Path], ShardIndex],
+    verdict: str,
+    progress: Callable[[str], None],
 ) -> Packed:
-    samples, size, problems, shown = 0, 0, [], time.monotonic()
+    samples, size, unread, shown = 0, 0, 0, time.monotonic()
+    problems: list[str] = []
+    lines: list[str] = []
     for number, shard in enumerate(shards, 1):
         try:
-            samples += work(shard)
+            index = work(shard)
+            samples, unread = samples + len(index), unread + len(index.unread)
+            lines += [f"{shard}: {unread_of([index])}"] if index.unread else []
             size += shard.stat().st_size
         except ShardError as error:
             problems.append(str(error))
@@ -110,22 +130,30 @@ def _each(
     if problems:
         some = f"{len(problems)} of {len(shards)} shards"
         raise ShardError(f"{some} {verdict}: {'; '.join(problems)}")
-    return Packed(len(shards), samples, size)
+    return Packed(len(shards), samples, size, unread, lines)
 
 
-def _index(shard: Path) -> int:
+def unread_of(indexes: Sequence[ShardIndex]) -> str:
+    """`2 never read: ../a (unsafe_name), b.gif (unknown_ending)`."""
+    unread = [one for index in indexes for one in index.unread]
+    named = [f"{printable(one.key)} ({one.reason})" for one in unread[:NAMED]]
+    more = f" and {len(unread) - NAMED} more" if len(unread) > NAMED else ""
+    return f"{len(unread)} never read: {', '.join(named)}{more}"
+
+
+def _index(shard: Path) -> ShardIndex:
     if index_path(shard).is_file():
-        return len(read_index(shard))
+        return read_index(shard)
     index = build_index(shard)
     try:
         store_index(index)
     except OSError as error:
         raise ShardError(f"{index_path(shard)}: cannot be written: {error.strerror}") from None
-    return len(index)
+    return index
 
 
-def _verify(shard: Path) -> int:
-    """Samples of a whole shard.
+def _verify(shard: Path) -> ShardIndex:
+    """The index of a whole shard.
 
     An index built anew sees every byte; where it differs, the stored one tells the samples.
     """
@@ -150,7 +178,7 @@ def _verify(shard: Path) -> int:
         raise ShardError(
             f"{index_path(shard)}: does not describe its shard; delete it to build it again"
         )
-    return len(stored)
+    return stored
 
 
 def _damaged_samples(index: ShardIndex) -> list[str]:
@@ -168,7 +196,7 @@ def _damaged_samples(index: ShardIndex) -> list[str]:
                 if digest != int(index.hashes[kind][row]):
                     wrong.append(kind)
             if wrong:
-                damaged.append(f"{index.keys[row].as_py()} ({', '.join(wrong)})")
+                damaged.append(f"{printable(index.keys[row].as_py())} ({', '.join(wrong)})")
     return damaged
 
 
@@ -177,5 +205,6 @@ def _same(one: ShardIndex, other: ShardIndex) -> bool:
     return (
         one.keys.equals(other.keys)
         and one.uids.equals(other.uids)
+        and one.unread == other.unread
         and all(np.array_equal(mine[k], yours[k]) for mine, yours in tables for k in MEMBERS)
     )
