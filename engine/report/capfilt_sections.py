@@ -17,6 +17,7 @@ KEPT = "matched"
 REASONS = {
     "unmatched": "matching score below the threshold",
     "dissimilar": "similarity below the threshold",
+    "not_words": "pieces of words, or the same words over and over",
     "duplicate": "word for word an earlier text of the picture",
     "not_best_synthetic": "not among the best synthetic texts",
     "not_among_best": "not among the best texts",
@@ -101,6 +102,7 @@ def command(folder: CapFiltFolder) -> list[str]:
             parts.append([f"--rule.{name}", str(value)])
     parts += [["--rule.rank_by", "itc"]] * (rule.rank_by == "itc")
     parts += [["--rule.drop_duplicates", "true"]] * rule.drop_duplicates
+    parts += [["--rule.drop_not_words", "false"]] * (not rule.drop_not_words)
     return [clip(shlex.join(words), 4000) for words in parts]
 
 

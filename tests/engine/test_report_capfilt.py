@@ -206,7 +206,9 @@ def test_damaged_tables_are_left_out_and_named(tmp_path: Path) -> None:
 
 
 def test_limits_of_the_rule_are_said_and_part_of_the_command(tmp_path: Path) -> None:
-    rule = RuleSection(at_most=1, rank_by="itc", drop_duplicates=True, itc_threshold=0.1)
+    rule = RuleSection(
+        at_most=1, rank_by="itc", drop_duplicates=True, drop_not_words=False, itc_threshold=0.1
+    )
     page = page_of(write_capfilt(tmp_path, {"a": some(30, synthetic=9)}, rule))
     assert "of all its texts the best 1 by similarity" in words_of(page)
     data = data_of(page)
@@ -214,9 +216,19 @@ def test_limits_of_the_rule_are_said_and_part_of_the_command(tmp_path: Path) -> 
         "--rule.at_most 1",
         "--rule.rank_by itc",
         "--rule.drop_duplicates true",
+        "--rule.drop_not_words false",
     ]
     assert data["rule"] == {"best_synthetic": None, "at_most": 1, "rank_by": "itc"}
     assert {one[MORE] for one in data["pictures"]} == {4}
+
+
+def test_what_is_no_words_passes_no_threshold(tmp_path: Path) -> None:
+    texts = [Candidate("web", "a dog", 0.9, 0.3), Candidate("synthetic", "##ging", 0.99, 0.5)]
+    page = page_of(write_capfilt(tmp_path, {"a": [Scored("0", "0", texts)]}))
+    assert "pieces of words, or the same words over and over" in words_of(page)
+    data = data_of(page)
+    assert [sum(data["counts"][part]) for part in ("web", "synthetic", "pictures")] == [1, 0, 1]
+    assert data["reasons"] == ["matched", "not_words"]
 
 
 def test_a_quickstart_shows_its_cleaning_and_what_it_brought(tmp_path: Path) -> None:
