@@ -58,7 +58,10 @@ def caption_reasons(
         )
     kept = guard["kept_share"]
     if not kept:
-        reasons.append("not one text is kept")
+        reasons.append(
+            "not one text is kept: tune the filter longer or on more clean pairs, or lower "
+            "capfilt.rule.itm_threshold"
+        )
     elif kept < limits.kept_share:
         reasons.append(
             f"{percent(kept)} of all texts are kept, less than guard.kept_share "

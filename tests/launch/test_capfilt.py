@@ -133,6 +133,20 @@ def test_a_run_ends_with_its_report(world: Path) -> None:
     assert [json.loads(line)["pictures"] for line in times] == [8, 8, 8]
 
 
+def test_a_run_that_keeps_nothing_says_what_to_do(
+    world: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended = from_table(world, world / "alone", tmp_path / "out", "--rule.itc_threshold", 1)
+    assert ended.code == 0
+    assert "0 of 24 pictures, kept 0 % of web and 0 % of synthetic texts" in ended.err
+    (said,) = [r.getMessage() for r in caplog.records if "not one of" in r.getMessage()]
+    assert said.startswith(f"{tmp_path / 'out'}: not one of 48 texts was kept (")
+    assert "tune it longer" in said and "--from_table with others needs no model" in said
+    words = words_of((tmp_path / "out" / "report.html").read_text())
+    assert "The filter kept none of 24 web captions and 24 synthetic captions." in words
+    assert "Either the filter has learned too little to tell a match" in words
+
+
 def test_a_run_does_without_its_report(
     world: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
