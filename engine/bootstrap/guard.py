@@ -51,6 +51,11 @@ def caption_reasons(
             f"captions' {percent(guard['web_distinct_2'])}: less than guard.diversity "
             f"{percent(limits.diversity)} of that"
         )
+    if guard["unseen_words"] > limits.unseen_words:
+        reasons.append(
+            f"of the synthetic captions' words {percent(guard['unseen_words'])} are in no clean "
+            f"caption, more than guard.unseen_words {percent(limits.unseen_words)}"
+        )
     if guard["commonest_share"] > limits.commonest_share:
         reasons.append(
             f"the commonest synthetic caption makes up {percent(guard['commonest_share'])}, more "

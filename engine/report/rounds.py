@@ -33,6 +33,9 @@ FIGURES = (
     Figure("filter_recall", "Filter recall", "of what is right, what the filter keeps"),
     Figure("distinct_1", "Distinct words", "of all words of the synthetic captions"),
     Figure("distinct_2", "Distinct word pairs", "of all neighbours in the synthetic captions"),
+    Figure(
+        "unseen_words", "Unseen words", "of all words of the synthetic captions, in no clean one"
+    ),
     Figure("commonest_share", "Commonest caption", "synthetic captions that are the same text"),
 )
 
