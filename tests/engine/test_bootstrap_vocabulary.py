@@ -60,7 +60,7 @@ def reasons_of(texts: list[str], known: set[str]) -> list[str]:
 
 def test_gibberish_is_rejected_for_its_words_alone(known: set[str]) -> None:
     (reason,) = reasons_of(GIBBERISH, known)
-    assert reason.endswith("are in no clean caption, more than guard.unseen_words 40.0 %")
+    assert reason.endswith("are in no clean caption, more than guard.unseen_words 30.0 %")
     letters = [f"{'xqzvk'[n % 5] * (n + 3)} {'wjpf'[n % 4] * (n + 2)}" for n in range(40)]
     assert len(reasons_of(letters, known)) == 1
 
@@ -70,7 +70,7 @@ def test_words_that_people_used_pass(known: set[str]) -> None:
     assert reasons_of(GOOD, known) == []
 
 
-# Share of unseen words that was measured, and how much of it there is in a captioner's life.
+# Shares of unseen words as they were measured.
 MEASURED = {
     "beams, 206 clean pairs": 0.000,
     "nucleus, 206 clean pairs": 0.030,
@@ -84,7 +84,9 @@ MEASURED = {
 def test_rounds_as_they_were_measured_pass(share: float) -> None:
     sound = {"distinct_2": 0.1, "web_distinct_2": 0.1, "commonest_share": 0.01, "kept_share": 0.4}
     assert caption_reasons(sound | {"unseen_words": share}, LIMITS, None) == []
-    assert len(caption_reasons(sound | {"unseen_words": 0.983}, LIMITS, None)) == 1
+    # Captioners that were tuned for 4, 20 and 60 steps, after a pretraining of six.
+    for gibberish in (0.983, 0.931, 0.346):
+        assert len(caption_reasons(sound | {"unseen_words": gibberish}, LIMITS, None)) == 1
 
 
 def test_unseen_words_are_counted_as_often_as_they_are_said() -> None:
