@@ -91,8 +91,6 @@ def main() -> None:
     kinds = {"index": (index_shards, "indexed"), "verify": (verify_shards, "whole")}
     work, verdict = kinds[given.action]
     done = work(given.shards, say)
-    for line in done.unread_lines:
-        say(line)
     size, more = f"{done.size / 1e6:.1f} MB", f", never read: {done.unread}" if done.unread else ""
     say(f"shards: {done.shards}, samples: {done.samples}{more}, {size}; all {verdict}")
 

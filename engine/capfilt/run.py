@@ -218,7 +218,7 @@ class CapFilt:
             words += f"; cleaned shards are in {self.publisher.url}"
         progress.say(words)
         if what_to_do := nothing_kept(made):
-            log.warning("%s: %s", self.folder.root, what_to_do)
+            progress.say(f"{self.folder.root}: {what_to_do}")
 
     def _report(self, progress: Progress, begun_complete: bool) -> int:
         """Write a page to look at; 0, or 75 when a signal came before it was there.

@@ -18,6 +18,7 @@ from engine.data.index import (
     read_index,
     store_index,
 )
+from engine.data.kept_texts import SHARDS, is_cleaned
 from engine.data.open_source import named_paths
 from engine.data.picture_files import printable
 
@@ -36,14 +37,12 @@ class Packed:
         samples: in them.
         size: of them, in bytes.
         unread: what is in them besides and is never read.
-        unread_lines: a line about it for each shard that holds some.
     """
 
     shards: int
     samples: int
     size: int
     unread: int
-    unread_lines: list[str]
 
 
 def index_shards(places: Sequence[str], progress: Callable[[str], None] = print) -> Packed:
@@ -51,7 +50,7 @@ def index_shards(places: Sequence[str], progress: Callable[[str], None] = print)
 
     Args:
         places: shards, folders of them, globs, `{00000..00009}` ranges.
-        progress: takes a line every few seconds.
+        progress: takes a line every few seconds, and one about what is never read in a shard.
 
     Raises:
         ConfigError: no shard there.
@@ -65,7 +64,7 @@ def verify_shards(places: Sequence[str], progress: Callable[[str], None] = print
 
     Args:
         places: shards, folders of them, globs, `{00000..00009}` ranges.
-        progress: takes a line every few seconds.
+        progress: takes a line every few seconds, and one about what is never read in a shard.
 
     Raises:
         ConfigError: no shard there.
@@ -85,7 +84,8 @@ def shards_of(places: Sequence[str]) -> list[Path]:
         if path.is_dir():
             inside = {_shard(file) for file in path.glob("*.tar*") if _shard(file)}
             if not inside:
-                raise ConfigError(f"{path}: no .tar shard in this folder")
+                there = f"; cleaned ones are in {path / SHARDS}" if is_cleaned(path) else ""
+                raise ConfigError(f"{path}: no .tar shard in this folder{there}")
             found += sorted(shard for shard in inside if shard)
         elif shard := _shard(path):
             found.append(shard)
@@ -114,12 +114,12 @@ def _each(
 ) -> Packed:
     samples, size, unread, shown = 0, 0, 0, time.monotonic()
     problems: list[str] = []
-    lines: list[str] = []
     for number, shard in enumerate(shards, 1):
         try:
             index = work(shard)
             samples, unread = samples + len(index), unread + len(index.unread)
-            lines += [f"{shard}: {unread_of([index])}"] if index.unread else []
+            if index.unread:
+                progress(f"{shard}: {unread_of([index])}")
             size += shard.stat().st_size
         except ShardError as error:
             problems.append(str(error))
@@ -130,7 +130,7 @@ def _each(
     if problems:
         some = f"{len(problems)} of {len(shards)} shards"
         raise ShardError(f"{some} {verdict}: {'; '.join(problems)}")
-    return Packed(len(shards), samples, size, unread, lines)
+    return Packed(len(shards), samples, size, unread)
 
 
 def unread_of(indexes: Sequence[ShardIndex]) -> str:

@@ -15,6 +15,7 @@ REGULAR, LINKS, FOLDER, SPARSE = (b"0", b"\0", b"7"), (b"1", b"2"), b"5", b"S"
 WITHOUT_CONTENT = (*LINKS, b"3", b"4", FOLDER, b"6")
 # Long names of links' targets, settings and a label of the whole file: no members.
 ABOUT = (b"K", b"g", b"V")
+GZIP = b"\x1f\x8b"
 
 
 class ShardError(ConfigError):
@@ -67,6 +68,8 @@ def members(file: BinaryIO, shard: Path) -> Iterator[Member]:
         counted = sum(header[:148]) + 8 * 32 + sum(header[156:])
         if not stated or _octal(stated) != counted:
             what = "damaged header" if position else "not a tar file, or a damaged header"
+            if header.startswith(GZIP) and not position:
+                raise ShardError(f"{shard}: compressed with gzip: gunzip it, it is read anywhere")
             raise ShardError(f"{shard}: {what} at byte {position}")
         kind = header[156:157]
         size = 0 if kind in WITHOUT_CONTENT else _size(header[124:136])

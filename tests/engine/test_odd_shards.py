@@ -1,7 +1,9 @@
 """Strangers' shards: what is in them is read, or it is said that it is not, and why."""
 
+import gzip
 import json
 import os
+import random
 import shutil
 import subprocess
 import tarfile
@@ -45,6 +47,25 @@ def test_pack_says_what_is_never_read(tmp_path: Path) -> None:
         assert all(f"{key} ({reason})" in unread for key, reason in UNREAD.items())
         assert total.startswith(f"shards: 2, samples: 6, never read: {len(UNREAD)}, ")
         assert total.endswith(f"all {verdict}")
+
+
+def test_what_is_never_read_is_said_beside_damage(tmp_path: Path) -> None:
+    shard = write_odd(tmp_path / "odd.tar")
+    (tmp_path / "packed.tar").write_bytes(gzip.compress(random.Random(0).randbytes(2000)))
+    done = call(pack.main, "index", tmp_path)
+    assert done.code == 2
+    assert done.out.startswith(f"{shard}: {len(UNREAD)} never read: ")
+    assert "1 of 2 shards not indexed" in done.err
+    assert "packed.tar: compressed with gzip: gunzip it" in done.err
+
+
+def test_a_cleaned_folder_says_where_its_shards_are(tmp_path: Path) -> None:
+    for part in ("shards", "table"):
+        (tmp_path / "out" / part).mkdir(parents=True)
+    done = call(pack.main, "index", tmp_path / "out")
+    assert done.err.endswith(
+        f"no .tar shard in this folder; cleaned ones are in {tmp_path}/out/shards\n"
+    )
 
 
 def test_names_are_said_on_one_line_without_their_control_characters(tmp_path: Path) -> None:
