@@ -259,6 +259,7 @@ def test_rounds_stand_side_by_side(tmp_path: Path) -> None:
             "guard": guard,
         }
         | {"folders": {"capfilt": "capfilt_1"}},
+        {"round": 2, "accepted": None, "stages": {"captioner": "done", "filter": "running"}},
     ]
     (tmp_path / "bootstrap.json").write_text(json.dumps({"rounds": rounds, "best_round": 0}))
     (tmp_path / "config.yaml").write_text("guard:\n  filter_recall: 0.2\n")
@@ -266,9 +267,9 @@ def test_rounds_stand_side_by_side(tmp_path: Path) -> None:
     words = words_of(page)
     for expected in (
         "1 round of cleaning, 0 accepted; the best is the pretraining before all cleaning.",
-        "round 0 ★ best 1 verdict start ✕ rejected",
-        "Retrieval R@1 30 % 20 %",
-        "Filter precision – 90 %",
+        "round 0 ★ best 1 2 verdict start ✕ rejected at work: filter",
+        "Retrieval R@1 30 % 20 % –",
+        "Filter precision – 90 % –",
         "Round 1 was rejected: retrieval R@1 fell, see guard.filter_recall.",
         "everything needed to repeat it guard: filter_recall: 0.2",
     ):
@@ -276,6 +277,9 @@ def test_rounds_stand_side_by_side(tmp_path: Path) -> None:
     assert "Distinct words" not in words
     assert len(data_of(page)["pictures"]) == 5
     (tmp_path / "config.yaml").unlink()
+    first = {"rounds": [rounds[0], {**rounds[2], "round": 1}], "best_round": 0}
+    (tmp_path / "bootstrap.json").write_text(json.dumps(first))
+    assert "No round of cleaning is finished yet; the best is the" in words_of(page_of(tmp_path))
     (tmp_path / "bootstrap.json").write_text('{"rounds": 3}')
     with pytest.raises(ConfigError, match="nothing to report"):
         write_report(ReportConfig(run=str(tmp_path)), lambda line: None)
