@@ -226,6 +226,10 @@ def test_what_is_no_words_passes_no_threshold(tmp_path: Path) -> None:
     texts = [Candidate("web", "a dog", 0.9, 0.3), Candidate("synthetic", "##ging", 0.99, 0.5)]
     page = page_of(write_capfilt(tmp_path, {"a": [Scored("0", "0", texts)]}))
     assert "pieces of words, or the same words over and over" in words_of(page)
+    assert "dropped whatever their scores are, 1 in all." in words_of(page)
+    assert "whatever their scores are" not in words_of(
+        page_of(write_capfilt(tmp_path / "b", {"a": some(2)}))
+    )
     data = data_of(page)
     assert [sum(data["counts"][part]) for part in ("web", "synthetic", "pictures")] == [1, 0, 1]
     assert data["reasons"] == ["matched", "not_words"]
