@@ -133,6 +133,20 @@ def test_a_run_ends_with_its_report(world: Path) -> None:
     assert [json.loads(line)["pictures"] for line in times] == [8, 8, 8]
 
 
+def test_by_default_what_is_no_words_is_dropped(world: Path, tmp_path: Path) -> None:
+    plain = ("--rule.itm_threshold", 0)
+    for name, drops in (("all", "false"), ("words", "true")):
+        more = (*plain, "--rule.drop_not_words", drops)
+        assert from_table(world, world / "alone", tmp_path / name, *more).code == 0
+    every, some = (
+        json.loads((tmp_path / name / "summary.json").read_text()) for name in ("all", "words")
+    )
+    assert every["synthetic"] == {"matched": 24}
+    assert set(some["synthetic"]) == {"matched", "not_words"}
+    assert some["web"] == every["web"]
+    assert resolved().rule.drop_not_words
+
+
 def test_a_run_that_keeps_nothing_says_what_to_do(world: Path, tmp_path: Path) -> None:
     ended = from_table(world, world / "alone", tmp_path / "out", "--rule.itc_threshold", 1)
     assert ended.code == 0
