@@ -73,6 +73,7 @@ def test_words_that_people_used_pass(known: set[str]) -> None:
 # Shares of unseen words as they were measured.
 MEASURED = {
     "beams, 206 clean pairs": 0.000,
+    "nucleus, 355 clean pairs, the quickstart's": 0.062,
     "nucleus, 206 clean pairs": 0.030,
     "nucleus, 62 clean pairs": 0.039,
     "nucleus, 21 clean pairs": 0.048,
