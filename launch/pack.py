@@ -96,8 +96,8 @@ def main() -> None:
     kinds = {"index": (index_shards, "indexed"), "verify": (verify_shards, "whole")}
     work, verdict = kinds[given.action]
     done = work(given.shards, say)
-    size = f"{done.size / 1e6:.1f} MB"
-    print(f"shards: {done.shards}, samples: {done.samples}, {size}; all {verdict}")
+    size, more = f"{done.size / 1e6:.1f} MB", f", never read: {done.unread}" if done.unread else ""
+    say(f"shards: {done.shards}, samples: {done.samples}{more}, {size}; all {verdict}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ LET_THROUGH = {
     "guard.filter_precision": 0,
     "guard.filter_recall": 0,
     "guard.diversity": 0,
+    "guard.unseen_words": 1,
     "guard.kept_share": 0,
     "guard.commonest_share": 1,
     "guard.kept_drift": 1,

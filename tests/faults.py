@@ -40,6 +40,7 @@ DATA = [
         "launch/pack.py index",
         plant=lambda folder: index_path(folder / SHARD).unlink(),
     ),
+    Fault("samples_unread", "warning", "1 never read: ../../up", plant=plants.add_stranger),
     Fault("sample_damaged", "error", "pack.py verify names every", plant=plants.damage_bytes),
     Fault(
         "sample_wrong_format",
@@ -245,6 +246,7 @@ CLEANING = [
     Fault("data_missing", "error", "no such file or folder", "--data.train FOLDER/nowhere"),
     Fault("data_missing", "error", "set data.train to tar shards", "--data.train="),
     Fault("shard_damaged", "error", "fetch it again", plant=plants.cut),
+    Fault("samples_unread", "warning", "1 never read: ../../up", plant=plants.add_stranger),
     Fault("sample_damaged", "error", "pack.py verify names every", plant=plants.damage_bytes),
     Fault(
         "url_unreachable",

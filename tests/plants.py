@@ -79,6 +79,19 @@ def rename_members(folder: Path, old: str, new: str) -> None:
             store_index(build_index(path))
 
 
+def add_stranger(folder: Path) -> None:
+    """A sample whose name climbs out, behind the others of a shard."""
+    with tarfile.open(folder / SHARD, "a", format=tarfile.USTAR_FORMAT) as tar:
+        add_members(tar, "../../up", [("png", picture(0)), ("txt", b"up")])
+    store_index(build_index(folder / SHARD))
+
+
+def without_captions(folder: Path) -> Path:
+    """Pictures most of which have none; cleaning gives them one."""
+    rewrite(folder, lambda n: " ...!" if n % 4 else caption(n), picture)
+    return folder
+
+
 def same_names(folder: Path) -> None:
     rewrite(folder, caption, picture, lambda n: f"t{n % 31}")
 

@@ -172,7 +172,7 @@ class Preparation:
         """Shards by another rule from the same scores."""
         rule = replace(self.config.capfilt.rule, best_synthetic=0)
         if what == "captioner":
-            rule = RuleSection(itm_threshold=0.0)
+            rule = RuleSection(itm_threshold=0.0, drop_not_words=False)
         section = self._capfilt(self.folder / f"{what}{self._kind}")
         # Its captions are there, by whatever settings.
         section = replace(section, from_table=str(table), caption=CaptionSection(), rule=rule)

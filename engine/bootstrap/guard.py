@@ -51,6 +51,11 @@ def caption_reasons(
             f"captions' {percent(guard['web_distinct_2'])}: less than guard.diversity "
             f"{percent(limits.diversity)} of that"
         )
+    if guard["unseen_words"] > limits.unseen_words:
+        reasons.append(
+            f"of the synthetic captions' words {percent(guard['unseen_words'])} are in no clean "
+            f"caption, more than guard.unseen_words {percent(limits.unseen_words)}"
+        )
     if guard["commonest_share"] > limits.commonest_share:
         reasons.append(
             f"the commonest synthetic caption makes up {percent(guard['commonest_share'])}, more "
@@ -58,7 +63,10 @@ def caption_reasons(
         )
     kept = guard["kept_share"]
     if not kept:
-        reasons.append("not one text is kept")
+        reasons.append(
+            "not one text is kept: tune the filter longer or on more clean pairs, or lower "
+            "capfilt.rule.itm_threshold"
+        )
     elif kept < limits.kept_share:
         reasons.append(
             f"{percent(kept)} of all texts are kept, less than guard.kept_share "

@@ -13,12 +13,14 @@ from typing import Any
 import yaml
 
 from engine.bootstrap import guard
-from engine.bootstrap.config import BootstrapConfig, named, to_dict
+from engine.bootstrap.config import BootstrapConfig, SetsSection, named, to_dict
 from engine.bootstrap.diversity import compare, first_texts
 from engine.bootstrap.guard import percent
 from engine.bootstrap.labelled import judge_filter
 from engine.bootstrap.plan import Plan
 from engine.bootstrap.state import DONE, RUNNING, SETTINGS, Round, State, open_state
+from engine.bootstrap.vocabulary import unseen_words, vocabulary
+from engine.capfilt.rule import SYNTHETIC
 from engine.capfilt.run import name_shards
 from engine.config import ConfigError
 from engine.data.open_source import open_source
@@ -117,7 +119,7 @@ class Bootstrap:
                 return reasons
             self._stage(one, "capfilt", lambda: self.stages.caption_and_filter(cleaning))
             folder = Path(cleaning.output_dir)
-            self._judge(one, "kept_share", lambda: of_cleaned(folder))
+            self._judge(one, "unseen_words", lambda: of_cleaned(folder, self.config.data))
             reasons = guard.caption_reasons(one.guard, limits, self.state.rounds[start])
             if reasons:
                 return reasons
@@ -168,9 +170,12 @@ class Bootstrap:
             print(f"[bootstrap] {line}", file=sys.stderr, flush=True)
 
 
-def of_cleaned(folder: Path) -> dict[str, float]:
+def of_cleaned(folder: Path, sets: SetsSection) -> dict[str, float]:
     """What the guard takes from an output of captioning and filtering."""
-    return compare(first_texts(folder)) | guard.kept_shares(folder)
+    texts = first_texts(folder)
+    known = vocabulary(sets.clean, sets.image_root)
+    unseen = unseen_words(texts[SYNTHETIC], known)
+    return compare(texts) | {"unseen_words": unseen} | guard.kept_shares(folder)
 
 
 def retrieval(results: dict[str, Any]) -> dict[str, float]:

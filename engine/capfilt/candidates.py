@@ -72,7 +72,8 @@ class CaptionAndScore:
     def __call__(self, name: str, shards: Shards, tick: Tick) -> ShardTexts:
         """All of a shard; its slots and batches hold nothing else, so that nothing else matters."""
         pictures: list[Scored] = []
-        bad: list[Bad] = []
+        index = shards.index(0)
+        bad = [Bad(one.key, one.uid, one.reason) for one in index.unread]
         in_work: deque[tuple[list[Picture], torch.Tensor]] = deque()
         groups = self._groups(shards, in_work, bad)
         # One context for both models, so that weights are cast once a shard.

@@ -114,6 +114,8 @@ class RuleSection:
         at_most: of a picture's texts that pass, so many best ones stay; null keeps all.
         rank_by: score that is best: itm or itc. Of equal ones the first is.
         drop_duplicates: a text that is word for word an earlier one of its picture is dropped.
+        drop_not_words: a synthetic text is dropped that no person would write: pieces of words
+            (##ging, [unused12]), no letter at all, or words said over three times each.
     """
 
     itm_threshold: float = 0.5
@@ -122,6 +124,7 @@ class RuleSection:
     at_most: int | None = None
     rank_by: Ranked = "itm"
     drop_duplicates: bool = False
+    drop_not_words: bool = True
 
 
 RANGES = {

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import Counter
 from datetime import timedelta
 from typing import Any
 
@@ -64,10 +65,24 @@ class Progress:
 
 
 def shares(counted: dict[str, Any]) -> str:
-    """`kept 62 % of web and 81 % of synthetic texts`."""
+    """`kept 62 % of web and 81 % of synthetic texts`, of the kinds that there are."""
     parts = []
     for source in ("web", "synthetic"):
         counts = counted[source]
-        share = 100 * counts.get(KEPT, 0) / max(sum(counts.values()), 1)
-        parts.append(f"{share:.0f} % of {source}")
-    return f"kept {' and '.join(parts)} texts"
+        if counts:
+            share = 100 * counts.get(KEPT, 0) / sum(counts.values())
+            parts.append(f"{share:.0f} % of {source}")
+    return f"kept {' and '.join(parts)} texts" if parts else "no text to keep"
+
+
+def nothing_kept(counted: dict[str, Any]) -> str:
+    """What to do when not one text was kept, "" when one was or there was none."""
+    reasons = Counter(counted["web"]) + Counter(counted["synthetic"])
+    if not reasons or KEPT in reasons:
+        return ""
+    why = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+    return (
+        f"not one of {reasons.total()} texts was kept ({why}): if the filter has learned too "
+        "little, tune it longer or on more clean pairs; if the limits are too high (rule.*), "
+        "report.html shows the scores, and --from_table with others needs no model"
+    )

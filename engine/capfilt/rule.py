@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.capfilt.config import Ranked, RuleSection
+from engine.capfilt.not_words import is_words
 
 WEB, SYNTHETIC = "web", "synthetic"
 KEPT = "matched"
@@ -33,8 +34,9 @@ def judge(candidates: Sequence[Candidate], rule: RuleSection) -> list[str]:
 
     By default the paper's rule (Li et al. 2022, section 3.3): a text, web or synthetic, is dropped
     when the matching head calls the pair unmatched. The others are, in this order: what could not
-    be scored (its problem), `duplicate`, `unmatched`, `dissimilar`, `not_best_synthetic`,
-    `not_among_best`.
+    be scored (its problem), `not_words` (a synthetic text that is none, see `is_words`; web texts
+    are judged by their scores alone), `duplicate`, `unmatched`, `dissimilar`,
+    `not_best_synthetic`, `not_among_best`.
 
     Args:
         candidates: all of one picture.
@@ -46,6 +48,10 @@ def judge(candidates: Sequence[Candidate], rule: RuleSection) -> list[str]:
         for number, text in enumerate(texts):
             if not candidates[number].problem and text in texts[:number]:
                 reasons[number] = "duplicate"
+    if rule.drop_not_words:
+        for number, one in enumerate(candidates):
+            if one.source == SYNTHETIC and not one.problem and not is_words(one.text):
+                reasons[number] = "not_words"
     synthetic = [n for n, one in enumerate(candidates) if one.source == SYNTHETIC]
     _limit(candidates, reasons, synthetic, rule.best_synthetic, rule.rank_by, "not_best_synthetic")
     everyone = list(range(len(candidates)))

@@ -19,7 +19,7 @@ from engine.capfilt.from_table import EarlierRun
 from engine.capfilt.inputs import name_shards
 from engine.capfilt.lease import Lease, LeaseLostError, Leases
 from engine.capfilt.ledger import QUARANTINED, Ledger, totals
-from engine.capfilt.progress import Progress, shares
+from engine.capfilt.progress import Progress, nothing_kept, shares
 from engine.capfilt.publish import Publisher
 from engine.capfilt.shard_job import ShardJob
 from engine.capfilt.times import Times
@@ -217,6 +217,8 @@ class CapFilt:
         if self.publisher:
             words += f"; cleaned shards are in {self.publisher.url}"
         progress.say(words)
+        if what_to_do := nothing_kept(made):
+            progress.say(f"{self.folder.root}: {what_to_do}")
 
     def _report(self, progress: Progress, begun_complete: bool) -> int:
         """Write a page to look at; 0, or 75 when a signal came before it was there.

@@ -106,7 +106,7 @@ class ShardJob:
                 "xxh3_128": xxhash.xxh3_128_hexdigest(table),
                 "rows": sum(len(picture.reasons) for picture in judged),
             },
-            counts=_counts(len(shards), written, judged, texts.bad),
+            counts=_counts(written, judged, texts.bad),
         )
         return self._draft(name, entry, desk, files)
 
@@ -205,13 +205,13 @@ def _digest(shard: Path) -> str:
     return whole and whole + digest_of(index_path(shard))
 
 
-def _counts(pairs: int, written: int, judged: list[Judged], bad: list[Bad]) -> dict[str, Any]:
+def _counts(written: int, judged: list[Judged], bad: list[Bad]) -> dict[str, Any]:
     texts = {source: Counter() for source in (WEB, SYNTHETIC)}
     for picture in judged:
         for one, reason in zip(picture.scored.candidates, picture.reasons, strict=True):
             texts[one.source][reason] += 1
     return {
-        "pairs": pairs,
+        "pairs": len(judged) + len(bad),
         "written": written,
         "web": dict(sorted(texts[WEB].items())),
         "synthetic": dict(sorted(texts[SYNTHETIC].items())),

@@ -55,7 +55,7 @@ def pairs(run: Cleaning) -> Iterator[Finding]:
     if found is not None:
         section = DataSection(max_words=data.max_words, max_pixels=data.max_pixels)
         config = RunConfig(data=section)
-        yield from unusable(Setup(config, "caption", 1, run.host, None, None, found, None))
+        yield from unusable(Setup(config, "capfilt", 1, run.host, None, None, found, None))
 
 
 def _reachable(shards: list[RemoteShard]) -> Iterator[Finding]:

@@ -12,10 +12,11 @@ from engine.config import ConfigError
 from engine.data.annotations import Annotations
 from engine.data.kept_texts import SHARDS, is_cleaned
 from engine.data.open_source import Joined, expand, open_source
+from engine.data.pack import unread_of
 from engine.data.shards import Shards
 from engine.data.source import RawSample, Source
 from engine.evaluation.run import SETS
-from engine.findings import Finding, error
+from engine.findings import Finding, error, warning
 from engine.remote.store import is_url
 from engine.training.tuning import OBJECTIVES
 
@@ -126,6 +127,7 @@ def open_pairs(
     parts: list[Source] = [looked.shards] if looked and len(looked.shards) else []
     if looked:
         findings += looked.findings or _strange_members(key, looked.shards)
+        findings += _unread(key, looked.shards)
     for path in (path for path in paths if path.suffix != ".tar"):
         try:
             _refuse_length(key, path)
@@ -174,6 +176,16 @@ def _strange_members(key: str, shards: Shards) -> list[Finding]:
         line = f"{key}: no member of {path} ends in {wanted}; found: {endings}; name them so"
         return [error("member_names", line)]
     return []
+
+
+def _unread(key: str, shards: Shards) -> list[Finding]:
+    """What lies in shards and no run ever reads."""
+    some = [index for index in shards.indexes() if index.unread]
+    if not some:
+        return []
+    line = f"{key} {some[0].path}: {unread_of(some[:1])}; name the members as samples are named"
+    more = f" (in {len(some)} shards: launch/pack.py index names them)" if len(some) > 1 else ""
+    return [warning("samples_unread", f"{line}{more}")]
 
 
 def _sample(source: Source) -> tuple[RawSample, ...]:

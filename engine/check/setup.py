@@ -24,7 +24,7 @@ class Setup:
 
     Attributes:
         config: of the run.
-        task: `pretrain`, or what is fine-tuned.
+        task: `pretrain`, what is fine-tuned, or `capfilt`.
         ranks: processes that it will have.
         host: the machine's limits.
         tokenizer: None where there is none.

@@ -37,7 +37,7 @@ class CollectConfig:
         size: side of a drawing in pixels.
         held_out: pictures kept for evaluation.
         seed: of the split.
-        samples_per_shard: pairs a shard.
+        samples_per_shard: pairs a shard, in `world/` too.
         noise: makes of the training pairs also a noisy web (`world/web`), so large a share of whose
             captions is swapped, with a record of it, and a small clean set (`world/clean`) of
             other pictures; null makes none.
@@ -197,9 +197,14 @@ def _build(folder: Path, config: CollectConfig, progress: Callable[[str], None])
         _write(folder / name, part, drawn, config)
     counts = {name: len(part) for name, part in zip(PARTS, parts, strict=True)}
     if config.noise is not None:
-        how = {"noise": config.noise, "clean_fraction": config.clean_fraction}
         make_world(
-            folder / "world", train=str(folder / "train"), clean=None, seed=config.seed, **how
+            folder / "world",
+            train=str(folder / "train"),
+            clean=None,
+            noise=config.noise,
+            clean_fraction=config.clean_fraction,
+            seed=config.seed,
+            samples_per_shard=config.samples_per_shard,
         )
     (folder / "ATTRIBUTION.txt").write_text(source.ATTRIBUTION)
     facts = {"settings": _settings(config), "pairs": counts}

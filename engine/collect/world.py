@@ -154,7 +154,9 @@ def deranged(pairs: Sequence[Pair], draws: random.Random) -> list[str]:
     return [pairs[number].caption for number in order]
 
 
-def write_noisy(folder: Path, pairs: Sequence[Pair], share: float, seed: int) -> dict[str, Any]:
+def write_noisy(
+    folder: Path, pairs: Sequence[Pair], share: float, seed: int, samples_per_shard: int
+) -> dict[str, Any]:
     """Write pairs as shards, a share of their captions swapped among themselves.
 
     Args:
@@ -162,6 +164,7 @@ def write_noisy(folder: Path, pairs: Sequence[Pair], share: float, seed: int) ->
         pairs: with their true captions.
         share: of them that are swapped, in [0, 1].
         seed: of the choice.
+        samples_per_shard: pairs a shard.
 
     Returns:
         By uid the true caption and whether the shards hold another one.
@@ -177,7 +180,7 @@ def write_noisy(folder: Path, pairs: Sequence[Pair], share: float, seed: int) ->
     texts = [pair.caption for pair in pairs]
     for place, text in zip(chosen, deranged([pairs[n] for n in chosen], draws), strict=True):
         texts[place] = text
-    write_pairs(folder, pairs, texts)
+    write_pairs(folder, pairs, texts, samples_per_shard)
     wrong = set(chosen)
     return {
         pair.uid: {"true": pair.caption, "swapped": number in wrong}
@@ -185,9 +188,11 @@ def write_noisy(folder: Path, pairs: Sequence[Pair], share: float, seed: int) ->
     }
 
 
-def write_pairs(folder: Path, pairs: Sequence[Pair], texts: Sequence[str]) -> None:
+def write_pairs(
+    folder: Path, pairs: Sequence[Pair], texts: Sequence[str], samples_per_shard: int
+) -> None:
     """Write pictures with these texts as shards, as img2dataset does."""
-    with ShardWriter(folder, folder.name, SAMPLES_PER_SHARD) as writer:
+    with ShardWriter(folder, folder.name, samples_per_shard) as writer:
         for number, (pair, text) in enumerate(zip(pairs, texts, strict=True)):
             facts = {"uid": pair.uid, "url": pair.url}
             writer.add(f"{number:06d}", pair.image, extension_of(pair.image), text, facts)
@@ -202,6 +207,7 @@ def make_world(
     clean_fraction: float,
     seed: int,
     min_word_count: int = 1,
+    samples_per_shard: int = SAMPLES_PER_SHARD,
 ) -> World:
     """The world of a seed, made where it is not there yet, the same bytes for the same input.
 
@@ -214,6 +220,7 @@ def make_world(
         clean_fraction: see above.
         seed: of all choices.
         min_word_count: captions of `train` that every word of a pair stands in, see `redundant`.
+        samples_per_shard: pairs a shard, of the web and of the clean ones.
 
     Raises:
         ConfigError: too few pairs, or captions that cannot be swapped.
@@ -228,8 +235,8 @@ def make_world(
         trusted = random.Random(f"clean {seed}").sample(trusted, count)
     with aside(folder) as building:
         world = World.at(building)
-        pairs = write_noisy(world.web, web, noise, seed)
-        write_pairs(world.clean, trusted, [pair.caption for pair in trusted])
+        pairs = write_noisy(world.web, web, noise, seed, samples_per_shard)
+        write_pairs(world.clean, trusted, [pair.caption for pair in trusted], samples_per_shard)
         settings = {"seed": seed, "noise": noise, "clean_fraction": clean_fraction}
         settings["min_word_count"] = min_word_count
         swapped = sum(facts["swapped"] for facts in pairs.values())

@@ -1,15 +1,13 @@
 """The sidecar index of a tar shard: where each member lies, its hash, and the hash of the whole.
 
-Built by walking the 512-byte headers once. Reading through it is random access, and every byte
-of a member is checked; a damaged header or a truncated shard is found when the index is built,
-or, later, by size, by header checksums and by hashes.
+Built by walking the headers once. Reading through it is random access, and every byte of a member
+is checked; a damaged header or a truncated shard is found when the index is built, or, later, by
+size, by header checksums and by hashes. What is in a shard but never read is named in it.
 """
 
 import json
 import os
-import struct
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -19,10 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from engine.config import ConfigError
+from engine.data.tar_members import ShardError, key_of, members
 
-BLOCK = 512
-REGULAR = (b"0", b"\0")
 PICTURES = ("jpg", "jpeg", "png", "webp")
 MEMBERS = ("image", "txt", "json")
 FORMAT = 1
@@ -33,8 +29,20 @@ SCHEMA = pa.schema(
 )
 
 
-class ShardError(ConfigError):
-    """A shard that is not what its index says, or not a tar file."""
+@dataclass(frozen=True)
+class Unread:
+    """What is in a shard and is never read.
+
+    Attributes:
+        key: of the sample, or the whole name of a member that is no part of any.
+        uid: stable name, from the sample's JSON or the key.
+        reason: `unknown_ending`, `duplicate_name` (two pictures, texts or facts of one key), or a
+            problem of a `Member`.
+    """
+
+    key: str
+    uid: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,7 @@ class ShardIndex:
             size -1 where the sample has no such member.
         hashes: per kind: [N] uint64 xxh3 of the member's bytes.
         digest: xxh3_128 of the whole file; "" in an index from before there was one.
+        unread: what else is in the shard; none in an index from before this was noted.
     """
 
     path: Path
@@ -57,6 +66,7 @@ class ShardIndex:
     places: dict[str, np.ndarray]
     hashes: dict[str, np.ndarray]
     digest: str
+    unread: tuple[Unread, ...] = ()
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -110,7 +120,8 @@ def read_index(shard: Path) -> ShardIndex:
         if facts["format"] != FORMAT or len(table) != facts["samples"]:
             raise ValueError(facts)
         made_for = facts["bytes"]
-        index = _from_table(shard, table, facts.get("digest", ""), made_for)
+        unread = tuple(Unread(*map(str, one)) for one in facts.get("unread", ()))
+        index = _from_table(shard, table, facts.get("digest", ""), unread, made_for)
     except ShardError:
         raise
     except FileNotFoundError:
@@ -126,7 +137,9 @@ def read_index(shard: Path) -> ShardIndex:
     return index
 
 
-def _from_table(shard: Path, table: pa.Table, digest: str, end: int) -> ShardIndex:
+def _from_table(
+    shard: Path, table: pa.Table, digest: str, unread: tuple[Unread, ...], end: int
+) -> ShardIndex:
     if not table.schema.equals(SCHEMA) or any(column.null_count for column in table.columns):
         raise ValueError(table.schema)
     table.validate(full=True)
@@ -137,7 +150,7 @@ def _from_table(shard: Path, table: pa.Table, digest: str, end: int) -> ShardInd
         if (places[kind] < -1).any() or (places[kind] > end).any():
             raise ValueError(kind)
         hashes[kind] = table[f"{kind}_hash"].to_numpy()
-    return ShardIndex(shard, table["key"], table["uid"], places, hashes, digest)
+    return ShardIndex(shard, table["key"], table["uid"], places, hashes, digest, unread)
 
 
 def store_index(index: ShardIndex) -> None:
@@ -149,6 +162,8 @@ def store_index(index: ShardIndex) -> None:
         columns[f"{kind}_hash"] = index.hashes[kind]
     size = index.path.stat().st_size
     facts = {"format": FORMAT, "bytes": size, "samples": len(index), "digest": index.digest}
+    if index.unread:
+        facts["unread"] = [[one.key, one.uid, one.reason] for one in index.unread]
     table = pa.table(columns).replace_schema_metadata({"shard": json.dumps(facts)})
     target = index_path(index.path)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
@@ -178,19 +193,27 @@ def build_index(shard: Path) -> ShardIndex:
 def _build(file: BinaryIO, shard: Path) -> ShardIndex:
     samples: dict[str, dict[str, tuple[int, int, int]]] = {}
     uids: dict[str, str] = {}
-    for name, offset, size in members(file, shard):
-        key, suffix = key_of(name)
+    problems: dict[str, str] = {}
+    others: list[tuple[str, Unread]] = []
+    for member in members(file, shard):
+        key, suffix = key_of(member.name)
         kind = "image" if suffix.lower() in PICTURES else suffix.lower()
         if kind not in MEMBERS:
+            reason = member.problem or "unknown_ending"
+            others.append((key, Unread(member.name, member.name, reason)))
             continue
-        file.seek(offset)
-        content = file.read(size)
+        file.seek(member.offset)
+        content = file.read(member.size)
         sample = samples.setdefault(key, {})
-        if kind in sample:
-            raise ShardError(f"{shard}: two members {kind!r} of the sample {key!r}")
-        sample[kind] = (offset, size, xxhash.xxh3_64_intdigest(content))
+        if member.problem or kind in sample:
+            problems.setdefault(key, member.problem or "duplicate_name")
+        sample[kind] = (member.offset, member.size, xxhash.xxh3_64_intdigest(content))
         if kind == "json":
             uids[key] = _uid(content)
+    unread = [Unread(key, uids.get(key) or key, reason) for key, reason in problems.items()]
+    # What else a sample comes with, class labels or masks, is not missed.
+    unread += [one for key, one in others if key not in samples]
+    samples = {key: sample for key, sample in samples.items() if key not in problems}
     places = {kind: np.full((len(samples), 2), -1, np.int64) for kind in MEMBERS}
     hashes = {kind: np.zeros(len(samples), np.uint64) for kind in MEMBERS}
     for row, sample in enumerate(samples.values()):
@@ -205,13 +228,8 @@ def _build(file: BinaryIO, shard: Path) -> ShardIndex:
         places,
         hashes,
         _digest(file),
+        tuple(unread),
     )
-
-
-def key_of(name: str) -> tuple[str, str]:
-    """`folder/key.suffix` -> `folder/key`, `suffix`."""
-    key, _, suffix = name.rpartition("/")[2].partition(".")
-    return f"{name.rpartition('/')[0]}/{key}".lstrip("/"), suffix
 
 
 def _digest(file: BinaryIO) -> str:
@@ -230,70 +248,3 @@ def _uid(content: bytes) -> str:
         return ""
     uid = str(facts.get("uid") or "") if isinstance(facts, dict) else ""
     return uid.encode("utf-8", "replace").decode()
-
-
-def members(file: BinaryIO, shard: Path) -> Iterator[tuple[str, int, int]]:
-    """Yield (name, offset, size) of regular files; unlike tarfile, never end silently."""
-    end = file.seek(0, os.SEEK_END)
-    position, long_name = 0, None
-    while True:
-        file.seek(position)
-        header = file.read(BLOCK)
-        if header == bytes(BLOCK):
-            if end - position >= BLOCK:
-                return
-            header = b""
-        if len(header) < BLOCK:
-            raise ShardError(f"{shard}: truncated at byte {position} of {end}")
-        stated = header[148:156].strip(b" \0")
-        counted = sum(header[:148]) + 8 * 32 + sum(header[156:])
-        if not stated or _octal(stated) != counted:
-            what = "damaged header" if position else "not a tar file, or a damaged header"
-            raise ShardError(f"{shard}: {what} at byte {position}")
-        size = _size(header[124:136])
-        start = position + BLOCK
-        if size < 0 or start + size > end:
-            raise ShardError(f"{shard}: member at byte {position} reaches beyond the end")
-        kind = header[156:157]
-        if kind in (b"L", b"x"):
-            long_name = _long_name(file, start, size, kind)
-        else:
-            name = long_name or _name(header)
-            long_name = None
-            # Links, devices and names that climb out are never read as samples.
-            if kind in REGULAR and not name.startswith("/") and ".." not in name.split("/"):
-                yield name, start, size
-        position = start + -(-size // BLOCK) * BLOCK
-
-
-def _octal(field: bytes) -> int:
-    try:
-        return int(field, 8)
-    except ValueError:
-        return -1
-
-
-def _size(field: bytes) -> int:
-    if field[0] & 0x80:
-        return struct.unpack(">Q", field[4:12])[0]
-    return _octal(field.strip(b" \0") or b"0")
-
-
-def _name(header: bytes) -> str:
-    name = header[:100].rstrip(b"\0")
-    prefix = header[345:500].rstrip(b"\0") if header[257:262] == b"ustar" else b""
-    if header[257:265] == b"ustar  \0":
-        prefix = b""
-    return (prefix + b"/" + name if prefix else name).decode("utf-8", "replace").removeprefix("./")
-
-
-def _long_name(file: BinaryIO, start: int, size: int, kind: bytes) -> str | None:
-    file.seek(start)
-    content = file.read(min(size, 1 << 16))
-    if kind == b"L":
-        return content.rstrip(b"\0").decode("utf-8", "replace")
-    for line in content.split(b"\n"):
-        _, _, record = line.partition(b" ")
-        if record.startswith(b"path="):
-            return record[5:].decode("utf-8", "replace")
-    return None

@@ -19,6 +19,12 @@ from engine.data.source import RawSample
 SHARDS, TABLE = "shards", "table"
 
 
+NOTHING_KEPT = (
+    "captioning and filtering kept not one text there: lower rule.itm_threshold (capfilt.py "
+    "--from_table needs no model), or tune the filter longer or on more clean pairs"
+)
+
+
 def is_cleaned(folder: Path) -> bool:
     """Whether a folder is the output of a captioning-and-filtering run."""
     return (folder / SHARDS).is_dir() and (folder / TABLE).is_dir()
@@ -35,6 +41,7 @@ class KeptTexts:
     """
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         tars = sorted((folder / SHARDS).glob("*.tar"))
         self._shards = Shards(tars)
         counts = []

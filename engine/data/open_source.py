@@ -1,6 +1,7 @@
 """From what a user names to the pairs it means: shards, a folder of them, or a list."""
 
 import glob
+import logging
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -12,11 +13,12 @@ import xxhash
 from engine.config import ConfigError
 from engine.data.annotations import SUFFIXES, Annotations
 from engine.data.class_folders import ClassFolders, has_classes
-from engine.data.kept_texts import KeptTexts, is_cleaned
+from engine.data.kept_texts import NOTHING_KEPT, KeptTexts, is_cleaned
 from engine.data.saved_datasets import is_saved
 from engine.data.shards import Shards
 from engine.data.source import RawSample, Source
 
+log = logging.getLogger(__name__)
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
@@ -74,8 +76,12 @@ def open_source(
     parts += [KeptTexts(path) if is_cleaned(path) else ClassFolders(path) for path in folders]
     parts += [Annotations(path, image_root, textless) for path in lists]
     source = parts[0] if len(parts) == 1 else Joined(parts)
+    empty = [part.folder for part in parts if isinstance(part, KeptTexts) and not len(part)]
     if not len(source):
-        raise ConfigError(f"{', '.join(specs)}: no picture-caption pair in it")
+        why = f"; {NOTHING_KEPT}" if empty else ""
+        raise ConfigError(f"{', '.join(specs)}: no picture-caption pair in it{why}")
+    for folder in empty:
+        log.warning("%s: %s; the other pairs alone are used", folder, NOTHING_KEPT)
     return source
 
 

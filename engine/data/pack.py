@@ -18,19 +18,31 @@ from engine.data.index import (
     read_index,
     store_index,
 )
+from engine.data.kept_texts import SHARDS, is_cleaned
 from engine.data.open_source import named_paths
+from engine.data.picture_files import printable
 
 SUFFIX, INDEX_SUFFIX = ".tar", ".tar.index"
 SECONDS_BETWEEN_LINES = 5.0
+# Of what is never read in a shard, so many are named.
+NAMED = 20
 
 
 @dataclass(frozen=True)
 class Packed:
-    """What was gone through: shards, samples in them, bytes of them."""
+    """What was gone through.
+
+    Attributes:
+        shards: how many.
+        samples: in them.
+        size: of them, in bytes.
+        unread: what is in them besides and is never read.
+    """
 
     shards: int
     samples: int
     size: int
+    unread: int
 
 
 def index_shards(places: Sequence[str], progress: Callable[[str], None] = print) -> Packed:
@@ -38,7 +50,7 @@ def index_shards(places: Sequence[str], progress: Callable[[str], None] = print)
 
     Args:
         places: shards, folders of them, globs, `{00000..00009}` ranges.
-        progress: takes a line every few seconds.
+        progress: takes a line every few seconds, and one about what is never read in a shard.
 
     Raises:
         ConfigError: no shard there.
@@ -52,7 +64,7 @@ def verify_shards(places: Sequence[str], progress: Callable[[str], None] = print
 
     Args:
         places: shards, folders of them, globs, `{00000..00009}` ranges.
-        progress: takes a line every few seconds.
+        progress: takes a line every few seconds, and one about what is never read in a shard.
 
     Raises:
         ConfigError: no shard there.
@@ -72,7 +84,8 @@ def shards_of(places: Sequence[str]) -> list[Path]:
         if path.is_dir():
             inside = {_shard(file) for file in path.glob("*.tar*") if _shard(file)}
             if not inside:
-                raise ConfigError(f"{path}: no .tar shard in this folder")
+                there = f"; cleaned ones are in {path / SHARDS}" if is_cleaned(path) else ""
+                raise ConfigError(f"{path}: no .tar shard in this folder{there}")
             found += sorted(shard for shard in inside if shard)
         elif shard := _shard(path):
             found.append(shard)
@@ -94,12 +107,19 @@ def _shard(path: Path) -> Path | None:
 
 
 def _each(
-    shards: list[Path], work: Callable[[Path], int], verdict: str, progress: Callable[[str], None]
+    shards: list[Path],
+    work: Callable[[Path], ShardIndex],
+    verdict: str,
+    progress: Callable[[str], None],
 ) -> Packed:
-    samples, size, problems, shown = 0, 0, [], time.monotonic()
+    samples, size, unread, shown = 0, 0, 0, time.monotonic()
+    problems: list[str] = []
     for number, shard in enumerate(shards, 1):
         try:
-            samples += work(shard)
+            index = work(shard)
+            samples, unread = samples + len(index), unread + len(index.unread)
+            if index.unread:
+                progress(f"{shard}: {unread_of([index])}")
             size += shard.stat().st_size
         except ShardError as error:
             problems.append(str(error))
@@ -110,22 +130,30 @@ def _each(
     if problems:
         some = f"{len(problems)} of {len(shards)} shards"
         raise ShardError(f"{some} {verdict}: {'; '.join(problems)}")
-    return Packed(len(shards), samples, size)
+    return Packed(len(shards), samples, size, unread)
 
 
-def _index(shard: Path) -> int:
+def unread_of(indexes: Sequence[ShardIndex]) -> str:
+    """`2 never read: ../a (unsafe_name), b.gif (unknown_ending)`."""
+    unread = [one for index in indexes for one in index.unread]
+    named = [f"{printable(one.key)} ({one.reason})" for one in unread[:NAMED]]
+    more = f" and {len(unread) - NAMED} more" if len(unread) > NAMED else ""
+    return f"{len(unread)} never read: {', '.join(named)}{more}"
+
+
+def _index(shard: Path) -> ShardIndex:
     if index_path(shard).is_file():
-        return len(read_index(shard))
+        return read_index(shard)
     index = build_index(shard)
     try:
         store_index(index)
     except OSError as error:
         raise ShardError(f"{index_path(shard)}: cannot be written: {error.strerror}") from None
-    return len(index)
+    return index
 
 
-def _verify(shard: Path) -> int:
-    """Samples of a whole shard.
+def _verify(shard: Path) -> ShardIndex:
+    """The index of a whole shard.
 
     An index built anew sees every byte; where it differs, the stored one tells the samples.
     """
@@ -150,7 +178,7 @@ def _verify(shard: Path) -> int:
         raise ShardError(
             f"{index_path(shard)}: does not describe its shard; delete it to build it again"
         )
-    return len(stored)
+    return stored
 
 
 def _damaged_samples(index: ShardIndex) -> list[str]:
@@ -168,7 +196,7 @@ def _damaged_samples(index: ShardIndex) -> list[str]:
                 if digest != int(index.hashes[kind][row]):
                     wrong.append(kind)
             if wrong:
-                damaged.append(f"{index.keys[row].as_py()} ({', '.join(wrong)})")
+                damaged.append(f"{printable(index.keys[row].as_py())} ({', '.join(wrong)})")
     return damaged
 
 
@@ -177,5 +205,6 @@ def _same(one: ShardIndex, other: ShardIndex) -> bool:
     return (
         one.keys.equals(other.keys)
         and one.uids.equals(other.uids)
+        and one.unread == other.unread
         and all(np.array_equal(mine[k], yours[k]) for mine, yours in tables for k in MEMBERS)
     )

@@ -11,7 +11,7 @@ from engine.data.images import extension_of, known_format
 from engine.data.open_source import Joined, open_source
 from engine.data.pack import SECONDS_BETWEEN_LINES
 from engine.data.saved_datasets import SavedDataset, is_saved, of_split
-from engine.data.shards import ShardWriter
+from engine.data.shards import Shards, ShardWriter
 from engine.data.source import RawSample, Source
 
 
@@ -53,7 +53,10 @@ def convert(
     source = _opened(specs, image_root, split)
     if any(output.glob("*.tar*")):
         raise ConfigError(f"{output}: holds shards already; name another folder")
-    pairs, size, left_out, shown = 0, 0, Counter(), time.monotonic()
+    parts = source.parts if isinstance(source, Joined) else [source]
+    indexes = [index for part in parts if isinstance(part, Shards) for index in part.indexes()]
+    left_out = Counter(one.reason for index in indexes for one in index.unread)
+    pairs, size, shown = 0, 0, time.monotonic()
     try:
         with ShardWriter(output, "pairs", samples_per_shard) as writer:
             for number in range(len(source)):

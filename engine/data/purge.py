@@ -6,16 +6,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import BinaryIO
 
-from engine.data.index import (
-    BLOCK,
-    ShardError,
-    build_index,
-    index_path,
-    key_of,
-    members,
-    read_index,
-    store_index,
-)
+from engine.data.index import build_index, index_path, read_index, store_index
+from engine.data.tar_members import BLOCK, ShardError, key_of, members
 from engine.manifest import sync
 
 END = bytes(2 * BLOCK)
@@ -48,7 +40,12 @@ def purge_shard(
     fresh = build_index(shard)
     if index_path(shard).is_file() and read_index(shard).digest not in ("", fresh.digest):
         raise ShardError(f"{shard}: damaged: its bytes are not those that its index was made for")
-    pairs = zip(fresh.keys.to_pylist(), fresh.uids.to_pylist(), strict=True)
+    twice = [one.key for one in fresh.unread if one.reason == "duplicate_name"]
+    if twice:
+        raise ShardError(f"{shard}: two members of one kind of the sample {twice[0]!r}: whose?")
+    pairs = list(zip(fresh.keys.to_pylist(), fresh.uids.to_pylist(), strict=True))
+    # What is never read is taken out all the same.
+    pairs += [(one.key, one.uid) for one in fresh.unread]
     out = [(key, uid) for key, uid in pairs if uid in uids]
     if not out:
         if not index_path(shard).is_file():
@@ -70,12 +67,12 @@ def purge_shard(
     return len(out)
 
 
-def _copy(source: BinaryIO, target: BinaryIO, shard: Path, out: Collection[str]) -> None:
+def _copy(source: BinaryIO, target: BinaryIO, shard: Path, out: set[str]) -> None:
     """All members but those of some keys, each with the headers that stand before it."""
     begin = 0
-    for name, offset, size in members(source, shard):
-        end = offset + -(-size // BLOCK) * BLOCK
-        if key_of(name)[0] not in out:
+    for member in members(source, shard):
+        end = member.offset + -(-member.size // BLOCK) * BLOCK
+        if not {member.name, key_of(member.name)[0]} & out:
             source.seek(begin)
             left = end - begin
             while left and (part := source.read(min(left, 1 << 20))):

@@ -30,6 +30,7 @@ class Rule:
     at_most: int | None = None
     rank_by: str = "itm"
     drop_duplicates: bool = False
+    drop_not_words: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +133,8 @@ def _rule(given: Any) -> Rule:
         at_most=count("at_most"),
         rank_by="itc" if given.get("rank_by") == "itc" else "itm",
         drop_duplicates=given.get("drop_duplicates") is True,
+        # Runs from before there was such a rule had none.
+        drop_not_words=given.get("drop_not_words") is True,
     )
 
 

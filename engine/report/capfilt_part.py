@@ -30,6 +30,8 @@ class CapFiltPart:
     def view(self) -> dict[str, Any]:
         """Values for the templates."""
         folder, bins = self.folder, self.tally.bins
+        texts = self.tally.web.total() + self.tally.synthetic.total()
+        counted = sum(int(bins.counts[part].sum()) for part in ("web", "synthetic"))
         return {
             "headline": headline(folder, self.tally),
             "charts": [
@@ -41,6 +43,7 @@ class CapFiltPart:
                 | histogram(bins, "itc", folder.rule.itc_threshold),
             ],
             "limits": limits(folder),
+            "by_text": f"{texts - counted:,}" if texts > counted else "",
             "reasons": reasons(folder, self.tally),
             "throughput": throughput(folder),
             "shown": len(self.tally.sample),

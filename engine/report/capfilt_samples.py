@@ -14,8 +14,8 @@ from engine.report.score_bins import ScoreBins
 MOST_PICTURES = 2000
 MOST_TEXTS = 6
 PLAIN = {"matched", "unmatched"}
-# Such a text is dropped whatever the thresholds are.
-DUPLICATE = "duplicate"
+# Such texts are dropped whatever the thresholds are.
+BY_TEXT = {"duplicate", "not_words"}
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def tally(tables: Iterable[Texts], rule: Rule, most: int = MOST_PICTURES) -> Tal
     drawn: dict[int, list[tuple[int, SampledPicture]]] = {}
     kept_pictures = 0
     for texts in tables:
-        judged_by_scores = texts.scored & ~_has(texts, {DUPLICATE})
+        judged_by_scores = texts.scored & ~_has(texts, BY_TEXT)
         bins.add(
             texts.itm[judged_by_scores],
             texts.itc[judged_by_scores],

@@ -17,6 +17,7 @@ KEPT = "matched"
 REASONS = {
     "unmatched": "matching score below the threshold",
     "dissimilar": "similarity below the threshold",
+    "not_words": "pieces of words, or the same words over and over",
     "duplicate": "word for word an earlier text of the picture",
     "not_best_synthetic": "not among the best synthetic texts",
     "not_among_best": "not among the best texts",
@@ -30,14 +31,18 @@ WINDOWS = 40
 
 def headline(folder: CapFiltFolder, tally: Tally) -> dict[str, Any]:
     """What came out, in a sentence and a handful of numbers."""
-    parts = []
-    for counts, kind in ((tally.web, "web"), (tally.synthetic, "synthetic")):
-        total = counts.total()
-        if total:
-            texts = f"of {total:,} {kind} captions"
-            parts.append(f"{percent(counts[KEPT] / total)} {texts}")
+    counted = [(c, kind) for c, kind in ((tally.web, "web"), (tally.synthetic, "synthetic")) if c]
+    totals = [f"{counts.total():,} {kind} captions" for counts, kind in counted]
+    shares = [percent(counts[KEPT] / counts.total()) for counts, _ in counted]
+    parts = [f"{share} of {total}" for share, total in zip(shares, totals, strict=True)]
     kept = f"{tally.kept_pictures:,} of {tally.pictures:,} pictures keep a caption."
     sentence = f"The filter kept {' and '.join(parts)}." if parts else "No text was scored."
+    if parts and not tally.kept_pictures:
+        sentence = f"The filter kept none of {' and '.join(totals)}."
+        kept = (
+            "Either the filter has learned too little to tell a match (tune it longer, or on more "
+            "clean pairs), or the threshold is too high: drag it below to see what would pass."
+        )
     return {
         "sentence": sentence,
         "comparison": f"{_rule(folder)} {kept}",
@@ -101,6 +106,7 @@ def command(folder: CapFiltFolder) -> list[str]:
             parts.append([f"--rule.{name}", str(value)])
     parts += [["--rule.rank_by", "itc"]] * (rule.rank_by == "itc")
     parts += [["--rule.drop_duplicates", "true"]] * rule.drop_duplicates
+    parts += [["--rule.drop_not_words", "false"]] * (not rule.drop_not_words)
     return [clip(shlex.join(words), 4000) for words in parts]
 
 

@@ -33,20 +33,27 @@ FIGURES = (
     Figure("filter_recall", "Filter recall", "of what is right, what the filter keeps"),
     Figure("distinct_1", "Distinct words", "of all words of the synthetic captions"),
     Figure("distinct_2", "Distinct word pairs", "of all neighbours in the synthetic captions"),
+    Figure(
+        "unseen_words", "Unseen words", "of all words of the synthetic captions, in no clean one"
+    ),
     Figure("commonest_share", "Commonest caption", "synthetic captions that are the same text"),
 )
 
 
 @dataclass(frozen=True)
 class Round:
-    """One round as it was written down; figures that are missing are None."""
+    """One round as it was written down; figures that are missing are None, and so is a verdict.
+
+    `at_work` names the stage that runs in a round without one, or "".
+    """
 
     number: int
-    accepted: bool
+    accepted: bool | None
     best: bool
     reasons: list[str]
     guard: dict[str, float | None]
     folders: dict[str, Path] = field(default_factory=dict)
+    at_work: str = ""
 
 
 def read_rounds(root: Path, notes: list[str]) -> list[Round]:
@@ -64,13 +71,14 @@ def read_rounds(root: Path, notes: list[str]) -> list[Round]:
             continue
         which = number(given.get("round"))
         which = place if which is None or not math.isfinite(which) else int(which)
-        guard, folders = (
-            given.get(n) if isinstance(given.get(n), dict) else {} for n in ("guard", "folders")
+        guard, folders, stages = (
+            given.get(name) if isinstance(given.get(name), dict) else {}
+            for name in ("guard", "folders", "stages")
         )
         rounds.append(
             Round(
                 number=which,
-                accepted=given.get("accepted") is True,
+                accepted=given["accepted"] if given.get("accepted") in (True, False) else None,
                 best=best == which,
                 reasons=[_plain(reason) for reason in as_list(given.get("reasons"))[:8]],
                 guard={figure.key: _finite(guard.get(figure.key)) for figure in FIGURES},
@@ -79,6 +87,7 @@ def read_rounds(root: Path, notes: list[str]) -> list[Round]:
                     for name, path in folders.items()
                     if isinstance(path, str) and path and "\0" not in path
                 },
+                at_work=next((clip(n, 40) for n, how in stages.items() if how == "running"), ""),
             )
         )
     return rounds
@@ -97,10 +106,11 @@ def rounds_view(rounds: list[Round]) -> dict[str, Any]:
 
 
 def _sentence(rounds: list[Round]) -> str:
-    accepted = sum(one.accepted for one in rounds if one.number)
+    made = [one for one in rounds if one.number and one.accepted is not None]
+    accepted = sum(bool(one.accepted) for one in made)
     best = next((one for one in rounds if one.best), None)
-    made = sum(1 for one in rounds if one.number)
-    words = f"{made} round{'s' * (made != 1)} of cleaning, {accepted} accepted"
+    words = f"{len(made)} round{'s' * (len(made) != 1)} of cleaning, {accepted} accepted"
+    words = "No round of cleaning is finished yet" if not made else words
     if best is None:
         return f"{words}."
     base = "the pretraining before all cleaning" if best.number == 0 else f"round {best.number}"
@@ -148,7 +158,7 @@ def _bars(rounds: list[Round], figure: Figure, show: Callable[[float], str]) -> 
     ]
     for place, (one, value) in enumerate(zip(rounds, values, strict=True)):
         middle = slot * (place + 0.5)
-        kind = "best" if one.best else "accepted" if one.accepted else "rejected"
+        kind = "best" if one.best else "rejected" if one.accepted is False else "accepted"
         if value is not None:
             height = max(value / most, 0.0) * (BASE - TOP)
             parts.append(

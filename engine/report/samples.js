@@ -8,10 +8,13 @@ const WORDS = {
   unmatched: "no match",
   dissimilar: "not similar",
   duplicate: "a duplicate",
+  not_words: "no words",
   not_best_synthetic: "not the best",
   not_among_best: "not among the best",
   empty_caption: "empty",
 };
+// Dropped whatever the thresholds are.
+const BY_TEXT = ["duplicate", "not_words"];
 const inWords = (reason) => WORDS[reason] || reason.replaceAll("_", " ");
 
 function element(tag, kind, text) {
@@ -26,7 +29,7 @@ function judge(texts) {
   if (!moved()) return texts.map((text) => data.reasons[text[REASON]]);
   const reasons = texts.map((text) => {
     const recorded = data.reasons[text[REASON]];
-    if (text[ROW] < 0 || recorded === "duplicate") return recorded;
+    if (text[ROW] < 0 || BY_TEXT.includes(recorded)) return recorded;
     if (text[ROW] < at.itm) return "unmatched";
     return text[COLUMN] < at.itc ? "dissimilar" : "matched";
   });

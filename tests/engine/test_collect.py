@@ -24,6 +24,7 @@ from tests.commands import contents
 from tests.ranks import ROOT
 
 WORDS = ("red", "green", "fox", "dog", "runs", "sits")
+PARTS_OF_A_WORLD = ("train", "world/web", "world/clean")
 TRADES = re.compile("farmer|cook|student|pilot")
 
 
@@ -145,6 +146,15 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     one, two, three = (contents(folder) for folder in folders)
     assert one == two
     assert one["heldout/openmoji_00000.tar"] != three["heldout/openmoji_00000.tar"]
+
+
+@pytest.mark.usefixtures("few")
+def test_shards_of_the_world_are_as_long_as_the_others(tmp_path: Path) -> None:
+    collect(settings_of(tmp_path, noise=0.5, clean_fraction=0.5), silent)
+    lengths = {part: open_source(str(tmp_path / part)).lengths for part in PARTS_OF_A_WORLD}
+    for whole in lengths.values():
+        assert set(whole[:-1]) == {20}
+        assert 0 < whole[-1] <= 20
 
 
 @pytest.mark.usefixtures("few")

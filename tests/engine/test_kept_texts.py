@@ -86,8 +86,16 @@ def test_damage_is_named(cleaned: Path) -> None:
         open_source(str(cleaned))
 
 
-def test_a_set_that_keeps_nothing_holds_no_pair(cleaned: Path) -> None:
+def test_a_set_that_keeps_nothing_says_what_to_do(
+    cleaned: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for path in (*(cleaned / "table").iterdir(), *(cleaned / "shards").iterdir()):
         path.unlink()
-    with pytest.raises(ConfigError, match="no picture-caption pair in it"):
+    with pytest.raises(ConfigError, match="no picture-caption pair in it; .* kept not one text"):
         open_source(str(cleaned))
+    assert not caplog.records
+    # With others it is said, and they are used.
+    assert len(open_source([str(cleaned), str(write_shards(tmp_path / "clean", 3))])) == 3
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith(f"{cleaned}: captioning and filtering kept not one text there: lower ")
+    assert said.endswith("the other pairs alone are used")

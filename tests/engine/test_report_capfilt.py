@@ -206,7 +206,9 @@ def test_damaged_tables_are_left_out_and_named(tmp_path: Path) -> None:
 
 
 def test_limits_of_the_rule_are_said_and_part_of_the_command(tmp_path: Path) -> None:
-    rule = RuleSection(at_most=1, rank_by="itc", drop_duplicates=True, itc_threshold=0.1)
+    rule = RuleSection(
+        at_most=1, rank_by="itc", drop_duplicates=True, drop_not_words=False, itc_threshold=0.1
+    )
     page = page_of(write_capfilt(tmp_path, {"a": some(30, synthetic=9)}, rule))
     assert "of all its texts the best 1 by similarity" in words_of(page)
     data = data_of(page)
@@ -214,9 +216,23 @@ def test_limits_of_the_rule_are_said_and_part_of_the_command(tmp_path: Path) -> 
         "--rule.at_most 1",
         "--rule.rank_by itc",
         "--rule.drop_duplicates true",
+        "--rule.drop_not_words false",
     ]
     assert data["rule"] == {"best_synthetic": None, "at_most": 1, "rank_by": "itc"}
     assert {one[MORE] for one in data["pictures"]} == {4}
+
+
+def test_what_is_no_words_passes_no_threshold(tmp_path: Path) -> None:
+    texts = [Candidate("web", "a dog", 0.9, 0.3), Candidate("synthetic", "##ging", 0.99, 0.5)]
+    page = page_of(write_capfilt(tmp_path, {"a": [Scored("0", "0", texts)]}))
+    assert "pieces of words, or the same words over and over" in words_of(page)
+    assert "dropped whatever their scores are, 1 in all." in words_of(page)
+    assert "whatever their scores are" not in words_of(
+        page_of(write_capfilt(tmp_path / "b", {"a": some(2)}))
+    )
+    data = data_of(page)
+    assert [sum(data["counts"][part]) for part in ("web", "synthetic", "pictures")] == [1, 0, 1]
+    assert data["reasons"] == ["matched", "not_words"]
 
 
 def test_a_quickstart_shows_its_cleaning_and_what_it_brought(tmp_path: Path) -> None:
@@ -247,6 +263,7 @@ def test_rounds_stand_side_by_side(tmp_path: Path) -> None:
             "guard": guard,
         }
         | {"folders": {"capfilt": "capfilt_1"}},
+        {"round": 2, "accepted": None, "stages": {"captioner": "done", "filter": "running"}},
     ]
     (tmp_path / "bootstrap.json").write_text(json.dumps({"rounds": rounds, "best_round": 0}))
     (tmp_path / "config.yaml").write_text("guard:\n  filter_recall: 0.2\n")
@@ -254,9 +271,9 @@ def test_rounds_stand_side_by_side(tmp_path: Path) -> None:
     words = words_of(page)
     for expected in (
         "1 round of cleaning, 0 accepted; the best is the pretraining before all cleaning.",
-        "round 0 ★ best 1 verdict start ✕ rejected",
-        "Retrieval R@1 30 % 20 %",
-        "Filter precision – 90 %",
+        "round 0 ★ best 1 2 verdict start ✕ rejected at work: filter",
+        "Retrieval R@1 30 % 20 % –",
+        "Filter precision – 90 % –",
         "Round 1 was rejected: retrieval R@1 fell, see guard.filter_recall.",
         "everything needed to repeat it guard: filter_recall: 0.2",
     ):
@@ -264,6 +281,9 @@ def test_rounds_stand_side_by_side(tmp_path: Path) -> None:
     assert "Distinct words" not in words
     assert len(data_of(page)["pictures"]) == 5
     (tmp_path / "config.yaml").unlink()
+    first = {"rounds": [rounds[0], {**rounds[2], "round": 1}], "best_round": 0}
+    (tmp_path / "bootstrap.json").write_text(json.dumps(first))
+    assert "No round of cleaning is finished yet; the best is the" in words_of(page_of(tmp_path))
     (tmp_path / "bootstrap.json").write_text('{"rounds": 3}')
     with pytest.raises(ConfigError, match="nothing to report"):
         write_report(ReportConfig(run=str(tmp_path)), lambda line: None)

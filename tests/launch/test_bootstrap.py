@@ -74,7 +74,7 @@ def test_a_round_leaves_its_stages_and_its_verdict_in_one_file(world: Path) -> N
     assert one["folders"] == {stage: f"round_1/{stage}" for stage in STAGES}
     assert one["stages"] == dict.fromkeys(STAGES, "done")
     promised = {"filter_precision", "filter_recall", "distinct_1", "distinct_2"}
-    promised |= {"commonest_share", "retrieval_r1", "kept_share"}
+    promised |= {"commonest_share", "retrieval_r1", "kept_share", "unseen_words"}
     assert promised <= set(one["guard"])
     assert all(0 <= value <= 1 for value in one["guard"].values())
     assert found["best_round"] in (0, 1)

@@ -133,6 +133,32 @@ def test_a_run_ends_with_its_report(world: Path) -> None:
     assert [json.loads(line)["pictures"] for line in times] == [8, 8, 8]
 
 
+def test_by_default_what_is_no_words_is_dropped(world: Path, tmp_path: Path) -> None:
+    plain = ("--rule.itm_threshold", 0)
+    for name, drops in (("all", "false"), ("words", "true")):
+        more = (*plain, "--rule.drop_not_words", drops)
+        assert from_table(world, world / "alone", tmp_path / name, *more).code == 0
+    every, some = (
+        json.loads((tmp_path / name / "summary.json").read_text()) for name in ("all", "words")
+    )
+    assert every["synthetic"] == {"matched": 24}
+    assert set(some["synthetic"]) == {"matched", "not_words"}
+    assert some["web"] == every["web"]
+    assert resolved().rule.drop_not_words
+
+
+def test_a_run_that_keeps_nothing_says_what_to_do(world: Path, tmp_path: Path) -> None:
+    ended = from_table(world, world / "alone", tmp_path / "out", "--rule.itc_threshold", 1)
+    assert ended.code == 0
+    assert "0 of 24 pictures, kept 0 % of web and 0 % of synthetic texts" in ended.err
+    said = ended.err.splitlines()[-1]
+    assert said.startswith(f"{tmp_path / 'out'}: not one of 48 texts was kept (")
+    assert "tune it longer" in said and "--from_table with others needs no model" in said
+    words = words_of((tmp_path / "out" / "report.html").read_text())
+    assert "The filter kept none of 24 web captions and 24 synthetic captions." in words
+    assert "Either the filter has learned too little to tell a match" in words
+
+
 def test_a_run_does_without_its_report(
     world: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -30,7 +30,7 @@ from launch.cli import parse
 from tests.check_runs import HOST, config_of, look, make_good, write_pairs
 from tests.commands import call, contents
 from tests.faults import CLEANING, FAULTS, Fault, described
-from tests.plants import cut, hold, strange_members
+from tests.plants import cut, hold, strange_members, without_captions
 from tests.videos import write_video_questions, write_videos
 
 
@@ -62,10 +62,11 @@ def test_nothing_is_wrong_with_a_good_run(good: Path, words: str) -> None:
     assert contents(good) == before
 
 
-def test_nothing_is_wrong_with_a_good_cleaning(good: Path) -> None:
+def test_nothing_is_wrong_with_a_good_cleaning(good: Path, place: Path) -> None:
     before = contents(good)
     assert clean(good) == []
     assert contents(good) == before
+    assert clean(without_captions(place)) == []
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=described)
