@@ -18,7 +18,7 @@ from tests.shards import write_shards
 
 DEEPSPEED = Path(sys.executable).with_name("deepspeed")
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 
 def wait_until(found: Path, process: subprocess.Popen, seconds: float = 300) -> None:
