@@ -77,24 +77,26 @@ def test_one_that_crashes_takes_no_other_with_it() -> None:
     assert found["bad"]["problem"] == "crashed: SIGSEGV"
 
 
-def test_probes_of_a_probe_end_with_it(tmp_path: Path) -> None:
-    """A child that is stopped leaves nothing running."""
-    mark = tmp_path / "pid"
+def test_probes_of_a_probe_end_with_it() -> None:
+    """A child that is stopped leaves nothing running: nobody holds the pipe any more."""
 
-    def inner() -> None:
-        mark.write_text(str(os.getpid()))
-        hang()
+    def hangs_in_a_probe(writer: int) -> None:
+        def inner() -> None:
+            os.write(writer, b"x")
+            hang()
 
-    isolated(lambda: isolated(inner, 600), 1.0)
-    limit = time.monotonic() + 60
-    while mark.exists() and _runs(int(mark.read_text())):
-        assert time.monotonic() < limit
-        time.sleep(0.01)
+        isolated(inner, 600)
 
-
-def _runs(pid: int) -> bool:
-    state = Path(f"/proc/{pid}/stat")
-    return state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z"
+    # Until it is stopped only after the inner one has begun.
+    for seconds in (1.0, 10.0, 100.0):
+        reader, writer = os.pipe()
+        isolated(lambda end=writer: hangs_in_a_probe(end), seconds)
+        os.close(writer)
+        with os.fdopen(reader, "rb") as told:
+            began = told.read() == b"x"
+        if began:
+            break
+    assert began
 
 
 @pytest.fixture

@@ -31,6 +31,7 @@ from tests.check_runs import HOST, config_of, look, make_good, write_pairs
 from tests.commands import call, contents
 from tests.faults import CLEANING, FAULTS, Fault, described
 from tests.plants import cut, hold, strange_members
+from tests.ranks import free_port
 from tests.videos import write_video_questions, write_videos
 
 
@@ -254,8 +255,10 @@ def test_many_damaged_shards_are_few_lines(tmp_path: Path) -> None:
 
 def test_the_limits_of_this_machine_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with socket.create_server(("", 0)) as server:
-        monkeypatch.setenv("MASTER_PORT", str(server.getsockname()[1]))
+    # Nobody else takes it when nobody listens there any more.
+    port = free_port()
+    with socket.create_server(("", port)):
+        monkeypatch.setenv("MASTER_PORT", str(port))
         resource.setrlimit(resource.RLIMIT_NOFILE, (300, hard))
         host = Host.read()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
