@@ -25,11 +25,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400), pytest.mark.xdist_gro
 # More than can be made before a signal comes, however late that is; and what is then made more.
 ENDLESS, MORE = 10**7, 20
 # The recipe's network and batches are for minutes; its words for the tiny one would not fit.
-FLAGS = (
-    "--model.preset tiny --model.init_text null --model.queue_size 64 --train.warmup_steps 10 "
-    "--train.global_batch_size 8 --train.negative_group_size 8 --train.log_every 1 "
-    "--evaluate.num_beams 1"
-).split()
+FLAGS = [
+    *("--model.preset", "tiny", "--model.init_text", "null", "--model.queue_size", 64),
+    *("--train.warmup_steps", 10, "--train.global_batch_size", 8, "--train.log_every", 1),
+    *("--train.negative_group_size", 8, "--evaluate.num_beams", 1),
+]
 KEYS = {
     *("step", "samples_seen", "loss_itc", "loss_itm", "loss_lm", "lr", "temperature"),
     *("images_per_second", "data_wait_fraction", "mfu", "skipped_steps", "bad_samples"),
