@@ -67,14 +67,16 @@ class StopRequest:
 
 def _end_on_the_second(reader: int) -> None:
     first = None
-    while True:
-        (number,) = os.read(reader, 1)
+    # Until the other end is closed, by whoever goes on without this request.
+    while told := os.read(reader, 1):
+        (number,) = told
         if number not in SIGNALS:
             continue
         first = first or time.monotonic()
         if time.monotonic() - first > SAME_REQUEST:
             # Not 75: whether something was saved is not known.
             os._exit(128 + number)
+    os.close(reader)
 
 
 def _stop_when_orphaned() -> None:

@@ -4,7 +4,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from engine.doctor.isolated import each_isolated, isolated
 from engine.doctor.judge import judge
 from engine.doctor.table import WIDTH, page
 from engine.machine import core_share, cpu_flags, memory_limit, multiplies_bf16, processor
-from tests.machines import CPU, GPU, Facts, good_machine
+from tests.machines import CPU, GPU, Facts, few_files, good_machine
 
 
 def crash() -> None:
@@ -151,18 +151,10 @@ def test_this_machine_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0 < memory["available_gib"] < memory["total_gib"]
 
 
-@pytest.fixture
-def few_files() -> Iterator[int]:
-    """A process that may have few open files."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (300, hard))
-    yield 300
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def test_limits_are_read(few_files: int, tmp_path: Path) -> None:
-    facts = system.limit_facts(tmp_path / "no_shared_memory")
-    assert (facts["open_files"], facts["shared_memory_gib"]) == (few_files, None)
+def test_limits_are_read(tmp_path: Path) -> None:
+    with few_files() as few:
+        facts = system.limit_facts(tmp_path / "no_shared_memory")
+    assert (facts["open_files"], facts["shared_memory_gib"]) == (few, None)
 
 
 def test_a_disk_is_measured_and_left_as_it_was(planted: Path) -> None:
