@@ -22,7 +22,7 @@ needs_chromium = pytest.mark.skipif(
     CHROMIUM is None, reason="needs Chromium (apt-get install chromium)"
 )
 KEYS = {"Enter": 13, "Tab": 9, " ": 32}
-PATIENCE = 120.0
+PATIENCE = 300.0
 
 
 class Tab:
@@ -169,7 +169,7 @@ def open_tab(profile: Path) -> Iterator[Tab]:
     finally:
         process.terminate()
         try:
-            process.wait(20)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

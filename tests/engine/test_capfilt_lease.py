@@ -10,7 +10,7 @@ from engine.capfilt import lease as leasing
 from engine.capfilt.lease import Lease, Leases
 
 # Seconds.
-PATIENCE = 120.0
+PATIENCE = 300.0
 
 
 def others(folder: Path, seconds: float) -> Leases:

@@ -139,7 +139,7 @@ def test_every_hostile_answer_has_its_reason_and_no_other_row_is_lost(
     assert (status["/gone"], status["/busy"], status["/unwell"]) == (404, 429, 503)
     assert not [t for t in threading.enumerate() if t.name.startswith("fetch-")]
     # The server's own ends are let go of by its threads, each in its time.
-    for _ in range(600):
+    for _ in range(3000):
         if len(os.listdir("/proc/self/fd")) <= descriptors:
             break
         time.sleep(0.1)

@@ -10,8 +10,8 @@ from engine.remote.config import RemoteSection
 from engine.remote.store import ABSENT, Store, TransferError, beside, file_name, local_path
 from tests.remote_files import Pages, bucket, web_server
 
-QUICK = RemoteSection(retries=3, first_wait=0.0, timeout=120.0)
-HERE = RemoteSection(retries=3, first_wait=0.0, timeout=120.0, allow_private=True)
+QUICK = RemoteSection(retries=3, first_wait=0.0, timeout=500.0)
+HERE = RemoteSection(retries=3, first_wait=0.0, timeout=500.0, allow_private=True)
 CONTENT = bytes(range(256)) * 50
 
 
