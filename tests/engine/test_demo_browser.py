@@ -35,7 +35,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def client(world: Path) -> Iterator[Client]:
     models = [str(world / "both"), str(world / "vqa")]
     config = DemoConfig(
-        model=models, folder=str(world / "set"), port=0, device="cpu", max_upload_bytes=100_000
+        model=models,
+        folder=str(world / "set"),
+        port=0,
+        device="cpu",
+        max_upload_bytes=100_000,
+        # A browser opens connections ahead and may use one the moment it is given up.
+        receive_seconds=PATIENCE,
     )
     with serving(opened(config)) as client:
         yield client
