@@ -5,7 +5,6 @@ Triton reads its variable when it is imported, for the functions of its own libr
 
 import os
 import random
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -28,16 +27,25 @@ settings.load_profile("suite")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """Draws without a generator of their own are the same wherever a test runs, and its fixtures'
-    too: which worker runs it, and after what, is a matter of time."""
-    random.seed(0)
-    np.random.seed(0)
-    torch.manual_seed(0)
+    """Draws without a generator of their own are the same whichever worker makes them, and after
+    whatever: that is a matter of time. Here those of fixtures."""
+    _seed(1_000_003)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call() -> None:
+    """And here those of tests, which are others."""
+    _seed(1_000_033)
+
+
+def _seed(number: int) -> None:
+    random.seed(number)
+    np.random.seed(number)
+    torch.manual_seed(number)
 
 
 @pytest.fixture(autouse=True)
-def no_lines_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_lines_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Work of ten seconds says how far it is; a slow machine needs that long for anything."""
     for module in (progress, pack, pack_pairs):
         monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", float("inf"))
-    yield
