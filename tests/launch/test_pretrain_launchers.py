@@ -20,10 +20,10 @@ DEEPSPEED = Path(sys.executable).with_name("deepspeed")
 # More steps than can be made while a test waits for anything.
 ENDLESS = 10**7
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
-def wait_until(found: Path, process: subprocess.Popen, seconds: float = 300) -> None:
+def wait_until(found: Path, process: subprocess.Popen, seconds: float = 600) -> None:
     """Until a path is there and holds something."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and process.poll() is None:
