@@ -20,7 +20,7 @@ from tests.commands import contents
 from tests.report_run import Elements
 from tests.runs import metrics
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400), pytest.mark.xdist_group("quickstart")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(6000), pytest.mark.xdist_group("quickstart")]
 
 # More than can be made before a signal comes, however late that is; and what is then made more.
 ENDLESS, MORE = 10**7, 20
@@ -74,7 +74,7 @@ def start(folder: Path, steps: int, *flags: str) -> subprocess.Popen:
 
 def finish(process: subprocess.Popen, code: int) -> str:
     """What it said at its end."""
-    said = terminal.finish(process, 1200)
+    said = terminal.finish(process, 3000)
     assert process.returncode == code, said
     return said
 
