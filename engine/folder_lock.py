@@ -26,7 +26,11 @@ def open_lock(folder: Path) -> Iterator[TextIO]:
     except OSError as error:
         raise ConfigError(f"output_dir {folder}: cannot be written: {error.strerror}") from None
     with (folder / LOCK).open("w") as lock:
-        yield lock
+        try:
+            yield lock
+        finally:
+            # Said aloud: a process forked meanwhile would keep the lock of a file merely closed.
+            fcntl.flock(lock, fcntl.LOCK_UN)
 
 
 def try_lock(lock: TextIO) -> bool:

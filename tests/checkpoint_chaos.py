@@ -2,16 +2,20 @@
 
     tests.checkpoint_chaos FOLDER random|every|together COUNT
 
-`random` kills after random times, `every` before each file operation in turn (Python's audit
-events), `together` lets that many writers share the folder and kills none. Prints JSON.
+`random` kills at random moments, every fifth time surely with half a checkpoint; `every` before
+each file operation in turn (Python's audit events); `together` lets that many writers share the
+folder and kills none. Prints JSON.
 """
 
+import itertools
 import json
 import os
 import random
 import signal
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -36,12 +40,17 @@ def is_whole(found: checkpoint.Checkpoint) -> bool:
 
 def save_forever(folder: Path, first: int, report: int) -> None:
     """Write, tell the parent, write every third step again, prune, go on."""
-    for step in range(first, first + 1000):
+    for step in itertools.count(first):
         checkpoint.write(folder, step, contents(step), {"value": step})
         os.write(report, f"{step}\n".encode())
         if step % 3 == 0:
             checkpoint.write(folder, step, contents(step), {"value": step})
         checkpoint.prune(folder, keep_last=2, keep_every=0)
+
+
+def is_torn(folder: Path) -> bool:
+    """Whether something half written lies there."""
+    return any(path.name.endswith((".tmp", ".replaced")) for path in folder.iterdir())
 
 
 def kill_myself_at(operation: int) -> None:
@@ -58,25 +67,49 @@ def kill_myself_at(operation: int) -> None:
     sys.addaudithook(hook)
 
 
-def one_writer(folder: Path, first: int, at: int | None, seconds: float) -> int:
-    """Fork a writer, see it killed; returns the last step that it reported as saved."""
+def one_writer(folder: Path, first: int, ends: Callable[[], None]) -> tuple[int, int]:
+    """Fork a writer that goes on until it is killed: its process, and where it tells its steps.
+
+    Args:
+        folder: of the checkpoints.
+        first: step.
+        ends: called first; it may prepare the end.
+    """
     listening, report = os.pipe()
     pid = os.fork()
     if pid == 0:
-        os.close(listening)
-        if at is not None:
-            kill_myself_at(at)
-        save_forever(folder, first, report)
-        os._exit(0)
+        try:
+            os.close(listening)
+            ends()
+            save_forever(folder, first, report)
+        finally:
+            os._exit(1)
     os.close(report)
-    if at is None:
-        time.sleep(seconds)
-        os.kill(pid, signal.SIGKILL)
+    return pid, listening
+
+
+def killed(pid: int, listening: int, told: bytes = b"") -> int:
+    """See a writer killed; the last step that it reported as saved."""
     _, status = os.waitpid(pid, 0)
     assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, status
-    with os.fdopen(listening) as lines:
-        saved = lines.read().split()
+    with os.fdopen(listening, "rb") as lines:
+        saved = (told + lines.read()).split()
     return int(saved[-1]) if saved else 0
+
+
+def kill_at_random(folder: Path, first: int, chance: random.Random, torn: bool) -> int:
+    """Kill a writer some moment after it has saved something; if so told, with half of more."""
+    pid, listening = one_writer(folder, first, lambda: None)
+    told = b"".join(os.read(listening, 1) for _ in range(len(f"{first}\n")))
+    while True:
+        time.sleep(chance.uniform(0.0, 0.03))
+        os.kill(pid, signal.SIGSTOP)
+        os.waitpid(pid, os.WUNTRACED)
+        if not torn or is_torn(folder):
+            break
+        os.kill(pid, signal.SIGCONT)
+    os.kill(pid, signal.SIGKILL)
+    return killed(pid, listening, told)
 
 
 def kill_in_turn(folder: Path, mode: str, kills: int) -> dict[str, object]:
@@ -84,9 +117,12 @@ def kill_in_turn(folder: Path, mode: str, kills: int) -> dict[str, object]:
     chance = random.Random(0)
     newest, torn, backwards, unreadable = 0, 0, 0, 0
     for number in range(kills):
-        at = number if mode == "every" else None
-        reported = one_writer(folder, newest + 1, at, chance.uniform(0.0, 0.12))
-        torn += any(path.name.endswith((".tmp", ".replaced")) for path in folder.iterdir())
+        if mode == "every":
+            ends = partial(kill_myself_at, number)
+            reported = killed(*one_writer(folder, newest + 1, ends))
+        else:
+            reported = kill_at_random(folder, newest + 1, chance, number % 5 == 0)
+        torn += is_torn(folder)
         found = checkpoint.newest_good(folder)
         if found is None:
             unreadable += bool(max(newest, reported))
@@ -120,5 +156,4 @@ def main() -> None:
     folder, mode, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     together = mode == "together"
     figures = write_together(folder, count) if together else kill_in_turn(folder, mode, count)
-    left = [path.name for path in folder.iterdir() if path.name.endswith((".tmp", ".replaced"))]
-    print(json.dumps({**figures, "left": left}))
+    print(json.dumps({**figures, "left": is_torn(folder)}))

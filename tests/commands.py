@@ -53,7 +53,10 @@ def _untouched() -> Iterator[None]:
         yield
     finally:
         runtime.stop()
-        signal.set_wakeup_fd(-1)
+        # The thread that listens at the other end goes, and both ends with it.
+        writer = signal.set_wakeup_fd(-1)
+        if writer != -1:
+            os.close(writer)
         for number, handler in handlers.items():
             signal.signal(number, handler)
         os.environ.clear()

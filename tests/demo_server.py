@@ -18,7 +18,7 @@ from engine.demo.server import DemoServer
 from tests.shards import picture
 from tests.tiny import spread, tiny_config
 
-PATIENCE = 120.0
+PATIENCE = 300.0
 
 
 def write_weights(folder: Path) -> None:

@@ -196,7 +196,8 @@ FOLDER = [
         "disk",
         "warning",
         "make room, or lower",
-        "--train.max_steps 100000000 --checkpoint.every 1 --checkpoint.keep_last 100000000",
+        # More than any disk has.
+        "--train.max_steps 1000000000000 --checkpoint.every 1 --checkpoint.keep_last 1000000000000",
     ),
 ]
 

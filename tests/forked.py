@@ -30,7 +30,7 @@ SERVER.set_forkserver_preload(["tests.forked", "engine.bootstrap.rounds", "engin
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 # Seconds; together less than what a test is given, so that it fails with what the ranks said. One
 # whose neighbour has failed finds it gone at once, if it ever met it.
-TO_COME_SO_FAR, TO_END, AFTER_A_FAILURE = 120.0, 170.0, 60.0
+TO_COME_SO_FAR, TO_END, AFTER_A_FAILURE = 300.0, 600.0, 120.0
 
 
 @dataclass(frozen=True)

@@ -3,25 +3,35 @@
 import itertools
 import os
 import socket
+from collections import deque
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# Below those that a system gives out by itself, which anything may be given before a rank takes it;
-# and others for each worker of the tests.
-PORTS = itertools.count(20_000 + os.getpid() % 150 * 64)
+# Below those that a system gives out by itself, which anything may be given before a rank takes it.
+PORTS = itertools.cycle(range(20_000, 29_500))
+# Of the last starts; a run that is over needs its own no more.
+KEPT: deque[socket.socket] = deque()
+MOST_KEPT = 16
 
 
 def free_port() -> int:
-    """A port that is free now, and that only this process gives out."""
+    """A port that nobody has, and that no other process is given before this one has taken more.
+
+    It stays bound here. A second socket may be bound to it and listen if both share their address,
+    as those of ranks do; a look like this one, which does not, finds it taken.
+    """
+    if len(KEPT) == MOST_KEPT:
+        KEPT.popleft().close()
     for port in PORTS:
-        with socket.socket() as listener:
-            # As the one that will take it; one that a run has just left is free.
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                listener.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
+        kept = socket.socket()
+        try:
+            kept.bind(("127.0.0.1", port))
+        except OSError:
+            kept.close()
+            continue
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        KEPT.append(kept)
+        return port
     raise AssertionError("ports are without end")
 
 

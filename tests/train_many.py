@@ -6,7 +6,7 @@ One that names a task is a fine-tuning.
 
 On the last rank, at the step that the option names, `--poison` puts a NaN into a pixel,
 `--infinite` adds a constant infinity (its gradient is finite) to a loss, and `--stall` waits for
-data forever.
+data forever, and says so; `--terminate` and `--kill` send that rank itself the signal.
 `--programs BACKEND` has what is compiled go through another backend than the default.
 `--ledger FILE` appends the keys of every micro-batch that a rank takes. `--follow` has the momentum
 weights follow inside the optimizer's step on a CPU too. `--room BYTES` lets no file grow larger,
@@ -15,7 +15,9 @@ which is what a full disk does to a write, on any machine and without being root
 
 import argparse
 import json
+import os
 import resource
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -45,6 +47,7 @@ class Watched(Trainer):
     poison: int | None = None
     infinite: int | None = None
     stall: int | None = None
+    signals: dict[int | None, signal.Signals] = {}
     keys_file: Path | None = None
 
     def _prepare(self, resumed: Checkpoint | None) -> None:
@@ -64,9 +67,13 @@ class Watched(Trainer):
 
     def batches(self) -> Iterator[Batch]:
         for batch in super().batches():
-            if self.stall == self.step and self.runtime.rank == self.runtime.world_size - 1:
-                time.sleep(600)
             last_rank = self.runtime.rank == self.runtime.world_size - 1
+            if self.stall == self.step and last_rank:
+                print("stalled", flush=True)
+                while True:
+                    time.sleep(600)
+            if self.step in self.signals and last_rank:
+                os.kill(os.getpid(), self.signals[self.step])
             if self.poison == self.step and last_rank:
                 batch.image[-1, 0, 0, 0] = float("nan")
             if self.keys_file:
@@ -81,6 +88,8 @@ def main() -> int:
     parser.add_argument("--poison", type=int)
     parser.add_argument("--infinite", type=int)
     parser.add_argument("--stall", type=int)
+    parser.add_argument("--terminate", type=int)
+    parser.add_argument("--kill", type=int)
     parser.add_argument("--ledger", type=Path)
     parser.add_argument("--room", type=int)
     parser.add_argument("--follow", action="store_true")
@@ -101,6 +110,7 @@ def main() -> int:
         run = Watched(config, objective, here, stop)
         run.poison, run.keys_file, run.infinite = words.poison, words.ledger, words.infinite
         run.stall = words.stall
+        run.signals = {words.terminate: signal.SIGTERM, words.kill: signal.SIGKILL}
         code = run.run()
     runtime.stop()
     sys.stdout.flush()

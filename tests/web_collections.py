@@ -1,9 +1,11 @@
 """Collections of pictures from a server on this machine."""
 
 import csv
+import itertools
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ from tests.hostile_answers import Request
 from tests.hostile_web import Hostile
 from tests.ranks import ROOT
 
+# Seconds that a process may take.
+PATIENCE = 500
 FETCH: dict[str, Any] = {
     "timeout": 120.0,
     "retries": 1,
@@ -78,18 +82,28 @@ def command(source: Path, output: Path, *more: object) -> subprocess.Popen[str]:
 class Signaller:
     """Sends a signal to a process when the server is asked for the n-th time.
 
-    Attributes:
-        process: that gets it; None at first.
+    Args:
+        count: of that time, from 1.
+        number: signal.
     """
 
     def __init__(self, count: int, number: signal.Signals) -> None:
-        self.count, self.number = count, number
-        self.process: subprocess.Popen[str] | None = None
+        self.number = number
+        # The server asks from many threads: taking the next of these is one operation.
+        self._places = itertools.count(1)
+        self._count = count
+        self._started = threading.Event()
+
+    def start(self, source: Path, output: Path, *more: object) -> subprocess.Popen[str]:
+        """The collection that gets the signal; it may ask before we know its number."""
+        self._process = command(source, output, *more)
+        self._started.set()
+        return self._process
 
     def __call__(self, _: Request) -> None:
-        self.count -= 1
-        if self.count == 0 and self.process is not None:
-            self.process.send_signal(self.number)
+        if next(self._places) == self._count:
+            self._started.wait()
+            self._process.send_signal(self.number)
 
 
 def output_of(folder: Path) -> dict[str, str]:

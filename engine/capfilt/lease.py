@@ -85,11 +85,13 @@ class Leases:
         self._seen: dict[str, tuple[tuple[int, int], float]] = {}
         self._held: Lease | None = None
         self._closed = threading.Event()
-        threading.Thread(target=self._beat, daemon=True).start()
+        self._beats = threading.Thread(target=self._beat, daemon=True)
+        self._beats.start()
 
     def close(self) -> None:
         """No more touching."""
         self._closed.set()
+        self._beats.join()
 
     def acquire(self, name: str) -> Lease | None:
         """The lease on a shard, or None while another process holds it.

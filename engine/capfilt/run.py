@@ -164,7 +164,7 @@ class CapFilt:
                 raise LeaseLostError
             progress.line(done)
 
-        begun = time.time()
+        begun, started = time.time(), time.monotonic()
         try:
             with self.folder.desk(name) as desk:
                 with self.stop.interrupting():
@@ -173,7 +173,8 @@ class CapFilt:
                         self.job.send(draft)
                 if not lease.lost:
                     self.job.publish(draft)
-                    self.times.note(name, draft.entry.counts.get("pairs", 0), begun)
+                    pairs, seconds = draft.entry.counts.get("pairs", 0), time.monotonic() - started
+                    self.times.note(name, pairs, begun, seconds)
         except LeaseLostError:
             return
         except FileNotFoundError:

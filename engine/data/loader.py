@@ -1,6 +1,7 @@
 """From slots to batches: the same global batches for any number of ranks and workers."""
 
 import signal
+import sys
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +32,7 @@ from engine.data.tokenizer import Tokenizer
 
 SUBSTITUTES, READ_AT_ONCE = 100, 8
 CROP, SUBSTITUTE, TEXT = 1, 2, 3
+LEFT = (EOFError, ConnectionError)
 
 
 @dataclass(frozen=True)
@@ -273,3 +275,6 @@ def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: signal.signal(number, signal.SIG_DFL))
+    # A stop may come while a batch is handed over: nothing is wrong with who is hung up on.
+    told = sys.excepthook
+    sys.excepthook = lambda kind, *more: None if issubclass(kind, LEFT) else told(kind, *more)

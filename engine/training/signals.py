@@ -12,8 +12,10 @@ import psutil
 
 STOPPED = 75
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# Seconds. Ctrl-C reaches a rank from the terminal and, at once, again from the launcher.
+# Seconds: what comes so soon after the first belongs to it.
 SAME_REQUEST = 1.0
+# Set by DeepSpeed's launcher and by torchrun.
+LAUNCHED = ("LOCAL_SIZE", "LOCAL_WORLD_SIZE")
 POLL = 0.5
 
 
@@ -66,15 +68,21 @@ class StopRequest:
 
 
 def _end_on_the_second(reader: int) -> None:
+    # A Ctrl-C reaches a rank from the terminal; SIGTERM follows, from the launcher and from whoever
+    # notices that its command is gone. However late on a busy machine, that is the same request.
+    launched = any(name in os.environ for name in LAUNCHED)
+    counted = (signal.SIGINT,) if launched else SIGNALS
     first = None
-    while True:
-        (number,) = os.read(reader, 1)
-        if number not in SIGNALS:
+    # Until the other end is closed, by whoever goes on without this request.
+    while told := os.read(reader, 1):
+        (number,) = told
+        if number not in counted:
             continue
         first = first or time.monotonic()
         if time.monotonic() - first > SAME_REQUEST:
             # Not 75: whether something was saved is not known.
             os._exit(128 + number)
+    os.close(reader)
 
 
 def _stop_when_orphaned() -> None:

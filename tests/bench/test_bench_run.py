@@ -20,7 +20,7 @@ def bench(*words: str, **environment: str) -> subprocess.CompletedProcess:
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_XDIST")}
     settings = inherited | {"OMP_NUM_THREADS": "1"} | environment
     return subprocess.run(
-        command, cwd=ROOT, env=settings, capture_output=True, text=True, timeout=280
+        command, cwd=ROOT, env=settings, capture_output=True, text=True, timeout=1100
     )
 
 

@@ -21,6 +21,7 @@ from engine.data.images import decode_image
 from engine.data.open_source import open_source
 from engine.data.source import RawSample
 from tests.commands import contents
+from tests.forked import run
 from tests.ranks import ROOT
 
 WORDS = ("red", "green", "fox", "dog", "runs", "sits")
@@ -225,10 +226,7 @@ def test_more_than_can_be_held_out(tmp_path: Path, held_out: int) -> None:
 
 
 def test_a_signal_leaves_nothing_half_built(tmp_path: Path) -> None:
-    command = [sys.executable, "launch/collect.py", "--output_dir", str(tmp_path / "set")]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert "drawn" in process.stdout.readline()
-    process.terminate()
-    process.communicate(timeout=60)
-    assert process.returncode == 143
-    assert not list(tmp_path.iterdir())
+    given = ["SIGTERM", "*.svg", 100, "launch.collect", "--output_dir", tmp_path / "set"]
+    ((code, said),) = run("tests.at_file", given, tmp_path / "log")
+    assert code == 143, said
+    assert [path.name for path in tmp_path.iterdir()] == ["log"]

@@ -19,9 +19,9 @@ from tests.hostile_answers import pattern
 from tests.hostile_web import hostile_server
 from tests.shards import write_shards
 from tests.web_collections import (
+    PATIENCE,
     Signaller,
     collect,
-    command,
     output_of,
     pairs,
     reasons,
@@ -73,9 +73,10 @@ def test_kill_9_loses_what_is_in_flight_and_repeats_nothing_else(
         collect(source, tmp_path / "whole")
         server.asked.clear()
         server.on_request = killer = Signaller(count, signal.SIGKILL)
-        killer.process = command(source, tmp_path / "out", "--samples_per_shard=20", "--workers=3")
-        killer.process.communicate(timeout=120)
-        assert killer.process.returncode == -signal.SIGKILL
+        flags = ["--samples_per_shard=20", "--workers=3"]
+        process = killer.start(source, tmp_path / "out", *flags)
+        process.communicate(timeout=PATIENCE)
+        assert process.returncode == -signal.SIGKILL
         collect(source, tmp_path / "out", workers=3)
         assert sum(server.asked.values()) <= 50 + 3
         assert max(server.asked.values()) <= 2
@@ -86,10 +87,10 @@ def test_a_signal_saves_everything_and_says_so(tmp_path: Path) -> None:
     with hostile_server() as server:
         source = write_list(tmp_path / "l.csv", pairs(server, 50))
         server.on_request = stopper = Signaller(10, signal.SIGTERM)
-        stopper.process = command(source, tmp_path / "out", "--samples_per_shard=20")
-        stopper.process.communicate(timeout=120)
-        if stopper.process.returncode != 0:
-            assert stopper.process.returncode == 75
+        process = stopper.start(source, tmp_path / "out", "--samples_per_shard=20")
+        process.communicate(timeout=PATIENCE)
+        # It may be at its end before it looks at who wants it to stop.
+        assert process.returncode in (0, 75)
         collect(source, tmp_path / "out")
         # Nothing was in flight when it ended.
         assert set(server.asked.values()) == {1}
@@ -107,7 +108,7 @@ def test_one_launch_at_a_time(tmp_path: Path) -> None:
 
         server.on_request = again
         collect(source, tmp_path / "out")
-    assert refusals
+    assert len(refusals) == 3
 
 
 def test_what_would_change_the_output_is_refused(tmp_path: Path) -> None:

@@ -119,16 +119,16 @@ def test_what_is_purged_from_a_collection_leaves_no_trace_and_does_not_come_back
 def test_purging_needs_uids_and_a_collection_that_nobody_writes(tmp_path: Path) -> None:
     with hostile_server() as server:
         source, out = write_list(tmp_path / "l.csv", pairs(server, 3)), tmp_path / "out"
-        refused = []
+        refused, given = [], uids_file(tmp_path, "x")
 
         def meanwhile(_: object) -> None:
             with pytest.raises(ConfigError, match="another run is writing here"):
-                purge(uids_file(tmp_path, "x"), [str(out)])
+                purge(given, [str(out)])
             refused.append(1)
 
         server.on_request = meanwhile
         collect(source, out)
-        assert refused
+        assert len(refused) == 3
     with pytest.raises(ConfigError, match="none.txt: No such file"):
         purge(tmp_path / "none.txt", [str(out)])
     with pytest.raises(ConfigError, match="names no uid"):

@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
+from multiprocessing import connection, current_process, resource_sharer
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from engine.data.micro_batches import micro_batch_size
 from engine.data.open_source import open_source
 from engine.data.shards import ShardWriter
 from engine.data.tokenizer import open_tokenizer
+from engine.training.signals import Interrupted
 from tests.shards import bomb, caption, picture, write_shards
 
 # Workers and ranks.
@@ -125,6 +127,28 @@ def test_an_epoch_of_batches_holds_every_pair_once(tmp_path: Path) -> None:
     data = write_shards(tmp_path, 30, per_shard=7)
     _, keys, _ = global_batches(run_config(data), 1, 0, 6)
     assert sorted(keys[:30]) == [f"{n:05d}" for n in range(30)]
+
+
+def test_a_batch_that_nobody_takes_is_no_error_of_its_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A signal comes while pixels are handed over, from a socket of the worker's."""
+    config, met = run_config(write_shards(tmp_path, 8), workers=1), []
+
+    def interrupted(place: tuple[str, int]) -> None:
+        met.append(place)
+        connection.SocketClient(place[0]).close()
+        raise Interrupted
+
+    monkeypatch.setattr(resource_sharer._resource_sharer, "get_connection", interrupted)
+    where = {"rank": 0, "world_size": 1, "start_step": 0, "stop_step": 1}
+    source, tokenizer = open_source(config.data.train), open_tokenizer(None)
+    batches = iter(build_loader(config, source, tokenizer, **where))
+    with pytest.raises(Interrupted):
+        next(batches)
+    # It answers one after the other: the next is told after it has noticed.
+    connection.Client(met[0][0], authkey=current_process().authkey).close()
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_bad_samples_keep_their_slot_and_are_counted(tmp_path: Path) -> None:

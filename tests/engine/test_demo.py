@@ -180,7 +180,8 @@ def test_the_end_waits_for_the_one_in_work_and_lets_nobody_in() -> None:
     assert inside.wait(PATIENCE)
     ending = threading.Thread(target=lambda: (turn.end(PATIENCE), ended.append(1)))
     ending.start()
-    time.sleep(0.05)
+    while not turn._ended:
+        time.sleep(0.01)
     assert not ended
     with pytest.raises(Busy), turn.taken():
         pass

@@ -35,7 +35,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def client(world: Path) -> Iterator[Client]:
     models = [str(world / "both"), str(world / "vqa")]
     config = DemoConfig(
-        model=models, folder=str(world / "set"), port=0, device="cpu", max_upload_bytes=100_000
+        model=models,
+        folder=str(world / "set"),
+        port=0,
+        device="cpu",
+        max_upload_bytes=100_000,
+        # A browser opens connections ahead and may use one the moment it is given up.
+        receive_seconds=PATIENCE,
     )
     with serving(opened(config)) as client:
         yield client
@@ -51,7 +57,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
 def tab(browser: Tab, client: Client) -> Tab:
     """The page, freshly loaded."""
     browser.look(1200, 900)
-    browser.send("Page.navigate", url="about:blank")
+    browser.go("about:blank")
     browser.go(client.server.url)
     browser.complaints.clear()
     return browser
@@ -64,8 +70,12 @@ def text_of(tab: Tab, name: str) -> str:
 
 def submit(tab: Tab, name: str, text: str) -> None:
     """Write into a card's field and press Enter."""
-    tab.value(f"document.getElementById('{name}-text').value = ''")
-    tab.click(f"#{name}-text")
+    field = f"document.getElementById('{name}-text')"
+    tab.value(f"{field}.value = ''")
+    # What is shown meanwhile moves the field away from under the mouse.
+    while not tab.value(f"document.activeElement === {field}"):
+        tab.wait("!document.querySelector('[aria-busy]')")
+        tab.click(f"#{name}-text")
     tab.type(text)
     tab.key("Enter")
 
@@ -110,7 +120,7 @@ def test_a_picture_is_captioned_matched_asked_about_and_found(
     assert text_of(tab, "answer") == (asked or "(no answer)")
     submit(tab, "search", "a red square")
     tab.wait("document.querySelectorAll('#found img').length === 5")
-    assert tab.value("document.querySelector('#found img').naturalWidth") == 40
+    tab.wait("document.querySelector('#found img').naturalWidth === 40")
     assert "nearest 5 of 5" in text_of(tab, "search-state")
     tab.value("document.getElementById('captions').hidden = true")
     tab.click("#found li:nth-child(2) button")
@@ -129,6 +139,8 @@ def test_the_map_lies_over_the_picture_where_the_model_looks(
     tab.choose("#file", world / "set" / "00.png")
     submit(tab, "match", "a red square")
     tab.wait(SHOWN.format("match"))
+    # The picture has come to its size.
+    tab.wait("document.getElementById('stage').style.aspectRatio")
     found = client.post("/match?text=a%20red%20square", picture(0)).json["words"]
     hottest = """(() => {
       const heat = document.getElementById("heat");
@@ -179,7 +191,7 @@ def test_it_is_used_with_keys_alone(tab: Tab, world: Path) -> None:
 def test_a_picture_is_dropped_or_pasted(tab: Tab, event: str, holder: str) -> None:
     given(tab, event, holder, picture(2))
     tab.wait(SHOWN.format("captions"))
-    assert tab.value("document.getElementById('picture').naturalWidth") == 40
+    tab.wait("document.getElementById('picture').naturalWidth === 40")
 
 
 def test_texts_and_names_are_only_text(tab: Tab, world: Path) -> None:

@@ -4,7 +4,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from engine.doctor.isolated import each_isolated, isolated
 from engine.doctor.judge import judge
 from engine.doctor.table import WIDTH, page
 from engine.machine import core_share, cpu_flags, memory_limit, multiplies_bf16, processor
-from tests.machines import CPU, GPU, Facts, good_machine
+from tests.machines import CPU, GPU, Facts, few_files, good_machine
 
 
 def crash() -> None:
@@ -77,24 +77,26 @@ def test_one_that_crashes_takes_no_other_with_it() -> None:
     assert found["bad"]["problem"] == "crashed: SIGSEGV"
 
 
-def test_probes_of_a_probe_end_with_it(tmp_path: Path) -> None:
-    """A child that is stopped leaves nothing running."""
-    mark = tmp_path / "pid"
+def test_probes_of_a_probe_end_with_it() -> None:
+    """A child that is stopped leaves nothing running: nobody holds the pipe any more."""
 
-    def inner() -> None:
-        mark.write_text(str(os.getpid()))
-        hang()
+    def hangs_in_a_probe(writer: int) -> None:
+        def inner() -> None:
+            os.write(writer, b"x")
+            hang()
 
-    isolated(lambda: isolated(inner, 600), 1.0)
-    limit = time.monotonic() + 60
-    while mark.exists() and _runs(int(mark.read_text())):
-        assert time.monotonic() < limit
-        time.sleep(0.01)
+        isolated(inner, 600)
 
-
-def _runs(pid: int) -> bool:
-    state = Path(f"/proc/{pid}/stat")
-    return state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z"
+    # Until it is stopped only after the inner one has begun.
+    for seconds in (1.0, 10.0, 100.0):
+        reader, writer = os.pipe()
+        isolated(lambda end=writer: hangs_in_a_probe(end), seconds)
+        os.close(writer)
+        with os.fdopen(reader, "rb") as told:
+            began = told.read() == b"x"
+        if began:
+            break
+    assert began
 
 
 @pytest.fixture
@@ -149,18 +151,10 @@ def test_this_machine_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0 < memory["available_gib"] < memory["total_gib"]
 
 
-@pytest.fixture
-def few_files() -> Iterator[int]:
-    """A process that may have few open files."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (300, hard))
-    yield 300
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def test_limits_are_read(few_files: int, tmp_path: Path) -> None:
-    facts = system.limit_facts(tmp_path / "no_shared_memory")
-    assert (facts["open_files"], facts["shared_memory_gib"]) == (few_files, None)
+def test_limits_are_read(tmp_path: Path) -> None:
+    with few_files() as few:
+        facts = system.limit_facts(tmp_path / "no_shared_memory")
+    assert (facts["open_files"], facts["shared_memory_gib"]) == (few, None)
 
 
 def test_a_disk_is_measured_and_left_as_it_was(planted: Path) -> None:

@@ -47,7 +47,7 @@ def dom_after(file: Path, profile: Path) -> str:
     """The document after Chromium has run what it runs."""
     ends = ("--virtual-time-budget=4000", "--dump-dom", file.as_uri())
     command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", *ends]
-    return subprocess.run(command, capture_output=True, text=True, timeout=250).stdout
+    return subprocess.run(command, capture_output=True, text=True, timeout=500).stdout
 
 
 @pytest.mark.slow

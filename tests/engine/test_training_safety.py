@@ -1,5 +1,6 @@
 """A run can be poisoned, killed, stopped and moved to other ranks, and loses nothing."""
 
+import contextlib
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from engine.checkpoint import newest_good
+from engine.training.signals import SAME_REQUEST
 from tests.forked import Running, end, run, start, succeed
 from tests.runs import losses, metrics, weights, write_config
 from tests.shards import write_shards
@@ -31,10 +33,9 @@ def facts(run: Path, step: int) -> dict[str, Any]:
     return json.loads((run / "checkpoints" / f"step_{step:08d}" / "state.json").read_text())
 
 
-def wait_for_line(folder: Path, number: int, running: Running) -> None:
-    """Until a run has logged so many times."""
-    path = folder / "metrics.jsonl"
-    running.until(lambda: path.is_file() and path.read_text().count("\n") >= number)
+def wait_for_stall(running: Running) -> None:
+    """Until a rank waits for data."""
+    running.until(lambda: "stalled" in running.log.read_text())
 
 
 STAGES = (0, 1, 2, 3)
@@ -123,12 +124,9 @@ def test_a_killed_run_goes_on_bit_by_bit(tmp_path: Path) -> None:
     whole = write_config(tmp_path, "whole", data, **settings)
     broken = write_config(tmp_path, "broken", data, **settings)
     succeed(TRAIN, [whole], tmp_path / "log")
-    (running,) = start(TRAIN, [broken], tmp_path / "log")
-    wait_for_line(tmp_path / "broken", 3, running)
-    running.process.kill()
-    assert running.end()[0] == -signal.SIGKILL
-    resumed_from = int(newest_good(tmp_path / "broken" / "checkpoints").name[5:])
-    assert resumed_from >= 4 and resumed_from % 4 == 0
+    ((code, said),) = run(TRAIN, ["--kill", 11, broken], tmp_path / "log")
+    assert code == -signal.SIGKILL, said
+    assert newest_good(tmp_path / "broken" / "checkpoints").name == "step_00000008"
     succeed(TRAIN, [broken], tmp_path / "log")
     assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
     assert [line["step"] for line in metrics(tmp_path / "broken")] == list(range(3, 31, 3))
@@ -159,14 +157,11 @@ def test_ranks_may_change_and_no_sample_is_repeated_or_lost(tmp_path: Path) -> N
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_sigterm_saves_and_exits_with_75(tmp_path: Path, ranks: int) -> None:
     data = write_shards(tmp_path / "data", 48)
-    config = write_config(tmp_path, "run", data, train={"max_steps": 2000})
-    running = start(TRAIN, [config], tmp_path / "log", ranks)
-    wait_for_line(tmp_path / "run", 3, running[0])
-    os.kill(running[-1].process.pid, signal.SIGTERM)
-    ended = end(running)
+    config = write_config(tmp_path, "run", data)
+    ended = run(TRAIN, ["--terminate", 3, config], tmp_path / "log", ranks)
     assert [code for code, _ in ended] == [75] * ranks, ended
-    saved = newest_good(tmp_path / "run" / "checkpoints")
-    assert int(saved.name[5:]) == metrics(tmp_path / "run")[-1]["step"]
+    assert newest_good(tmp_path / "run" / "checkpoints").name == "step_00000003"
+    assert metrics(tmp_path / "run")[-1]["step"] == 3
     assert "saved; start again to continue" in ended[0][1]
 
 
@@ -174,8 +169,7 @@ def test_a_stop_is_honoured_while_data_does_not_come(tmp_path: Path) -> None:
     data = write_shards(tmp_path / "data", 48)
     config = write_config(tmp_path, "run", data)
     running = start(TRAIN, ["--stall", 2, config], tmp_path / "log", ranks=2)
-    wait_for_line(tmp_path / "run", 2, running[0])
-    time.sleep(1)
+    wait_for_stall(running[-1])
     for one in running:
         os.kill(one.process.pid, signal.SIGTERM)
     ended = end(running)
@@ -187,13 +181,14 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     data = write_shards(tmp_path / "data", 48)
     config = write_config(tmp_path, "run", data)
     first, second = start(TRAIN, ["--stall", 2, config], tmp_path / "log", ranks=2)
-    wait_for_line(tmp_path / "run", 2, first)
-    time.sleep(1)
-    # The first rank waits for the second to agree; it will not wait for ever.
-    for _ in range(2):
-        os.kill(first.process.pid, signal.SIGINT)
-        time.sleep(1.5)
-    assert first.end(timeout=20)[0] == 128 + signal.SIGINT
+    wait_for_stall(second)
+    # The first rank waits for the second to agree, and for ever if it is not told twice. Signals
+    # that reach it together, when it has not run for a while, are one.
+    while first.process.is_alive():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(first.process.pid, signal.SIGINT)
+        time.sleep(1.2 * SAME_REQUEST)
+    assert first.end()[0] == 128 + signal.SIGINT
     second.process.kill()
     assert second.end()[0] == -signal.SIGKILL
 
@@ -216,9 +211,9 @@ def test_a_full_disk_stops_with_one_line_and_keeps_the_last_checkpoint(tmp_path:
 
 def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
     data = write_shards(tmp_path / "data", 48)
-    config = write_config(tmp_path, "run", data, train={"max_steps": 2000})
-    (first,) = start(TRAIN, [config], tmp_path / "first.log")
-    wait_for_line(tmp_path / "run", 1, first)
+    config = write_config(tmp_path, "run", data)
+    (first,) = start(TRAIN, ["--stall", 1, config], tmp_path / "first.log")
+    wait_for_stall(first)
     second = run(TRAIN, [config], tmp_path / "second.log", ranks=2)
     os.kill(first.process.pid, signal.SIGTERM)
     assert ([code for code, _ in second], first.end()[0]) == ([2, 2], 75), second

@@ -27,7 +27,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
         env=environment,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=1100,
     )
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     return folder, {line.split()[0]: int(line.split()[1]) for line in done.stdout.splitlines()}

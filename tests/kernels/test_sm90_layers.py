@@ -83,7 +83,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
         env={k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=1100,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return folder

@@ -2,11 +2,11 @@
 
 import json
 import math
-import os
 import signal
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -180,13 +180,18 @@ def test_two_processes_share_the_work_and_a_stop_is_gone_on_from(
     """One of them is told to stop while it trains; the other one makes what that one left."""
     output, log = tmp_path / "out", tmp_path / "first.log"
     more = ["--arms", '["none"]', "--seeds", "[0, 1]", "--pretrain.train.max_steps", 30]
-    first = forked.start("launch.ablate", words(world, output, *more), log)[0]
-    rows = output / "seed_0" / "none" / "metrics.jsonl"
-    first.until(lambda: rows.exists() and bool(rows.read_text()))
-    second = forked.start("launch.ablate", words(world, output, *more), tmp_path / "second.log")[0]
-    os.kill(first.process.pid, signal.SIGTERM)
-    assert first.end(200)[0] == 75, log.read_text()
-    code, said = second.end(200)
+    given = words(world, output, *more, "--pretrain.checkpoint.every", 10)
+    # It waits in the middle until the other one is at work.
+    halt = ["SIGSTOP", "*/seed_0/none/checkpoints/.step_00000010.*", 1, "launch.ablate"]
+    first = forked.start("tests.at_file", [*halt, *given], log)[0]
+    alive = psutil.Process(first.process.pid)
+    first.until(lambda: alive.status() == psutil.STATUS_STOPPED)
+    second = forked.start("launch.ablate", given, tmp_path / "second.log")[0]
+    second.until((output / "seed_1" / "none" / "metrics.jsonl").exists)
+    alive.send_signal(signal.SIGTERM)
+    alive.send_signal(signal.SIGCONT)
+    assert first.end()[0] == 75, log.read_text()
+    code, said = second.end()
     assert code == 0, said
     assert "continuing" in said and "seed_0/none" in said
     found = results(output)["arms"]["none"]

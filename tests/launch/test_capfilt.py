@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +17,8 @@ from launch.cli import parse
 from tests.capfilt_folder import data_of, words_of
 from tests.capfilt_runs import clean, from_table, make_world, outcome, words
 from tests.commands import call
-from tests.forked import start, succeed
-from tests.ranks import ROOT
+from tests.forked import run, succeed
+from tests.ranks import ROOT, free_port
 
 pytestmark = pytest.mark.xdist_group("capfilt_launch")
 
@@ -47,14 +46,15 @@ def test_two_ranks_make_what_one_process_makes(world: Path, tmp_path: Path) -> N
 @pytest.mark.slow
 def test_the_deepspeed_launcher_starts_it(world: Path, tmp_path: Path) -> None:
     deepspeed = Path(sys.executable).with_name("deepspeed")
-    command = [deepspeed, "--num_accelerators", "2", "launch/capfilt.py"]
+    port = ["--master_port", free_port()]
+    command = [deepspeed, "--num_accelerators", 2, *port, "launch/capfilt.py"]
     done = subprocess.run(
         [*map(str, command), *words(world, tmp_path / "two")],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=1100,
     )
     assert done.returncode == 0, done.stderr
     assert outcome(tmp_path / "two") == outcome(world / "alone")
@@ -64,20 +64,17 @@ def test_a_signal_leaves_nothing_half_and_the_next_start_goes_on(
     world: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
-    # Many captions a picture, so that there is time for the signal.
-    more = ("--caption.samples", "40", "--caption.max_length", "20")
-    (running,) = start("launch.capfilt", words(world, output, *more), tmp_path / "log")
-    running.until(lambda: any((output / ".work" / "leases").glob("*@*")))
-    os.kill(running.process.pid, signal.SIGTERM)
-    code, said = running.end()
+    # The first shard is finished, the second one is being written.
+    given = ["SIGTERM", "*/.work/pairs_00001@*/pairs_00001.tar", 1, "launch.capfilt"]
+    ((code, said),) = run("tests.at_file", [*given, *words(world, output)], tmp_path / "log")
     assert code == 75, said
-    assert "shards saved; start again to go on" in said
+    assert "stopped: 1 of 3 shards saved; start again to go on" in said
     assert [path.name for path in (output / ".work").iterdir()] == ["leases"]
     assert not list((output / ".work" / "leases").iterdir())
-    finished = list((output / "ledger").iterdir())
-    assert len(finished) < 3
-    shards = {path.stem for path in (output / "shards").glob("*.tar")}
-    assert shards == {path.stem for path in finished}
+    assert [path.name for path in (output / "ledger").iterdir()] == ["pairs_00000.json"]
+    assert [path.name for path in (output / "shards").glob("*.tar")] == ["pairs_00000.tar"]
+    assert clean(world, output).code == 0
+    assert outcome(output) == outcome(world / "alone")
 
 
 def test_the_recipe_is_the_papers() -> None:

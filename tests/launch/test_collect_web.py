@@ -10,7 +10,7 @@ from launch import collect
 from tests.commands import call, contents
 from tests.hostile_web import hostile_server
 from tests.shards import write_shards
-from tests.web_collections import command, pairs, write_list
+from tests.web_collections import PATIENCE, command, pairs, write_list
 
 WEB = [
     ("", "no list: set pairs to .csv, .tsv, .parquet or .jsonl files"),
@@ -108,12 +108,12 @@ def test_a_full_disk_is_one_line_and_the_next_launch_goes_on(tmp_path: Path) -> 
             first = command(source, out, "--workers", 4)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        _, said = first.communicate(timeout=120)
+        _, said = first.communicate(timeout=PATIENCE)
         assert first.returncode == 2, said
         assert said.splitlines()[-1].startswith(f"error: {out}: cannot be written: File too large")
         asked = sum(server.asked.values())
         second = command(source, out, "--workers", 4)
-        assert "200 of 200 pairs kept" in second.communicate(timeout=120)[0]
+        assert "200 of 200 pairs kept" in second.communicate(timeout=PATIENCE)[0]
         assert second.returncode == 0
         # What was journaled is not fetched again; the row that each worker ended with is.
         assert asked < 200

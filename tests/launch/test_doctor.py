@@ -23,7 +23,7 @@ def run(folder: Path, **environment: str) -> tuple[int, dict[str, Any]]:
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=1100,
     )
     assert done.stderr == ""
     return done.returncode, json.loads(done.stdout)

@@ -142,7 +142,7 @@ def test_a_process_says_the_same(
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=500,
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ")

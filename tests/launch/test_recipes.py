@@ -61,7 +61,7 @@ def test_a_recipe_prints_what_it_resolves_to(recipe: Path, tmp_path: Path) -> No
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=500,
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert yaml.safe_load(done.stdout) == to_dict(resolved("--config", recipe))

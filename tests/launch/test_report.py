@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def report(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run the command as a user does, from anywhere."""
     command = [sys.executable, str(ROOT / "launch" / "report.py"), *words]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=500)
 
 
 def test_a_run_becomes_a_page(tmp_path: Path) -> None:
