@@ -6,6 +6,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from engine.ablation.arms import CORE
+from engine.ablation.results import pairs_of
 from engine.report.charts import ticks
 
 SCALE = 2
@@ -52,8 +53,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     canvas = _Canvas(TOP + ROW * len(arms) + BOTTOM)
     canvas.text(12, 20, "Zero-shot retrieval R@1 in %, mean of both directions", size=17)
     auc = results["filter_auc"]
-    said = f"{100 * results['noise']:g} % of the web's captions swapped, "
-    said += f"{100 * results['clean_fraction']:g} % of the pairs clean, seeds {results['seeds']}"
+    said = f"{pairs_of(results)}, seeds {results['seeds']}"
     said += f", filter AUC {auc['mean']:.3f}" if auc else ""
     canvas.text(12, 44, said)
     most = max(_top(arm["retrieval_r1"]) for arm in arms.values()) or 1.0

@@ -91,6 +91,14 @@ def _arm(name: str, by_arm: dict[str, dict[int, Cell]]) -> dict[str, Any]:
     return found
 
 
+def pairs_of(results: dict[str, Any]) -> str:
+    """What the web and the clean pairs were, in words."""
+    clean = f"{100 * results['clean_fraction']:g} %"
+    if not results["noise"]:
+        return f"the web as found, {clean} of a clean set of its own"
+    return f"{100 * results['noise']:g} % of the web's captions swapped, {clean} of the pairs clean"
+
+
 def table(results: dict[str, Any]) -> str:
     """Everything that matters as Markdown, one arm a line; spread is over seeds."""
     heads = ("arm", "pretrained on", "seeds", "R@1 %", "gain over none", "R@1 % by contrast")
@@ -117,8 +125,7 @@ def table(results: dict[str, Any]) -> str:
         )
     lines = [f"| {' | '.join(row)} |" for row in rows]
     about = (
-        f"{100 * results['noise']:g} % of the web's captions swapped, "
-        f"{100 * results['clean_fraction']:g} % of the pairs clean; mean ± sample deviation over "
+        f"{pairs_of(results)[0].upper()}{pairs_of(results)[1:]}; mean ± sample deviation over "
         f"seeds {results['seeds']}; chance R@1 {100 * (results['chance_r1'] or 0):.2f} %. "
         f"Gains are differences to `{BASE}` of the same seed and clean set. TFLOP and minutes are "
         "the arm's own pretraining; base, captioner, filter and captions come on top."
