@@ -6,7 +6,8 @@ import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from engine.data.index import index_path, key_of, members, open_index
+from engine.data.index import index_path, open_index
+from engine.data.tar_members import key_of, members
 
 Damage = Callable[[Path], None]
 # Where a header holds what its checksum is over, of what reading depends on: name, size, kind.
@@ -27,7 +28,7 @@ def damages(shard: Path, flips: int, cuts: int, others: int) -> Iterator[tuple[s
     spans = [(int(o), int(o + n)) for table in index.places.values() for o, n in table]
     end = max(stop for _, stop in spans)
     with shard.open("rb") as file:
-        parts = [(name, whole[o : o + n]) for name, o, n in members(file, shard)]
+        parts = [(m.name, whole[m.offset : m.offset + m.size]) for m in members(file, shard)]
     for number in range(flips):
         start, stop = rng.choice(spans)
         place = rng.randrange(start, stop)

@@ -29,7 +29,7 @@ from engine.data.source import RawSample, stable_id
 CLEANED = "capfilt"
 # Looks at indexes after which one that none of them was at is let go of: many times more than it
 # takes to meet every shard of a window.
-TURN = 1 << 13
+TURN = 1 << 12
 
 
 class Shards:

@@ -260,7 +260,7 @@ def test_threads_may_open_a_shard_at_once(tmp_path: Path, monkeypatch: pytest.Mo
 def test_indexes_that_are_not_read_any_more_are_let_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards_module, "TURN", 8)
+    monkeypatch.setattr(shards_module, "TURN", 4)
     data = write_shards(tmp_path / "data", 40, 4)
     shards, asked = Shards(sorted(data.glob("*.tar")), open_index), Counter()
     monkeypatch.setattr(
@@ -269,7 +269,7 @@ def test_indexes_that_are_not_read_any_more_are_let_go(
     for number in range(40):
         assert shards.read(number).image == picture(number)
         assert len({*shards._now, *shards._before}) <= 4
-    # Two looks a sample; the first index is there from the beginning.
+    # A look a sample; the first index is there from the beginning.
     assert asked == Counter(shards.paths[1:])
     assert [len(index) for index in shards.indexes()] == [4] * 10
 
