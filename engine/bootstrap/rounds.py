@@ -7,6 +7,7 @@ Every rank runs it alike. Each stage goes on where it was stopped, the verdicts 
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from engine.capfilt.rule import SYNTHETIC
 from engine.capfilt.run import name_shards
 from engine.config import ConfigError
 from engine.data.open_source import open_source
+from engine.data.tokenizer import Tokenizer, open_tokenizer
 from engine.runtime import Runtime
 from engine.stages import Stages, Stopped
 from engine.training.objectives import Pretraining
@@ -119,7 +121,9 @@ class Bootstrap:
                 return reasons
             self._stage(one, "capfilt", lambda: self.stages.caption_and_filter(cleaning))
             folder = Path(cleaning.output_dir)
-            self._judge(one, "unseen_words", lambda: of_cleaned(folder, self.config.data))
+            tokenizer = open_tokenizer(self.config.pretrain.model.vocabulary)
+            cleaned = partial(of_cleaned, folder, self.config.data, tokenizer)
+            self._judge(one, "unseen_words", cleaned)
             reasons = guard.caption_reasons(one.guard, limits, self.state.rounds[start])
             if reasons:
                 return reasons
@@ -170,10 +174,10 @@ class Bootstrap:
             print(f"[bootstrap] {line}", file=sys.stderr, flush=True)
 
 
-def of_cleaned(folder: Path, sets: SetsSection) -> dict[str, float]:
+def of_cleaned(folder: Path, sets: SetsSection, tokenizer: Tokenizer) -> dict[str, float]:
     """What the guard takes from an output of captioning and filtering."""
     texts = first_texts(folder)
-    known = vocabulary(sets.clean, sets.image_root)
+    known = vocabulary(sets.clean, sets.image_root, tokenizer)
     unseen = unseen_words(texts[SYNTHETIC], known)
     return compare(texts) | {"unseen_words": unseen} | guard.kept_shares(folder)
 

@@ -151,7 +151,8 @@ def open_state(config: BootstrapConfig, pairs: dict[str, str]) -> State:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         rounds = [Round(**one) for one in found["rounds"]]
-        theirs = _kept(found["settings"])
+        # Loops from before there was that setting go on where it is off.
+        theirs = _kept({"capfilt.rule.drop_not_words": False, **found["settings"]})
         if found["format"] != FORMAT or [one.round for one in rounds] != list(range(len(rounds))):
             raise ValueError
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

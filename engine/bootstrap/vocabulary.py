@@ -7,18 +7,24 @@ from collections import Counter
 from collections.abc import Iterable, Sequence, Set
 
 from engine.data.open_source import open_source
+from engine.data.tokenizer import Tokenizer
 from engine.evaluation.metrics import words
 
 # Of the clean pairs so many are read, evenly over all: their pictures are read along.
 MOST_PAIRS = 4096
+# Tokens of a caption that are looked at.
+LONGEST = 512
 
 
-def vocabulary(clean: str | Sequence[str], image_root: str | None) -> set[str]:
-    """The words of clean captions, of at most 4,096 pairs.
+def vocabulary(
+    clean: str | Sequence[str], image_root: str | None, tokenizer: Tokenizer
+) -> set[str]:
+    """The words of clean captions as a captioner writes them, of at most 4,096 pairs.
 
     Args:
         clean: human-written pairs.
         image_root: folder that relative picture paths of annotation files start from.
+        tokenizer: of the captioner, which takes accents off and 's apart.
 
     Raises:
         ConfigError: no pairs.
@@ -29,7 +35,8 @@ def vocabulary(clean: str | Sequence[str], image_root: str | None) -> set[str]:
     for place in range(count):
         for text in source.read(place * len(source) // count).captions:
             if isinstance(text, str):
-                found.update(words(text))
+                ids, _ = tokenizer.encode([text], LONGEST)
+                found.update(words(tokenizer.decode(ids[:, 1:])[0]))
     return found
 
 

@@ -1,7 +1,6 @@
 """From a shard to the scored candidate texts of its pictures: by the table of an earlier run."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import xxhash
 from engine.capfilt.candidates import ShardTexts, Tick
 from engine.capfilt.config import CaptionSection, RuleSection
 from engine.capfilt.folder import OutputFolder
-from engine.capfilt.identity import hash_identity, read_identity
+from engine.capfilt.identity import hash_identity, named_rule, read_identity
 from engine.capfilt.ledger import QUARANTINED, Ledger
 from engine.capfilt.pictures import Bad
 from engine.capfilt.table import from_bytes
@@ -51,7 +50,7 @@ class EarlierRun:
                 f"differ ({', '.join(differences(theirs, wanted))}): leave these settings out, or "
                 "give captioner and filter instead of from_table"
             )
-        return {**self._identity, "rule": asdict(rule)}
+        return {**self._identity, "rule": named_rule(rule)}
 
     def require(self, names: list[str]) -> None:
         """Refuse shards that the earlier run has not finished.

@@ -11,7 +11,7 @@ import torch
 import xxhash
 import yaml
 
-from engine.capfilt.config import CapFiltConfig, to_dict
+from engine.capfilt.config import CapFiltConfig, RuleSection, to_dict
 from engine.capfilt.folder import IDENTITY, SETTINGS, OutputFolder, put, write_file
 from engine.config import ConfigError
 from engine.differences import differences, flat
@@ -57,8 +57,16 @@ def of_settings(config: CapFiltConfig) -> dict[str, Any]:
         "data": {
             name: getattr(config.data, name) for name in ("max_words", "max_tokens", "max_pixels")
         },
-        "rule": asdict(config.rule),
+        "rule": named_rule(config.rule),
     }
+
+
+def named_rule(rule: RuleSection) -> dict[str, Any]:
+    """A rule without `drop_not_words` where it is off: runs from before there was it can go on."""
+    named = asdict(rule)
+    if not named["drop_not_words"]:
+        del named["drop_not_words"]
+    return named
 
 
 def read_identity(root: Path) -> dict[str, Any] | None:

@@ -129,7 +129,8 @@ def extras(setup: Setup) -> Iterator[Finding]:
     """Packages and programs that settings ask for."""
     config, single = setup.config, setup.objective is None or setup.objective.slots.single
     place = "cuda" if setup.host.gpus and config.device != "cpu" else "cpu"
-    choose = partial(choose_decoders, config.data.jpeg_decoder, place, single=single)
+    kind = {"single": single, "fast_views": config.data.fast_views}
+    choose = partial(choose_decoders, config.data.jpeg_decoder, place, **kind)
     yield from refusals("jpeg_decoder", choose)
     evaluation = config.evaluate
     if evaluation.meteor:

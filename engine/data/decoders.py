@@ -2,12 +2,12 @@
 
 import importlib.util
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
 
-from engine.config import ConfigError
+from engine.config import ConfigError, RunConfig
 from engine.data import dali
 from engine.data.jpeg import Decoder, by_pillow, by_simplejpeg
 
@@ -28,7 +28,22 @@ class Decoders:
     planned: bool
 
 
-def choose_decoders(choice: str, device: str, *, single: bool = True) -> Decoders:
+def in_effect(config: RunConfig, device: str, *, single: bool) -> RunConfig:
+    """The settings with `dali` for `auto` where that is what it comes to: DALI's views are nearly
+    those of the host, and a run that goes on elsewhere must not change them unsaid.
+
+    Arguments and errors as those of `choose_decoders`.
+    """
+    data = config.data
+    choice = {"single": single, "fast_views": data.fast_views}
+    if not choose_decoders(data.jpeg_decoder, device, **choice).planned:
+        return config
+    return replace(config, data=replace(data, jpeg_decoder="dali"))
+
+
+def choose_decoders(
+    choice: str, device: str, *, single: bool = True, fast_views: bool = True
+) -> Decoders:
     """The decoders of a run.
 
     `auto` takes DALI where views can be made on a GPU and what it makes of a picture there agrees
@@ -39,6 +54,7 @@ def choose_decoders(choice: str, device: str, *, single: bool = True) -> Decoder
             by its own operators for one.
         device: `cuda` or `cpu`, of the run.
         single: whether a view is of one picture; DALI makes no others.
+        fast_views: whether views may differ from the definition; else `auto` takes no DALI.
 
     Raises:
         ConfigError: what is forced cannot run.
@@ -48,14 +64,15 @@ def choose_decoders(choice: str, device: str, *, single: bool = True) -> Decoder
         raise ConfigError(
             f"{SETTING}: simplejpeg is not installed (pip install simplejpeg); or set auto"
         )
-    fault = _fault(device, single) if choice in ("auto", "dali") else None
+    wanted = choice == "dali" or (choice == "auto" and device == "cuda" and fast_views)
+    fault = _fault(device, single) if wanted else None
     if choice == "dali" and fault:
         raise ConfigError(f"{SETTING}: {fault}; or set auto")
-    planned = choice == "dali" or (choice == "auto" and device == "cuda" and not fault)
+    planned = wanted and not fault
     name = "simplejpeg" if fast and choice != "pillow" else "pillow"
     if planned:
         _announce(f"DALI on {device}; {name} for what it does not take")
-    elif choice == "auto" and device == "cuda":
+    elif fault:
         _announce(f"{name} ({fault})")
     else:
         _announce(name)

@@ -70,7 +70,8 @@ class Slots(Dataset):
         self.image_size = config.model.network().image_size
         self.global_batch = config.train.global_batch_size
         device = "cuda" if on_gpu(config) else "cpu"
-        decoders = choose_decoders(config.data.jpeg_decoder, device, single=self.single)
+        kind = {"single": self.single, "fast_views": config.data.fast_views}
+        decoders = choose_decoders(config.data.jpeg_decoder, device, **kind)
         self.jpeg, self.planned = decoders.host, decoders.planned
 
     def __getitem__(self, slot: int) -> Sample:

@@ -6,7 +6,8 @@ from collections import Counter
 
 import numpy as np
 
-TOKEN = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
+# Letters and digits of any script.
+TOKEN = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 # The Penn Treebank's tokens as captions hold them; see `treebank_words`.
 JOINED = re.compile(r"\b(can)(not)\b|\b(gon|wan)(na)\b|\b(got)(ta)\b")
 CLITIC = re.compile(r"(?<=[^\W_])(n['’]t|['’](?:s|m|d|re|ve|ll))\b")

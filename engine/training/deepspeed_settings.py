@@ -41,7 +41,8 @@ def guards_itself(settings: dict[str, Any]) -> bool:
     optimizer's state lies beside a GPU.
     """
     zero = settings["zero_optimization"]
-    return zero["stage"] < 3 and not zero.get("offload_optimizer")
+    offloads = zero.get("offload_optimizer") or zero.get("cpu_offload")
+    return zero["stage"] == 0 or (zero["stage"] < 3 and not offloads)
 
 
 def _extra(path: Path, settings: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""A first SIGTERM or SIGINT asks the run to save and stop; a later one ends it at once."""
+"""A first SIGTERM or SIGINT asks the run to save and stop; a later one ends it at once.
+
+Under a launcher, which sends signals of its own, only a second Ctrl-C does.
+"""
 
 import contextlib
 import os

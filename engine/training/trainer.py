@@ -15,6 +15,7 @@ from engine.config import ConfigError, RunConfig, to_dict
 from engine.data.bad_samples import BadSampleLedger
 from engine.data.batch import Batch
 from engine.data.counter import key_of
+from engine.data.decoders import in_effect
 from engine.data.loader import build_loader, from_worker
 from engine.data.micro_batches import micro_batch_size
 from engine.data.mixture import open_mixture
@@ -65,7 +66,7 @@ class Trainer:
     def run(self) -> int:
         """Train to the last step; returns the exit code (0 done, 75 stopped by a signal)."""
         with run_folder.locked(self.folder, self.runtime):
-            resumed = run_folder.find_checkpoint(self.config, self.source.fingerprint)
+            resumed = run_folder.find_checkpoint(self._in_effect(), self.source.fingerprint)
             self.step = resumed.step if resumed else 0
             if len(set(self.runtime.gather(self.step))) > 1:
                 raise ConfigError(
@@ -240,6 +241,10 @@ class Trainer:
         with self.engine.whole_parameters(["temp"]) as online:
             return online["temp"].item()
 
+    def _in_effect(self) -> RunConfig:
+        single = self.objective.slots.single
+        return in_effect(self.config, self.runtime.device.type, single=single)
+
     def _save(self) -> None:
         tensors = state.gather(self.engine, self.momentum, self.runtime.is_main)
         facts = {
@@ -249,7 +254,7 @@ class Trainer:
             "unfinished_interval": self.telemetry.unfinished(),
             "bad_samples": dict(self.ledger.reasons),
             "data_fingerprint": self.source.fingerprint,
-            "config": to_dict(self.config),
+            "config": to_dict(self._in_effect()),
         }
         problem = None
         if self.runtime.is_main:

@@ -9,6 +9,7 @@ from engine.bootstrap.config import GuardSection
 from engine.bootstrap.diversity import compare
 from engine.bootstrap.guard import caption_reasons
 from engine.bootstrap.vocabulary import MOST_PAIRS, unseen_words, vocabulary
+from engine.data.tokenizer import open_tokenizer
 from tests.shards import caption, picture, write_shards
 
 LIMITS = GuardSection()
@@ -48,7 +49,7 @@ def known(tmp_path: Path) -> set[str]:
         (tmp_path / f"{number}.png").write_bytes(picture(number))
         rows.append({"image": f"{number}.png", "caption": [text, text.upper()]})
     (tmp_path / "clean.json").write_text(json.dumps(rows))
-    return vocabulary(str(tmp_path / "clean.json"), None)
+    return vocabulary(str(tmp_path / "clean.json"), None, open_tokenizer(None))
 
 
 def reasons_of(texts: list[str], known: set[str]) -> list[str]:
@@ -90,6 +91,28 @@ def test_rounds_as_they_were_measured_pass(share: float) -> None:
         assert len(caption_reasons(sound | {"unseen_words": gibberish}, LIMITS, None)) == 1
 
 
+CAPTIONS = {
+    "English": ["The dog's bone isn't well-known", "A boy’s kite"],
+    "French": ["Un café à la crème", "L'été passé"],
+    "Vietnamese": ["Một con mèo trên ghế"],
+    "Russian": ["Кошка на столе"],
+    "Chinese": ["一只狗"],
+}
+
+
+@pytest.mark.parametrize("language", CAPTIONS)
+def test_a_captioner_that_repeats_clean_captions_has_no_unseen_word(
+    tmp_path: Path, language: str
+) -> None:
+    (tmp_path / "0.png").write_bytes(picture(0))
+    rows = [{"image": "0.png", "caption": text} for text in CAPTIONS[language]]
+    (tmp_path / "clean.json").write_text(json.dumps(rows))
+    tokenizer = open_tokenizer(None)
+    known = vocabulary(str(tmp_path / "clean.json"), None, tokenizer)
+    ids, _ = tokenizer.encode(CAPTIONS[language], 64)
+    assert unseen_words(tokenizer.decode(ids[:, 1:]), known) == 0.0
+
+
 def test_unseen_words_are_counted_as_often_as_they_are_said() -> None:
     assert unseen_words(["A dog, a dog!", "the cat"], {"a", "the", "cat"}) == 2 / 6
     assert unseen_words([], {"a"}) == unseen_words([" . "], {"a"}) == 1.0
@@ -99,10 +122,10 @@ def test_of_many_clean_pairs_some_of_all_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_shards(tmp_path, 30, per_shard=10)
-    whole = vocabulary(str(folder), None)
+    whole = vocabulary(str(folder), None, open_tokenizer(None))
     assert whole >= {"a", "red", "number", *map(str, range(30))}
     assert MOST_PAIRS > 30
     monkeypatch.setattr("engine.bootstrap.vocabulary.MOST_PAIRS", 5)
-    some = vocabulary(str(folder), None)
+    some = vocabulary(str(folder), None, open_tokenizer(None))
     assert {word for word in some if word.isdigit()} == {"0", "6", "12", "18", "24"}
     assert all(set(caption(number).split()) <= some for number in (0, 24))

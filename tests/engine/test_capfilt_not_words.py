@@ -1,11 +1,18 @@
 """Texts that no person writes are dropped whatever their scores are; all others are left alone."""
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 
-from engine.capfilt.config import RuleSection
+from engine.capfilt.config import CapFiltConfig, RuleSection
+from engine.capfilt.folder import IDENTITY
+from engine.capfilt.identity import hash_identity, of_settings, refuse_other
 from engine.capfilt.not_words import is_words
 from engine.capfilt.rule import Candidate, judge
+from engine.config import ConfigError
 from engine.data.tokenizer import Tokenizer, open_tokenizer
 
 # Written by captioners that were tuned on 206 clean pairs, as the ablation's tables hold them.
@@ -68,3 +75,15 @@ def test_special_tokens_are_never_decoded_and_what_is_decoded_is_known(
     shown = [text for text in alone if "##" in text or "[unused" in text]
     assert len(shown) > 6000
     assert not [text for text in shown if is_words(text)]
+
+
+def test_a_run_from_before_the_rule_goes_on_where_it_is_off(tmp_path: Path) -> None:
+    config = CapFiltConfig(output_dir=str(tmp_path))
+    before = of_settings(config)
+    del before["rule"]["drop_not_words"]
+    (tmp_path / IDENTITY).write_text(json.dumps(before))
+    off = replace(config, rule=replace(config.rule, drop_not_words=False))
+    assert hash_identity(of_settings(off)) == hash_identity(before)
+    refuse_other(off, of_settings(off))
+    with pytest.raises(ConfigError, match="rule.drop_not_words None -> True"):
+        refuse_other(config, of_settings(config))

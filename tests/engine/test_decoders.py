@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.config import ConfigError
+from engine.config import ConfigError, RunConfig
 from engine.data import dali, decoders, jpeg
 from engine.data.decoders import Decoders, choose_decoders
 from engine.data.loader import build_loader
@@ -48,6 +48,20 @@ def test_a_forced_dali_runs_on_a_cpu_too_and_is_announced_once(
     assert caplog.messages == [
         "JPEG decoder: DALI on cpu; simplejpeg for what it does not take",
     ]
+
+
+def test_dali_is_looked_at_only_where_it_may_make_the_views(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried = []
+    monkeypatch.setattr(decoders, "_fault", lambda device, single: tried.append(device))
+    for device, fast_views in (("cpu", True), ("cuda", False)):
+        assert not choose_decoders("auto", device, fast_views=fast_views).planned
+    assert tried == []
+    assert choose_decoders("auto", "cuda").planned and tried == ["cuda"]
+    # What a checkpoint remembers, so that another place to go on at does not change the views.
+    kept = [decoders.in_effect(RunConfig(), on, single=True).data for on in ("cpu", "cuda")]
+    assert [data.jpeg_decoder for data in kept] == ["auto", "dali"]
 
 
 def test_a_forced_dali_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from engine.config import TrainSection
+from engine.training.deepspeed_settings import guards_itself
 from engine.training.optimizer import build_optimizer
 from kernels import ema_
 from tests.forked import succeed
@@ -16,6 +18,7 @@ from tests.zero_ranks import FOLLOWED, MOMENTUM, POISONED, RATE, STEPS, WAYS, Ne
 Tensors = dict[str, torch.Tensor]
 pytestmark = pytest.mark.xdist_group("zero")
 OURS = ("DeepSpeedEngine", "OnePass")
+OFFLOADS = ({"offload_optimizer": {"device": "cpu"}}, {"cpu_offload": True})
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +105,12 @@ def test_bytes_moved_for_each_weight_of_a_part(folder: Path, rank: int) -> None:
         clipped = 8 if clip_norm else 0
         assert moved[f"{way}_Plain"] == pytest.approx(64 + clipped, rel=0.01)
         assert moved[f"{way}_DeepSpeedEngine"] == pytest.approx(40 + clipped, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("stage", "beside", "ours"),
+    [(0, {}, True), (2, {}, True), (3, {}, False)]
+    + [(stage, beside, stage == 0) for stage in (0, 1) for beside in OFFLOADS],
+)
+def test_who_refuses_a_step(stage: int, beside: dict[str, Any], ours: bool) -> None:
+    assert guards_itself({"zero_optimization": {"stage": stage, **beside}}) == ours
