@@ -188,13 +188,23 @@ def build_index(shard: Path) -> ShardIndex:
     """Walk a shard's headers, hash its members and the whole of it.
 
     Raises:
-        ShardError: not readable, not a tar, a damaged header, or an end that is missing.
+        ShardError: not readable, not a tar, a damaged header, an end that is missing, or another
+            file when it was walked through, as after a purge: an index of the one before must not
+            come to stand beside it.
     """
     try:
         with shard.open("rb") as file:
-            return _build(file, shard)
+            before = _state(os.fstat(file.fileno()))
+            index = _build(file, shard)
+        if _state(shard.stat()) != before:
+            raise ShardError(f"{shard}: was replaced while it was read")
     except OSError as error:
         raise ShardError(f"{shard}: {error.strerror}") from None
+    return index
+
+
+def _state(file: os.stat_result) -> tuple[int, int, int]:
+    return file.st_ino, file.st_size, file.st_mtime_ns
 
 
 def _build(file: BinaryIO, shard: Path) -> ShardIndex:
