@@ -9,6 +9,7 @@ import json
 import os
 import tempfile
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,6 +23,9 @@ from engine.data.tar_members import ShardError, key_of, members
 PICTURES = ("jpg", "jpeg", "png", "webp")
 MEMBERS = ("image", "txt", "json")
 FORMAT = 1
+# Of what is never read, so many characters of names and reasons are stored: an index stays small,
+# and readable, whatever names a stranger's shard has.
+NOTED = 1 << 20
 NUMBERS = {"offset": pa.int64(), "size": pa.int64(), "hash": pa.uint64()}
 SCHEMA = pa.schema(
     [("key", pa.string()), ("uid", pa.string())]
@@ -57,7 +61,8 @@ class ShardIndex:
             size -1 where the sample has no such member.
         hashes: per kind: [N] uint64 xxh3 of the member's bytes.
         digest: xxh3_128 of the whole file; "" in an index from before there was one.
-        unread: what else is in the shard; none in an index from before this was noted.
+        unread: what else is in the shard. A stored index has the first `NOTED` characters of it,
+            and none where it is from before this was noted.
     """
 
     path: Path
@@ -162,8 +167,10 @@ def store_index(index: ShardIndex) -> None:
         columns[f"{kind}_hash"] = index.hashes[kind]
     size = index.path.stat().st_size
     facts = {"format": FORMAT, "bytes": size, "samples": len(index), "digest": index.digest}
-    if index.unread:
-        facts["unread"] = [[one.key, one.uid, one.reason] for one in index.unread]
+    named = [[one.key, one.uid, one.reason] for one in index.unread]
+    ends = accumulate(sum(map(len, one)) for one in named)
+    if noted := [one for one, end in zip(named, ends, strict=True) if end <= NOTED]:
+        facts["unread"] = noted
     table = pa.table(columns).replace_schema_metadata({"shard": json.dumps(facts)})
     target = index_path(index.path)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
@@ -181,13 +188,23 @@ def build_index(shard: Path) -> ShardIndex:
     """Walk a shard's headers, hash its members and the whole of it.
 
     Raises:
-        ShardError: not readable, not a tar, a damaged header, or an end that is missing.
+        ShardError: not readable, not a tar, a damaged header, an end that is missing, or another
+            file when it was walked through, as after a purge: an index of the one before must not
+            come to stand beside it.
     """
     try:
         with shard.open("rb") as file:
-            return _build(file, shard)
+            before = _state(os.fstat(file.fileno()))
+            index = _build(file, shard)
+        if _state(shard.stat()) != before:
+            raise ShardError(f"{shard}: was replaced while it was read")
     except OSError as error:
         raise ShardError(f"{shard}: {error.strerror}") from None
+    return index
+
+
+def _state(file: os.stat_result) -> tuple[int, int, int]:
+    return file.st_ino, file.st_size, file.st_mtime_ns
 
 
 def _build(file: BinaryIO, shard: Path) -> ShardIndex:

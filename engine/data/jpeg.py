@@ -10,14 +10,16 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
+from engine.data.jpeg_header import FRAMES, SKIPPED
+
 DIVISORS = (8, 4, 2, 1)
 # (content, divisor of its size) -> [ceil(H / d), ceil(W / d), 3] uint8. A decoder raises whatever
 # it likes where a picture is not a good colour JPEG.
 Decoder = Callable[[bytes, int], np.ndarray]
-# Marks of a JPEG (ITU T.81, table B.1): baseline, extended and progressive frames coded by Huffman,
-# and other frames; the start of a scan; the end; what ends a scan's data.
-FRAMES, OTHER_FRAMES = {0xC0, 0xC1, 0xC2}, {*range(0xC3, 0xD0)} - {0xC4, 0xC8, 0xCC}
+# Marks of a JPEG (ITU T.81, table B.1): the start of a scan; the end; segments that every decoder
+# knows; what ends a scan's data.
 SCAN, END = 0xDA, 0xD9
+KNOWN = SKIPPED | FRAMES | {SCAN}
 AFTER_SCAN = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
 
 
@@ -55,14 +57,16 @@ def is_whole(content: bytes) -> bool:
     while content[place : place + 1] == b"\xff":
         while content[place : place + 1] == b"\xff":
             place += 1
-        mark, length = content[place : place + 1], content[place + 1 : place + 3]
-        if mark == bytes([END]):
+        mark = int.from_bytes(content[place : place + 1])
+        length = int.from_bytes(content[place + 1 : place + 3])
+        if mark == END:
             return frames == 1 and scans > 0
-        if len(length) < 2 or mark[0] in OTHER_FRAMES:
+        # Of other marks some have no length, and decoders do not agree on which.
+        if mark not in KNOWN or length < 2:
             return False
-        frames += mark[0] in FRAMES
-        place += 1 + max(2, int.from_bytes(length))
-        if mark[0] == SCAN:
+        frames += mark in FRAMES
+        place += 1 + length
+        if mark == SCAN:
             scans += 1
             after = AFTER_SCAN.search(content, place)
             if after is None:

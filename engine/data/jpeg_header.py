@@ -20,7 +20,8 @@ def colour_sides(content: bytes) -> tuple[int, int] | None:
             bits, colours = content[place + 4], content[place + 9]
             height = int.from_bytes(content[place + 5 : place + 7])
             width = int.from_bytes(content[place + 7 : place + 9])
-            return (width, height) if (bits, colours) == (8, 3) else None
+            # Of three colours, a frame has this length and no other.
+            return (width, height) if (length, bits, colours) == (17, 8, 3) else None
         if kind not in SKIPPED or length < 2:
             return None
         place += 2 + length

@@ -55,7 +55,8 @@ class Slots(Dataset):
 
     Attributes:
         open_source: opens what `data.train` names.
-        single: whether a sample is seen by one picture, so that DALI can make its view.
+        single: whether a sample is seen by one picture, so that DALI can make its view, and
+            several are small enough to be read at once.
         planned: whether it does.
     """
 
@@ -82,9 +83,9 @@ class Slots(Dataset):
 
         Reading in a row keeps its code in the processor's cache, which decoding takes for itself.
         """
-        samples = []
-        for first in range(0, len(slots), READ_AT_ONCE):
-            part = slots[first : first + READ_AT_ONCE]
+        samples, at_once = [], READ_AT_ONCE if self.single else 1
+        for first in range(0, len(slots), at_once):
+            part = slots[first : first + at_once]
             raws = [self.source.read(self.order.of_slot(slot)) for slot in part]
             samples += [self._sample(slot, raw) for slot, raw in zip(part, raws, strict=True)]
         return samples

@@ -24,8 +24,8 @@ from engine.data.picture_files import printable
 
 SUFFIX, INDEX_SUFFIX = ".tar", ".tar.index"
 SECONDS_BETWEEN_LINES = 5.0
-# Of what is never read in a shard, so many are named.
-NAMED = 20
+# Of what is never read in a shard, so many are named, by so many characters each.
+NAMED, LONGEST = 20, 100
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _each(
 def unread_of(indexes: Sequence[ShardIndex]) -> str:
     """`2 never read: ../a (unsafe_name), b.gif (unknown_ending)`."""
     unread = [one for index in indexes for one in index.unread]
-    named = [f"{printable(one.key)} ({one.reason})" for one in unread[:NAMED]]
+    named = [f"{printable(one.key)[:LONGEST]} ({one.reason})" for one in unread[:NAMED]]
     more = f" and {len(unread) - NAMED} more" if len(unread) > NAMED else ""
     return f"{len(unread)} never read: {', '.join(named)}{more}"
 
@@ -153,9 +153,9 @@ def _index(shard: Path) -> ShardIndex:
 
 
 def _verify(shard: Path) -> ShardIndex:
-    """The index of a whole shard.
+    """The index of a whole shard, built anew: a stored one may not name all that is never read.
 
-    An index built anew sees every byte; where it differs, the stored one tells the samples.
+    It sees every byte; where it differs, the stored one tells the samples.
     """
     stored = read_index(shard)
     fresh, problem = None, ""
@@ -178,7 +178,7 @@ def _verify(shard: Path) -> ShardIndex:
         raise ShardError(
             f"{index_path(shard)}: does not describe its shard; delete it to build it again"
         )
-    return stored
+    return fresh
 
 
 def _damaged_samples(index: ShardIndex) -> list[str]:
@@ -200,11 +200,11 @@ def _damaged_samples(index: ShardIndex) -> list[str]:
     return damaged
 
 
-def _same(one: ShardIndex, other: ShardIndex) -> bool:
-    tables = (one.places, other.places), (one.hashes, other.hashes)
+def _same(fresh: ShardIndex, stored: ShardIndex) -> bool:
+    tables = (fresh.places, stored.places), (fresh.hashes, stored.hashes)
     return (
-        one.keys.equals(other.keys)
-        and one.uids.equals(other.uids)
-        and one.unread == other.unread
+        fresh.keys.equals(stored.keys)
+        and fresh.uids.equals(stored.uids)
+        and fresh.unread[: len(stored.unread)] == stored.unread
         and all(np.array_equal(mine[k], yours[k]) for mine, yours in tables for k in MEMBERS)
     )

@@ -7,6 +7,7 @@ from them has.
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,17 @@ import xxhash
 
 from engine.config import ConfigError
 from engine.data.annotations import CAPTION_COLUMNS, IMAGE_COLUMNS, read_picture
+from engine.data.arrow_messages import is_compressed
 from engine.data.source import RawSample, stable_id
 
 STATE, SPLITS = "state.json", "dataset_dict.json"
 NUMBERED = re.compile(r"(?:caption|text)_?\d+")
 # Without it a stream was cut, at a place where the next batch might have begun.
 END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
+# Columns that are taken where there are any.
+ABOUT = ("uid", "url", "image_id")
+PLAIN = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_null)
+BINARY = (pa.binary(), pa.large_binary())
 
 
 def is_saved(folder: Path) -> bool:
@@ -77,6 +83,7 @@ class SavedDataset:
         try:
             self._image = _image_column(folder, schema)
             self._captions = _caption_columns(folder, schema)
+            _refuse_columns(folder, schema)
         except UnicodeDecodeError as error:
             # Arrow decodes the names of columns when they are looked at.
             raise _damaged(self._files[0], 0, error) from None
@@ -125,9 +132,14 @@ class SavedDataset:
         inside = number - int(self._starts[file])
         place = int(np.searchsorted(self._rows, inside, "right")) - 1
         batch, row = self._batches[place], inside - int(self._rows[place])
-        wanted = (self._image, *self._captions, "uid", "url", "image_id")
-        there = [name for name in wanted if name in batch.schema.names]
-        return {name: batch[name][row].as_py() for name in there}
+        there = [name for name in (*self._captions, *ABOUT) if name in batch.schema.names]
+        picture = batch[self._image][row]
+        if isinstance(picture, pa.StructScalar) and picture.is_valid:
+            # What else it holds may be nothing that Python has a value for.
+            picture = {name: picture[name].as_py() for name in ("bytes", "path")}
+        else:
+            picture = picture.as_py()
+        return {self._image: picture} | {name: batch[name][row].as_py() for name in there}
 
     def _checked(self, path: Path, schema: pa.Schema) -> int:
         """Rows of a file; Arrow trusts what it maps, so that it is looked at first."""
@@ -176,6 +188,10 @@ def _batches(path: Path) -> tuple[pa.Schema, list[pa.RecordBatch]]:
         ConfigError: names the file and the row where it breaks off.
     """
     batches: list[pa.RecordBatch] = []
+    if is_compressed(path):
+        raise ConfigError(
+            f"{path}: is compressed, as datasets never saves it: load and save it again"
+        )
     try:
         with pa.memory_map(str(path)) as file:
             end = file.size() - len(END_OF_STREAM)
@@ -213,9 +229,24 @@ def _image_column(folder: Path, schema: pa.Schema) -> str:
 
 
 def _holds_pictures(kind: pa.DataType, *, named: bool) -> bool:
-    if pa.types.is_struct(kind):
-        return {kind.field(n).name for n in range(kind.num_fields)} >= {"bytes", "path"}
-    return named and (_is_text(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    if not pa.types.is_struct(kind):
+        return named and (_is_text(kind) or kind in BINARY)
+    fields = [kind.field(n) for n in range(kind.num_fields)]
+    types = {field.name: field.type for field in fields}
+    if len(types) < len(fields) or not types.keys() >= {"bytes", "path"}:
+        return False
+    return types["bytes"] in BINARY and (_is_text(types["path"]) or pa.types.is_null(types["path"]))
+
+
+def _refuse_columns(folder: Path, schema: pa.Schema) -> None:
+    """Two of one name; or one of `ABOUT` of values, such as times, that need not fit Python's."""
+    twice = [name for name, count in Counter(schema.names).items() if count > 1]
+    if twice:
+        raise ConfigError(f"{folder}: several columns named {twice[0]!r}")
+    for one in schema:
+        if one.name in ABOUT and not (_is_text(one.type) or any(of(one.type) for of in PLAIN)):
+            problem = f"holds {one.type}, no texts or numbers: cast it, or rename it"
+            raise ConfigError(f"{folder}: column {one.name!r} {problem}")
 
 
 def _caption_columns(folder: Path, schema: pa.Schema) -> list[str]:

@@ -27,9 +27,9 @@ from engine.data.source import RawSample, stable_id
 
 # Where the JSON of a sample holds what captioning and filtering made of it.
 CLEANED = "capfilt"
-# Looks at indexes after which one that none of them was at is let go of: many times more than it
-# takes to meet every shard of a window.
-TURN = 1 << 12
+# Looks at indexes after which one that none of them was at is let go of; or, where that is more, as
+# many as it takes to meet every shard of a window: so many a shard, or all of its samples.
+TURN, LOOKS_A_SHARD = 1 << 12, 32
 
 
 class Shards:
@@ -53,7 +53,7 @@ class Shards:
         self._unstored: dict[int, ShardIndex] = {}
         self._now: dict[int, ShardIndex] = {}
         self._before: dict[int, ShardIndex] = {}
-        self._looks = 0
+        self._looks = self._needed = 0
         for number, path in enumerate(self.paths):
             index = index_of(path)
             self.lengths.append(len(index))
@@ -80,17 +80,25 @@ class Shards:
         Raises:
             ShardError: it is not what it was when the set was opened.
         """
-        self._looks += 1
-        if self._looks % TURN == 0:
-            self._before, self._now = self._now, {}
-        for held in (self._now, self._before, self._unstored):
-            if shard in held:
-                return self._now.setdefault(shard, held[shard])
-        return self._now.setdefault(shard, self._again(shard))
+        return self._look(shard, min(LOOKS_A_SHARD, self.lengths[shard]))
 
     def indexes(self) -> Iterator[ShardIndex]:
         """The index of every shard, in order."""
-        return map(self.index, range(len(self.paths)))
+        return (self._look(shard, 1) for shard in range(len(self.paths)))
+
+    def _look(self, shard: int, more: int) -> ShardIndex:
+        """The index of a shard, at which so many looks are to come."""
+        if self._looks >= max(TURN, self._needed):
+            self._before, self._now = self._now, {}
+            self._looks = self._needed = 0
+        self._looks += 1
+        # Another thread may turn in between.
+        now = self._now
+        if shard not in now:
+            held = self._before if shard in self._before else self._unstored
+            now[shard] = held[shard] if shard in held else self._again(shard)
+            self._needed += more
+        return now[shard]
 
     def _again(self, shard: int) -> ShardIndex:
         index = self._index_of(self.paths[shard])

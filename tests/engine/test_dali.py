@@ -153,6 +153,17 @@ def test_arithmetic_frames_are_the_hosts() -> None:
     assert not is_whole(GOOD.replace(b"\xff\xc0\x00\x11", b"\xff\xc9\x00\x11", 1))
 
 
+@pytest.mark.parametrize(
+    "mark", [0x01, *range(0xD0, 0xD9), 0xDC, 0xDE, 0xDF, 0xC8, 0xCC, 0xF0, 0xFD]
+)
+def test_marks_that_some_decoders_do_not_know_are_the_hosts(mark: int) -> None:
+    """They stand before the frame, or behind it; some have a length and some have none."""
+    for segment in (b"", b"\x00\x04ab"):
+        for place in (2, GOOD.index(b"\xff\xda")):
+            content = GOOD[:place] + bytes([0xFF, mark]) + segment + GOOD[place:]
+            assert not is_whole(content)
+
+
 def flipped(count: int) -> Iterator[bytes]:
     chance, goods = np.random.default_rng(0), (GOOD, *pictures()[:4])
     for number in range(count):

@@ -4,16 +4,11 @@ import io
 import json
 import random
 import tarfile
-import time
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
 
 import pytest
 
 from engine.config import ConfigError
-from engine.data import shards as shards_module
 from engine.data.index import ShardError, build_index, index_path, open_index
 from engine.data.open_source import open_source
 from engine.data.shards import Shards, ShardWriter
@@ -238,52 +233,3 @@ def test_a_bad_list_names_file_and_row(tmp_path: Path, name: str, text: str, mes
     with pytest.raises(ConfigError, match=message) as caught:
         open_source(annotated(tmp_path, name, text))
     assert name in str(caught.value)
-
-
-def test_threads_may_open_a_shard_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = write_shards(tmp_path / "data", 8, 8)
-    plainly = Path.open
-
-    def slowly(path: Path, *words: str) -> BinaryIO:
-        file = plainly(path, *words)
-        time.sleep(random.random() / 100)
-        return file
-
-    wanted = [open_source(str(data)).read(n).image for n in range(8)]
-    monkeypatch.setattr(Path, "open", slowly)
-    for _ in range(20):
-        shards = Shards(sorted(data.glob("*.tar")))
-        with ThreadPoolExecutor(8) as pool:
-            assert [raw.image for raw in pool.map(shards.read, range(8))] == wanted
-
-
-def test_indexes_that_are_not_read_any_more_are_let_go(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shards_module, "TURN", 4)
-    data = write_shards(tmp_path / "data", 40, 4)
-    shards, asked = Shards(sorted(data.glob("*.tar")), open_index), Counter()
-    monkeypatch.setattr(
-        shards, "_index_of", lambda path: (asked.update([path]), open_index(path))[1]
-    )
-    for number in range(40):
-        assert shards.read(number).image == picture(number)
-        assert len({*shards._now, *shards._before}) <= 4
-    # A look a sample; the first index is there from the beginning.
-    assert asked == Counter(shards.paths[1:])
-    assert [len(index) for index in shards.indexes()] == [4] * 10
-
-
-@pytest.mark.parametrize("damage", ["other", "gone"])
-def test_an_index_that_changes_while_its_set_is_open_is_a_bad_sample(
-    tmp_path: Path, damage: str
-) -> None:
-    data = write_shards(tmp_path / "data", 8, 4)
-    shards = Shards(sorted(data.glob("*.tar")))
-    write_shards(tmp_path / "other", 4, 3)
-    for path in (shards.paths[1], index_path(shards.paths[1])):
-        path.unlink()
-        if damage == "other":
-            path.write_bytes((tmp_path / "other" / path.name.replace("1", "0")).read_bytes())
-    assert [shards.read(number).problem for number in range(4)] == [None] * 4
-    assert [shards.read(number).problem for number in range(4, 8)] == ["index_changed"] * 4

@@ -48,3 +48,11 @@ def test_what_ends_before_its_frame_or_is_no_marker_has_no_sides() -> None:
         assert colour_sides(content[:place] + b"\x00" + content[place + 1 :]) is None
     # A length that does not count itself would never move on.
     assert colour_sides(b"\xff\xd8\xff\xe0\x00\x00" + content[6:]) is None
+
+
+def test_a_frame_of_another_length_is_left_to_the_definition() -> None:
+    content = jpeg(PHOTO)
+    frame = content.index(b"\xff\xc0")
+    for length in (8, 16, 18, 20):
+        other = content[: frame + 2] + length.to_bytes(2) + content[frame + 4 :]
+        assert colour_sides(other) is None

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.collect.web.purge import purge
+from engine.data import index as index_module
 from engine.data.index import ShardError, build_index, index_path, open_index, read_index
 from engine.data.pack_pairs import convert
 from engine.data.shards import Shards
@@ -76,18 +77,52 @@ def test_names_are_said_on_one_line_without_their_control_characters(tmp_path: P
     assert out.count("\n") == 2
 
 
-def test_an_index_from_before_is_found_by_verify_alone(tmp_path: Path) -> None:
+def noting(shard: Path, unread: list[list[str]] | None) -> None:
+    """The shard's index with this noted as never read; or nothing, as before it was noted."""
+    table = pq.read_table(index_path(shard))
+    facts = json.loads(table.schema.metadata[b"shard"]) | {"unread": unread}
+    if unread is None:
+        del facts["unread"]
+    other = table.replace_schema_metadata({"shard": json.dumps(facts)})
+    pq.write_table(other, index_path(shard))
+
+
+def test_verify_names_what_an_index_from_before_does_not(tmp_path: Path) -> None:
     shard = write_odd(tmp_path / "odd.tar")
     open_index(shard)
-    table = pq.read_table(index_path(shard))
-    facts = json.loads(table.schema.metadata[b"shard"])
-    del facts["unread"]
-    old = table.replace_schema_metadata({"shard": json.dumps(facts)})
-    pq.write_table(old, index_path(shard))
+    noting(shard, None)
     assert read_index(shard).unread == ()
+    done = call(pack.main, "verify", tmp_path)
+    assert (done.code, done.err) == (0, "")
+    assert all(f"{key} ({reason})" in done.out for key, reason in UNREAD.items())
+
+
+def test_an_index_that_names_what_is_not_there_is_not_its_shards(tmp_path: Path) -> None:
+    shard = write_odd(tmp_path / "odd.tar")
+    open_index(shard)
+    noting(shard, [["good", "good", "link"]])
     done = call(pack.main, "verify", tmp_path)
     assert done.code == 2
     assert "does not describe its shard; delete it to build it again" in done.err
+
+
+@pytest.mark.parametrize(("length", "count"), [(1000, 30), (0, 3000)])
+def test_names_without_measure_make_no_index_without_measure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int, count: int
+) -> None:
+    """Bytes that are no UTF-8 are the longest in an index; members may have no name at all."""
+    monkeypatch.setattr(index_module, "NOTED", 1 << 14)
+    shard = tmp_path / "x.tar"
+    member = tarfile.TarInfo("\udcff" * length).tobuf(tarfile.GNU_FORMAT)
+    shard.write_bytes(member * count + bytes(1024))
+    index = open_index(shard)
+    assert len(index.unread) == count
+    assert index_path(shard).stat().st_size < 16 * index_module.NOTED
+    noted = read_index(shard).unread
+    assert 0 < len(noted) < count and noted == index.unread[: len(noted)]
+    done = call(pack.main, "verify", tmp_path)
+    assert (done.code, done.err) == (0, "")
+    assert f"{count} never read: " in done.out and len(done.out) < 4000
 
 
 def test_cleaning_accounts_for_every_sample(tmp_path: Path) -> None:

@@ -123,6 +123,17 @@ def test_ranks_do_not_change_the_global_batches(tmp_path: Path, kind: type) -> N
     assert not any(whole.reason)
 
 
+def test_videos_are_read_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Encoded ones may be large: a batch of them does not lie in memory before it is decoded."""
+    path, steps = write_videos(tmp_path, 8), []
+    source = open_videos(str(path))
+    slots, read, view = VideoSlots(run_config(path), source), source.read, VideoSlots.view
+    monkeypatch.setattr(source, "read", lambda n: (steps.append("read"), read(n))[1])
+    monkeypatch.setattr(VideoSlots, "view", lambda *of: (steps.append("view"), view(*of))[1])
+    assert len(slots.__getitems__(list(range(8)))) == 8
+    assert steps == ["read", "view"] * 8
+
+
 def test_frames_are_augmented_alike(tmp_path: Path) -> None:
     still = encode([shades(2)[1]] * 8)
     (tmp_path / "video0.mp4").write_bytes(still)

@@ -147,6 +147,80 @@ def test_columns_that_are_missing_are_named(
         SavedDataset(saved(tmp_path / "set", columns), None)
 
 
+def pictures_of(*fields: tuple[str, pa.DataType, Any]) -> pa.Array:
+    """One row of a struct."""
+    arrays = [pa.array([value], kind) for _, kind, value in fields]
+    return pa.StructArray.from_arrays(arrays, fields=[pa.field(*one[:2]) for one in fields])
+
+
+BYTES, PATH = ("bytes", pa.binary(), b"x"), ("path", pa.string(), "a.png")
+FAR = 1 << 60
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        pictures_of(("bytes", pa.int64(), 1), PATH),
+        pictures_of(BYTES, ("path", pa.int64(), 1)),
+        pictures_of(BYTES, ("path", pa.binary(), b"a")),
+        pictures_of(BYTES, PATH, PATH),
+        pictures_of(BYTES, BYTES, PATH),
+    ],
+    ids=["bytes of numbers", "path of numbers", "path of bytes", "two paths", "two bytes"],
+)
+def test_a_struct_of_another_kind_holds_no_pictures(tmp_path: Path, image: pa.Array) -> None:
+    folder = saved(tmp_path / "set", {"image": image, "text": pa.array(["x"])})
+    assert "no column of pictures; found: image, text" in refused(folder, tmp_path / "web")
+
+
+@pytest.mark.parametrize("name", ["uid", "url", "image_id"])
+@pytest.mark.parametrize(
+    "kind", [pa.timestamp("ns"), pa.timestamp("s"), pa.timestamp("s", "No/Zone"), pa.binary()]
+)
+def test_names_that_are_neither_texts_nor_numbers_are_refused(
+    tmp_path: Path, name: str, kind: pa.DataType
+) -> None:
+    value = b"x" if kind == pa.binary() else FAR + 1
+    columns = {"image": images(1), "text": pa.array(["x"]), name: pa.array([value], kind)}
+    folder = saved(tmp_path / "set", columns)
+    assert f"column '{name}' holds {kind}, no texts" in refused(folder, tmp_path / "web")
+
+
+def test_what_else_there_is_may_be_of_any_kind(tmp_path: Path) -> None:
+    far = pa.array([FAR + 1], pa.timestamp("s", "No/Zone"))
+    image = pictures_of(("bytes", pa.large_binary(), picture(0)), ("path", pa.null(), None), BYTES)
+    image = pa.StructArray.from_arrays([*image.flatten()[:2], far], ["bytes", "path", "taken"])
+    columns = {"image": image, "text": pa.array(["x"]), "when": far}
+    columns |= {"url": pa.nulls(1), "image_id": pa.array([0.5]), "uid": pa.array([7], pa.uint8())}
+    assert convert(saved(tmp_path / "set", columns), tmp_path / "web").code == 0
+    assert packed(tmp_path / "web") == [(["x"], picture(0), "7", "")]
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "set", {"image": images(1), "text": pa.array(["x"])})
+    table = pa.table([images(1), pa.array(["x"]), pa.array(["y"])], ["image", "text", "text"])
+    with pa.ipc.new_stream(next(folder.glob("*.arrow")), table.schema) as stream:
+        stream.write_table(table)
+    assert "several columns named 'text'" in refused(folder, tmp_path / "web")
+
+
+@pytest.mark.parametrize("codec", ["zstd", "lz4"])
+@pytest.mark.parametrize("place", ["rows", "dictionary"])
+def test_what_is_compressed_is_refused_before_it_is_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str, place: str
+) -> None:
+    """A kilobyte may become a gigabyte."""
+    folder = saved(tmp_path / "set", {"image": images(1), "text": pa.array(["x"])})
+    long, path = pa.array([bytes(1 << 20)]), next(folder.glob("*.arrow"))
+    more = long.dictionary_encode() if place == "dictionary" else long
+    table = pa.table({"image": images(1), "text": ["x"], "more": more})
+    options = pa.ipc.IpcWriteOptions(compression=codec)
+    with pa.ipc.new_stream(path, table.schema, options=options) as stream:
+        stream.write_table(table)
+    monkeypatch.setattr(pa.ipc, "open_stream", None)
+    assert f"{path}: is compressed" in refused(folder, tmp_path / "web")
+
+
 def test_what_is_damaged_names_file_and_row(tmp_path: Path) -> None:
     columns = {"image": images(8), "text": pa.array([f"a {n}" for n in range(8)])}
     folder, web = saved(tmp_path / "set", columns, files=2), tmp_path / "web"

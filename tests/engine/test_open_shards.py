@@ -1,0 +1,105 @@
+"""Shards whose set is open: who reads them at once, how long indexes are held, what changes."""
+
+import random
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from engine.data import index as index_module
+from engine.data import shards as shards_module
+from engine.data.index import ShardError, index_path, open_index
+from engine.data.open_source import open_source
+from engine.data.shards import Shards
+from tests.shards import picture, write_shards
+
+
+def test_threads_may_open_a_shard_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = write_shards(tmp_path / "data", 8, 8)
+    plainly = Path.open
+
+    def slowly(path: Path, *words: str) -> BinaryIO:
+        file = plainly(path, *words)
+        time.sleep(random.random() / 100)
+        return file
+
+    wanted = [open_source(str(data)).read(n).image for n in range(8)]
+    monkeypatch.setattr(Path, "open", slowly)
+    for _ in range(20):
+        shards = Shards(sorted(data.glob("*.tar")))
+        with ThreadPoolExecutor(8) as pool:
+            assert [raw.image for raw in pool.map(shards.read, range(8))] == wanted
+
+
+def test_indexes_that_are_not_read_any_more_are_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards_module, "TURN", 4)
+    data = write_shards(tmp_path / "data", 40, 4)
+    shards, asked = Shards(sorted(data.glob("*.tar")), open_index), Counter()
+    monkeypatch.setattr(
+        shards, "_index_of", lambda path: (asked.update([path]), open_index(path))[1]
+    )
+    for number in range(40):
+        assert shards.read(number).image == picture(number)
+        assert len({*shards._now, *shards._before}) <= 4
+    # A look a sample; the first index is there from the beginning.
+    assert asked == Counter(shards.paths[1:])
+    assert [len(index) for index in shards.indexes()] == [4] * 10
+    assert len({*shards._now, *shards._before}) <= 8
+
+
+@pytest.mark.parametrize("samples", [4, 50])
+def test_a_window_of_many_shards_reads_each_index_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, samples: int
+) -> None:
+    monkeypatch.setattr(shards_module, "TURN", 4)
+    data = write_shards(tmp_path / "data", 8 * samples, samples)
+    shards, asked = Shards(sorted(data.glob("*.tar"))), Counter()
+    monkeypatch.setattr(
+        shards, "_index_of", lambda path: (asked.update([path]), open_index(path))[1]
+    )
+    for epoch in range(3):
+        for number in random.Random(epoch).sample(range(len(shards)), len(shards)):
+            assert shards.read(number).problem is None
+    assert asked == Counter(shards.paths[1:])
+
+
+def test_an_index_of_a_shard_that_was_replaced_meanwhile_is_not_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a purge, between taking the index away and putting the new shard in place."""
+    (shard,), (other,) = (
+        write_shards(tmp_path / name, count).glob("*.tar") for name, count in (("a", 3), ("b", 2))
+    )
+    digest = index_module._digest
+
+    def late(file: BinaryIO) -> str:
+        monkeypatch.setattr(index_module, "_digest", digest)
+        other.replace(shard)
+        return digest(file)
+
+    index_path(shard).unlink(missing_ok=True)
+    monkeypatch.setattr(index_module, "_digest", late)
+    with pytest.raises(ShardError, match="was replaced while it was read"):
+        open_index(shard)
+    assert not index_path(shard).exists()
+    assert len(open_index(shard)) == 2
+
+
+@pytest.mark.parametrize("damage", ["other", "gone"])
+def test_an_index_that_changes_while_its_set_is_open_is_a_bad_sample(
+    tmp_path: Path, damage: str
+) -> None:
+    data = write_shards(tmp_path / "data", 8, 4)
+    shards = Shards(sorted(data.glob("*.tar")))
+    write_shards(tmp_path / "other", 4, 3)
+    for path in (shards.paths[1], index_path(shards.paths[1])):
+        path.unlink()
+        if damage == "other":
+            path.write_bytes((tmp_path / "other" / path.name.replace("1", "0")).read_bytes())
+    assert [shards.read(number).problem for number in range(4)] == [None] * 4
+    assert [shards.read(number).problem for number in range(4, 8)] == ["index_changed"] * 4
