@@ -14,7 +14,7 @@ from blip_model.stored_products import store_products
 from engine.answering import Answerer
 from engine.attention_map import AttentionMap, attention_map
 from engine.config import ConfigError, ModelSection
-from engine.data.captions import clean_question
+from engine.data.captions import clean_question, valid_text
 from engine.data.tokenizer import open_tokenizer
 from engine.encoding import ANSWERS, Encoding
 from engine.pictures import Picture, Pictures, given_pictures, is_one
@@ -101,11 +101,13 @@ class LoadedBlip(Encoding):
         """What captions begin with, [1, L] on the device, [DEC] first.
 
         Raises:
-            ConfigError: captions of `max_length` tokens have no room for it, or the network has
-                too few positions for them.
+            ConfigError: it is no text; captions of `max_length` tokens have no room for it, or the
+                network has too few positions for them.
         """
         positions = self.model.config.max_positions
-        ids, _ = self.tokenizer.encode([prompt], positions)
+        if not isinstance(prompt, str):
+            raise ConfigError(f"prompt is {type(prompt).__name__}: one text for all pictures")
+        ids, _ = self.tokenizer.encode([valid_text(prompt)], positions)
         ids = ids[:, :-1].to(self.device)
         ids[:, 0] = self.model.config.bos_token_id
         if not ids.shape[1] < max_length <= positions:
@@ -261,6 +263,8 @@ def load(
     Raises:
         ConfigError: nothing there, or weights that do not fit the network.
     """
+    if precision not in ("fp32", "bf16"):
+        raise ConfigError(f"precision is {precision!r}: choose fp32 or bf16")
     device = choose_device(device)
     weights = open_weights(str(place))
     config = weights.config

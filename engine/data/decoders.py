@@ -32,13 +32,18 @@ def in_effect(config: RunConfig, device: str, *, single: bool) -> RunConfig:
     """The settings with `dali` for `auto` where that is what it comes to: DALI's views are nearly
     those of the host, and a run that goes on elsewhere must not change them unsaid.
 
-    Arguments and errors as those of `choose_decoders`.
+    Arguments as those of `choose_decoders`; nothing is announced or refused.
     """
     data = config.data
-    choice = {"single": single, "fast_views": data.fast_views}
-    if not choose_decoders(data.jpeg_decoder, device, **choice).planned:
+    wanted = _wanted(data.jpeg_decoder, device, data.fast_views)
+    if not wanted or _fault(device, single):
         return config
     return replace(config, data=replace(data, jpeg_decoder="dali"))
+
+
+def _wanted(choice: str, device: str, fast_views: bool) -> bool:
+    """Whether DALI makes the views if it can."""
+    return choice == "dali" or (choice == "auto" and device == "cuda" and fast_views)
 
 
 def choose_decoders(
@@ -64,7 +69,7 @@ def choose_decoders(
         raise ConfigError(
             f"{SETTING}: simplejpeg is not installed (pip install simplejpeg); or set auto"
         )
-    wanted = choice == "dali" or (choice == "auto" and device == "cuda" and fast_views)
+    wanted = _wanted(choice, device, fast_views)
     fault = _fault(device, single) if wanted else None
     if choice == "dali" and fault:
         raise ConfigError(f"{SETTING}: {fault}; or set auto")

@@ -190,6 +190,7 @@ def refuse_other_results(folder: Path, task: str, checkpoint: str) -> None:
 def write_results(path: Path, results: dict[str, Any] | list[dict[str, Any]]) -> None:
     """Write JSON whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
+    # Two evaluations may end at once.
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     os.replace(temporary, path)

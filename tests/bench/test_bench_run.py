@@ -48,8 +48,8 @@ def test_a_whole_run_leaves_figures_plots_and_a_table(tmp_path: Path) -> None:
     # A figure of another network than ViT-B never carries a name that is defined for ViT-B.
     assert all("_tiny" in name for name in figures)
     for name, value in figures.items():
-        # What must be none is none.
-        least = 0 if figure_of(name).at_most[:1] == (("cpu", 0),) else 1e-9
+        # What must not be more than so much may be nothing.
+        least = 0 if figure_of(name).at_most else 1e-9
         assert least <= spread[name]["q1"] <= value <= spread[name]["q3"]
     assert all(len(row["seconds"]) == row["repeats"] == 3 for row in results["times"])
     assert results["machine"]["threads"] == 1 and results["failed"] == []

@@ -266,3 +266,11 @@ def test_bf16_is_close_to_fp32(places: dict[str, Path], blip: LoadedBlip) -> Non
     torch.testing.assert_close(
         half.match(pictures, texts), blip.match(pictures, texts), atol=0.05, rtol=0
     )
+
+
+def test_a_prompt_is_one_text_and_a_precision_is_known(blip: LoadedBlip) -> None:
+    with pytest.raises(ConfigError, match="prompt is list: one text for all pictures"):
+        blip.caption([picture(0)], prompt=["a", "b"])
+    assert blip.caption(picture(0), prompt="\ud800 a")
+    with pytest.raises(ConfigError, match="precision is 'fp16': choose fp32 or bf16"):
+        engine.load("nowhere", precision="fp16")
