@@ -31,15 +31,18 @@ def arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--preset", choices=sorted(PRESETS), default="base")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the JSON")
     found = parser.parse_args(words)
-    # Safety has sizes of its own that are not made smaller.
-    usual = [name for name in SUITES if not (found.quick and name == "safety")]
-    found.suites = found.suites.split(",") if found.suites else usual
+    found.suites = found.suites.split(",") if found.suites else usual(found.quick)
     if unknown := set(found.suites) - set(SUITES):
         parser.error(f"no suite {', '.join(sorted(unknown))}: choose from {', '.join(SUITES)}")
     found.hardware = found.hardware or ("gpu" if torch.cuda.is_available() else "cpu")
     if found.hardware == "gpu" and not torch.cuda.is_available():
         parser.error("no GPU can be used here: take cpu")
     return found
+
+
+def usual(quick: bool) -> list[str]:
+    """The suites of a whole run; safety has sizes of its own that are not made smaller."""
+    return [name for name in SUITES if not (quick and name == "safety")]
 
 
 def run_suite(name: str, found: argparse.Namespace, part: Path) -> str:
@@ -55,8 +58,8 @@ def run_suite(name: str, found: argparse.Namespace, part: Path) -> str:
 
 def what(found: argparse.Namespace) -> str:
     """First part of the file's name: what was measured."""
-    whole = {*SUITES} - ({"safety"} if found.quick else set())
-    parts = ["bench"] if whole <= {*found.suites} else ["+".join(found.suites)]
+    whole = {*usual(found.quick)} <= {*found.suites}
+    parts = ["bench"] if whole else ["+".join(found.suites)]
     parts += ["quick"] if found.quick else []
     return "-".join(parts + ([found.preset] if found.preset != "base" else []))
 
