@@ -103,8 +103,9 @@ class Searched:
         candidates.scatter_(2, places[:, None, None].expand(-1, 2 * count, 1), tokens[:, :, None])
         last = places + 1 >= how.max_length
         ends = (tokens == end) | last[:, None]
-        self._running_scores, kept = (top + ends * WORST).topk(count, 1)
-        self._running = _rows(candidates, kept)
+        scores, kept = (top + ends * WORST).topk(count, 1)
+        self._running_scores.copy_(scores)
+        self._running.copy_(_rows(candidates, kept))
         length = ((places + 1 - self._prompt).double() ** how.length_penalty)[:, None].float()
         self._finish(candidates, top / length, ends)
         # No running beam can become better than the worst that ended.
@@ -121,9 +122,11 @@ class Searched:
         first = torch.arange(2 * count, device=ends.device) < count
         scores = scores + (~(ends & first)) * WORST
         merged = torch.cat([self._finished_scores, scores], 1)
-        self._finished_scores, best = merged.topk(count, 1)
-        self._finished = _rows(torch.cat([self._finished, candidates], 1), best)
-        self._is_finished = torch.cat([self._is_finished, ends & first], 1).gather(1, best)
+        scores, best = merged.topk(count, 1)
+        self._finished_scores.copy_(scores)
+        self._finished.copy_(_rows(torch.cat([self._finished, candidates], 1), best))
+        ended = torch.cat([self._is_finished, ends & first], 1)
+        self._is_finished.copy_(ended.gather(1, best))
 
     def result(self, slots: torch.Tensor) -> torch.Tensor:
         """[N, 1, max_length] ids, prompt included, padded after [SEP]."""

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from blip_model.blip import Blip
+from blip_model.layers import for_products
 from blip_model.med import MedAttention, MedLayer, TextDecoder
 from blip_model.packed_caption import caption_loss
 from blip_model.packed_text import SharedEmbeddings, heads, self_attend
@@ -89,6 +90,7 @@ def _shared_layers(
     """First states of matching's rows [3B, D] and packed states of captions [T, D], T may be 0."""
     own, text = embedded.packing, model.text_encoder
     mask, count, device = own.mask, len(own.mask), own.mask.device
+    image_states = for_products(image_states)
     # How many tokens the drawn texts have the device alone knows; all may be the longest.
     wrong = Packing.of(mask[text_of_image], None if own.spots is None else mask.numel())
     # Rows of the encoder: positives, wrong texts, texts with a wrong picture.

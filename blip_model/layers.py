@@ -74,3 +74,10 @@ class AddLayerNorm(nn.LayerNorm):
             norm_dtype=torch.get_autocast_dtype(kind) if low else None,
             backend=self.backend,
         )
+
+
+def for_products(states: torch.Tensor) -> torch.Tensor:
+    """What many products read, in the dtype that autocast has them in: cast once instead of in
+    each, and their gradients add up in it too."""
+    kind = states.device.type
+    return states.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else states

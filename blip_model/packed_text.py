@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from blip_model.layers import for_products
 from blip_model.med import MedAttention, MedLayer, TextTransformer
 from blip_model.packing import Packing
 from blip_model.recompute import run_layer
@@ -143,6 +144,8 @@ def looking_states(
         asking: see `cross_attend`; None where each text has its own picture.
         image_mask: see `cross_attend`.
     """
+
+    image_states = for_products(image_states)
 
     def run(layer: MedLayer, states: torch.Tensor) -> torch.Tensor:
         states = self_attend(layer.attention, states, packing, causal=causal)

@@ -12,6 +12,7 @@ import torch
 from blip_model.beams import Beams
 from blip_model.blip import Blip
 from blip_model.nucleus import Nucleus
+from blip_model.replayed import Replayed
 from blip_model.text_cache import DecodingCache
 
 # Pictures enter together, for larger products, once this share of the slots is free.
@@ -106,6 +107,7 @@ class _Held:
         self.work = how.start(model.config, slots, self.cache.lengths.device)
         self.names: list[Name | None] = [None] * slots
         self._logits: torch.Tensor | None = None
+        self._choose, self._extend = Replayed(self.work.choose), Replayed(self._follow)
 
     @property
     def free(self) -> list[int]:
@@ -138,7 +140,7 @@ class _Held:
         Returns:
             Pictures whose captions have ended, with these [captions a picture, max_length].
         """
-        tokens, sources, ended = self.work.choose(self._logits, self.cache.places)
+        tokens, sources, ended = self._choose(self._logits, self.cache.places)
         over = [
             slot for slot, end in enumerate(ended.tolist()) if end and self.names[slot] is not None
         ]
@@ -147,22 +149,32 @@ class _Held:
         for slot in over:
             self.names[slot] = None
         if self.running:
-            if sources is not None:
-                self.cache.reorder(sources)
+            # A GPU replays the work of all slots faster than it is told of another number.
+            can_shrink = can_shrink and not tokens.is_cuda
             if can_shrink and self.running <= COMPACT_AT * len(self.names):
-                tokens = self._shrink(tokens)
-            self._logits = self.cache.extend(tokens)
+                tokens, sources = self._shrink(tokens, sources)
+            (self._logits,) = self._extend(tokens, sources)
         return list(zip(done, rows, strict=True))
 
-    def _shrink(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Drop free slots; the tokens of the others."""
+    def _follow(self, tokens: torch.Tensor, sources: torch.Tensor | None) -> tuple[torch.Tensor]:
+        """Logits after these tokens [S * R] of rows that go on from others, or from themselves."""
+        if sources is not None:
+            self.cache.reorder(sources)
+        return (self.cache.extend(tokens),)
+
+    def _shrink(
+        self, tokens: torch.Tensor, sources: torch.Tensor | None
+    ) -> tuple[torch.Tensor, None]:
+        """Drop free slots; the tokens of the others, whose rows then go on from themselves."""
+        if sources is not None:
+            self.cache.reorder(sources)
         kept = [slot for slot, name in enumerate(self.names) if name is not None]
         slots = self._tensor(kept)
         self.cache.keep(slots)
         self.work.keep(slots)
         tokens = tokens.view(len(self.names), -1)[slots].flatten()
         self.names = [self.names[slot] for slot in kept]
-        return tokens
+        return tokens, None
 
     def _tensor(self, slots: list[int]) -> torch.Tensor:
         return torch.tensor(slots, device=self.cache.lengths.device)

@@ -3,6 +3,7 @@
 import torch
 
 from blip_model.blip import Blip
+from blip_model.layers import for_products
 from blip_model.med import MedLayer
 from blip_model.picture_cache import KeptKeysValues, KeptStates, states_suffice
 from kernels import attention
@@ -52,10 +53,7 @@ class DecodingCache:
         """
         if self._pictures is None:
             self._pictures = self._room_for_pictures(ids.shape[1])
-        device = image_states.device.type
-        if torch.is_autocast_enabled(device):
-            # Once, not for every product with them.
-            image_states = image_states.to(torch.get_autocast_dtype(device))
+        image_states = for_products(image_states)
         states = self.decoder.bert.embeddings(ids)
         for number, layer in enumerate(self.decoder.bert.encoder.layer):
             text = layer.attention.self.keys_values(states)
@@ -91,14 +89,15 @@ class DecodingCache:
 
     def reorder(self, rows: torch.Tensor) -> None:
         """Row i continues what row rows[i] has, [S * R] int64; rows stay in their slot."""
-        self._text = [(k.index_select(0, rows), v.index_select(0, rows)) for k, v in self._text]
+        for cache in (cache for pair in self._text for cache in pair):
+            cache.copy_(cache.index_select(0, rows))
 
     def keep(self, slots: torch.Tensor) -> None:
         """Go on with these slots [K] only, in this order."""
         rows = slots[:, None] * self.rows + torch.arange(self.rows, device=slots.device)
         self._pictures.keep(slots)
         self.slots, self.lengths = len(slots), self.lengths[slots]
-        self.reorder(rows.flatten())
+        self._text = [tuple(t.index_select(0, rows.flatten()) for t in pair) for pair in self._text]
 
     def _self_attend(
         self,

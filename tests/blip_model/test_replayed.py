@@ -1,0 +1,98 @@
+"""Replayed functions do what they did when they were called; decoding's stay where they are."""
+
+import pytest
+import torch
+
+from blip_model.beams import Beams
+from blip_model.caption import BlipCaption
+from blip_model.generate import captions
+from blip_model.nucleus import Nucleus
+from blip_model.replayed import Replayed
+from blip_model.slots import Encoded, _Held
+from tests.tiny import spread, tiny_config
+
+GPU = torch.cuda.is_available()
+HOW = (Nucleus(max_length=12, samples=2), Beams(max_length=12, repetition_penalty=1.1))
+
+
+class Counter:
+    """Something that a call changes and reads."""
+
+    def __init__(self, device: str) -> None:
+        self.total = torch.zeros(3, device=device)
+
+    def add(
+        self, number: torch.Tensor, nothing: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        self.total += number
+        return self.total * 2, nothing
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_every_call_happens_once(device: str) -> None:
+    if device == "cuda" and not GPU:
+        pytest.skip("no GPU")
+    counter = Counter(device)
+    add, expected = Replayed(counter.add), torch.zeros(3)
+    for number in range(1, 7):
+        expected += number
+        doubled, nothing = add(torch.full((3,), float(number), device=device), None)
+        assert nothing is None
+        torch.testing.assert_close(doubled.cpu(), 2 * expected)
+        torch.testing.assert_close(counter.total.cpu(), expected)
+
+
+def group(model: BlipCaption, how: Nucleus | Beams, count: int) -> Encoded:
+    """Pictures that wait."""
+    generator = torch.Generator().manual_seed(count)
+    config = model.config
+    image = torch.randn(count, 3, config.image_size, config.image_size, generator=generator)
+    shape = (count, how.rows, how.max_length)
+    numbers = torch.rand(shape, generator=generator, dtype=torch.float64)
+    ids = torch.full((count, 2), config.bos_token_id)
+    ids[:, 1] = 7
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        states = model.encode_image(image.to(device))
+    return Encoded(states, ids.to(device), numbers.to(device))
+
+
+def captioner() -> BlipCaption:
+    torch.manual_seed(3)
+    model = BlipCaption(tiny_config())
+    spread(model)
+    return model.eval()
+
+
+@pytest.mark.parametrize("how", HOW)
+@torch.no_grad()
+def test_what_a_token_reads_and_changes_stays_where_it_is(how: Nucleus | Beams) -> None:
+    model = captioner()
+    held, came = _Held(model, how, 3), group(model, how, 3)
+    held.admit([0, 1, 2], [(0, 0), (0, 1), (0, 2)], came)
+
+    def places() -> dict[str, int]:
+        parts = {"lengths": held.cache.lengths}
+        parts |= {f"text {n}": t for n, pair in enumerate(held.cache._text) for t in pair}
+        parts |= {n: t for n, t in vars(held.work).items() if isinstance(t, torch.Tensor)}
+        pictures = vars(held.cache._pictures).items()
+        parts |= {n: t for n, t in pictures if isinstance(t, torch.Tensor)}
+        return {name: tensor.data_ptr() for name, tensor in parts.items()}
+
+    before = places()
+    assert len(before) > 5
+    for _ in range(4):
+        held.step(can_shrink=False)
+    assert places() == before
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not GPU, reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("how", HOW)
+def test_captions_of_a_replaying_gpu_are_those_of_a_cpu(how: Nucleus | Beams) -> None:
+    model = captioner()
+    came = group(model, how, 5)
+    expected = captions(model, came.states, came.prompt_ids, how, came.uniforms)
+    there = (part.cuda() for part in (came.states, came.prompt_ids, came.uniforms))
+    states, ids, numbers = there
+    assert torch.equal(captions(model.cuda(), states, ids, how, numbers).cpu(), expected)
