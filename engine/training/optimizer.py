@@ -67,16 +67,16 @@ class GuardedAdamW(torch.optim.AdamW):
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         norm = self._norm(gradients)
-        self.overflow = not bool(torch.isfinite(norm))
-        if self.overflow:
-            return
-        scale = 1.0
+        finite, scale = torch.isfinite(norm), 1.0
         if self.clip_norm > 0:
             scale = (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)
         # A parameter that was passed over once counts its updates differently from then on.
         self.even = self.even and len(gradients) == len(parameters)
         if self.one_pass and self.even:
-            self._step_in_one_pass(scale)
+            # Before the host waits to know whether: a GPU would have nothing to do meanwhile.
+            self._step_in_one_pass(scale, finite)
+        self.overflow = not bool(finite)
+        if self.overflow or (self.one_pass and self.even):
             return
         if self.clip_norm > 0:
             torch._foreach_mul_(gradients, scale)
@@ -91,11 +91,11 @@ class GuardedAdamW(torch.optim.AdamW):
         torch.distributed.all_reduce(square)
         return square.sqrt().float()
 
-    def _step_in_one_pass(self, scale: torch.Tensor | float) -> None:
+    def _step_in_one_pass(self, scale: torch.Tensor | float, taken: torch.Tensor) -> None:
         for group in self.param_groups:
             parameters = group["params"]
             states = [self.state[parameter] for parameter in parameters]
-            torch._foreach_add_([state["step"] for state in states], 1)
+            torch._foreach_add_([state["step"] for state in states], taken.float())
             adamw_ema_(
                 [parameter.detach() for parameter in parameters],
                 [parameter.grad for parameter in parameters],
@@ -109,6 +109,7 @@ class GuardedAdamW(torch.optim.AdamW):
                 scale=scale,
                 followers=[self.followers.get(parameter) for parameter in parameters],
                 momentum=self.momentum,
+                taken=taken,
             )
 
 

@@ -24,11 +24,12 @@ def adamw_ema_(
     followers: Sequence[torch.Tensor | None] | None = None,
     momentum: float = 1.0,
     copies: Sequence[torch.Tensor | None] | None = None,
+    taken: torch.Tensor | None = None,
     backend: str = "auto",
 ) -> None:
     """Update weights and moments in place, and let followers and copies follow.
 
-    Whether a step is taken at all is decided before: nothing is checked for being finite.
+    Whether a step is taken at all the caller decides: nothing is checked for being finite.
 
     Args:
         weights: float32, each dense and without gaps.
@@ -45,6 +46,8 @@ def adamw_ema_(
             weight without one, or for none at all.
         momentum: m of the followers.
         copies: the new weights in another dtype (bfloat16), None as above.
+        taken: 0-dim bool on the weights' device, not waited for; where it is False nothing
+            changes. None takes the step.
         backend: `triton` (GPU), `reference` or `auto`.
 
     Raises:
@@ -70,6 +73,7 @@ def adamw_ema_(
         torch.full_like(update, learning_rate * weight_decay),
         learning_rate / (1 - betas[0] ** update),
         (1 - betas[1] ** update).sqrt(),
+        torch.ones_like(update) if taken is None else taken.double(),
     ]
     settings = (torch.stack(factors).to(weights[0].dtype), betas, eps, momentum)
     if chosen == "reference":

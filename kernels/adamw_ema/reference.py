@@ -21,8 +21,11 @@ def adamw_ema_reference(
     w <- w - lr decay w, m <- m + (1 - beta1) (g - m), v <- beta2 v + (1 - beta2) g g,
     w <- w - lr / (1 - beta1^t) m / (sqrt(v) / sqrt(1 - beta2^t) + eps), and then
     follower <- follower + (1 - momentum) (w - follower), copy <- w.
+    Where `factors[4]` is 0 nothing changes.
     """
-    scale, decay, step_size, root = factors.unbind()
+    scale, decay, step_size, root, taken = factors.unbind()
+    if not taken:
+        return
     tensors = zip(weights, gradients, first_moments, second_moments, followers, copies, strict=True)
     for weight, gradient, first, second, follower, copy in tensors:
         gradient = gradient * scale

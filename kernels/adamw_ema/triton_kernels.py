@@ -39,10 +39,11 @@ def adamw_ema_kernel(
         first = tl.multiple_of(first, 16)
     places = first + tl.arange(0, BLOCK)
     # A mask against a length that is not known would break the reads into single numbers.
-    if first + BLOCK <= length:
-        _update(line, places, None, factors_ptr, rates, ALIGNED, COPY)
-    else:
-        _update(line, places, places < length, factors_ptr, rates, ALIGNED, COPY)
+    if tl.load(factors_ptr + 4) != 0.0:
+        if first + BLOCK <= length:
+            _update(line, places, None, factors_ptr, rates, ALIGNED, COPY)
+        else:
+            _update(line, places, places < length, factors_ptr, rates, ALIGNED, COPY)
 
 
 @triton.jit

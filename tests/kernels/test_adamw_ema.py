@@ -144,3 +144,14 @@ def test_a_forced_backend_that_cannot_run_raises(monkeypatch: pytest.MonkeyPatch
     lists = [[torch.zeros(3)] for _ in range(4)]
     with pytest.raises(RuntimeError, match="tensors are on cpu"):
         adamw_ema_(*lists, torch.ones(()), backend="triton", **SETTINGS)
+
+
+@pytest.mark.parametrize("backend", ["reference", "triton"])
+def test_a_step_that_is_not_taken_changes_nothing(backend: str) -> None:
+    lists = case()
+    for taken in (False, True):
+        told = torch.tensor(taken, device=DEVICE)
+        after = moved(lists, backend, torch.float32, 1, scale=float("nan"), taken=told)
+        for name in ("weights", "first_moments", "second_moments", "followers", "copies"):
+            pairs = [(a, b) for a, b in zip(lists[name], after[name], strict=True) if a is not None]
+            assert all(torch.equal(a, b) for a, b in pairs) is not taken
