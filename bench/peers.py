@@ -36,6 +36,24 @@ def chunked_contrast(
     return total / len(query)
 
 
+def materialised_contrast(
+    query: torch.Tensor,
+    momentum_query: torch.Tensor,
+    keys: torch.Tensor,
+    queue: torch.Tensor,
+    temperature: torch.Tensor,
+    alpha: float,
+) -> torch.Tensor:
+    """One direction of the loss in the original's own lines, in whatever precision is on."""
+    everything = torch.cat([keys.t(), queue.t().clone().detach()], 1)
+    with torch.no_grad():
+        soft = momentum_query @ everything / temperature
+        hard = torch.zeros_like(soft).fill_diagonal_(1)
+        targets = alpha * F.softmax(soft, 1) + (1 - alpha) * hard
+    scores = query @ everything / temperature
+    return -torch.sum(F.log_softmax(scores, 1) * targets, 1).mean()
+
+
 def looped_negatives(
     query: torch.Tensor, keys: torch.Tensor, temperature: torch.Tensor
 ) -> torch.Tensor:

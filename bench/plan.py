@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-SUITES = ("work", "step", "kernels", "layers", "captioning", "capfilt", "rerank", "data", "safety")
+SUITES = ("work", "anchors", "step", "kernels", "layers", "captioning", "capfilt", "rerank", "data")
+SUITES += ("safety",)
 # Tokens of a caption, special ones included: mean 13, as web captions have (reference: ~11 + 2).
 LENGTHS = (10, 16, 12, 14, 8, 18, 11, 15)
 

@@ -16,12 +16,15 @@ class Record:
         figures: numbers by name.
         spread: of each figure, its quartiles and repeats; a count has one repeat.
         times: of each comparison and side, in seconds a call.
+        kernels: where a GPU's time goes, by what was profiled: of each kernel its kind, calls and
+            milliseconds in one run of it, the longest first.
         notes: lines about what could not be measured, or how to read it.
     """
 
     figures: dict[str, float] = field(default_factory=dict)
     spread: dict[str, dict[str, float]] = field(default_factory=dict)
     times: list[dict[str, Any]] = field(default_factory=list)
+    kernels: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def figure(self, name: str, value: Spread | float) -> None:
@@ -48,6 +51,7 @@ class Record:
         self.figures |= other.figures
         self.spread |= other.spread
         self.times += other.times
+        self.kernels |= other.kernels
         for line in other.notes:
             self.note(line)
 

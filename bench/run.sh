@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measure against the original BLIP and other peers; figures go to bench/results:
-#   bash bench/run.sh [cpu|gpu] [--quick] [--suites work,step,kernels,layers,captioning,capfilt,rerank,data,safety]
+#   bash bench/run.sh [cpu|gpu] [--quick] [--suites work,anchors,step,kernels,layers,captioning,capfilt,rerank,data,safety]
 # Golden tests run first; when they fail nothing is measured and the exit code is 2.
 # Or all downstream tasks on small real data, tuned and untuned; it goes on where it was stopped:
 #   bash bench/run.sh tasks [--output_dir runs/tasks] [--tasks vqa nlvr] [--seeds 0 1 2]

@@ -85,23 +85,35 @@ def test_itc_loss(compare: Compare, plan: Plan, record: Record, config: BlipConf
         record.figure(f"kernel_itc_loss_ratio_compiled{plan.suffix}", faster)
         faster = ratio(times["gemm"], times["ours"])
         record.figure(f"kernel_itc_loss_ratio_gemm{plan.suffix}", faster)
-        _in_bf16(compare, inputs, plan)
+        _in_bf16(compare, inputs, plan, record)
 
 
-def _in_bf16(compare: Compare, inputs: tuple[torch.Tensor, ...], plan: Plan) -> None:
-    """Both designs under autocast, as training runs them; only times, no figure."""
-    query, *rest, temperature = inputs
+def _in_bf16(
+    compare: Compare, inputs: tuple[torch.Tensor, ...], plan: Plan, record: Record
+) -> None:
+    """Both designs and the original's lines under autocast, as training runs them."""
+    query, temperature = inputs[0], inputs[-1]
 
-    def by(backend: str) -> Side:
+    def by(contrast: Callable[..., torch.Tensor], **settings: str) -> Side:
         def loss() -> torch.Tensor:
             with torch.autocast("cuda", torch.bfloat16):
-                return itc_loss(query, *rest, temperature, ALPHA, backend=backend)
+                return contrast(*inputs, ALPHA, **settings)
 
         return with_gradient(loss, [query, temperature], None)
 
-    sides = {name: by(name) for name in ("triton", "triton_gemm")}
-    agree(sides, 0.05)
-    compare(f"itc_loss, {len(query)} rows, queue {plan.queue_size}, bfloat16", sides)
+    sides = {
+        "original": by(peers.materialised_contrast),
+        "original, compiled": by(torch.compile(peers.materialised_contrast)),
+        "ours": by(itc_loss, backend="triton"),
+        "ours, gemm": by(itc_loss, backend="triton_gemm"),
+    }
+    # The original's scores are rounded to bfloat16.
+    agree(sides, 0.1)
+    times = compare(f"itc_loss, {len(query)} rows, queue {plan.queue_size}, bfloat16", sides)
+    name, ours = "kernel_itc_loss_bf16_ratio", times["ours"]
+    record.figure(f"{name}{plan.suffix}", ratio(times["original"], ours))
+    record.figure(f"{name}_compiled{plan.suffix}", ratio(times["original, compiled"], ours))
+    record.figure(f"{name}_gemm{plan.suffix}", ratio(times["ours, gemm"], ours))
 
 
 def test_hard_negatives(compare: Compare, plan: Plan, record: Record, config: BlipConfig) -> None:
@@ -164,7 +176,7 @@ def test_attention(
 
 
 def test_fused_attentions(compare: Compare, plan: Plan, record: Record, config: BlipConfig) -> None:
-    """Every attention kernel that can be had, one by one at 197 tokens; only times, no figure."""
+    """Every attention kernel that can be had, one by one at 197 tokens, forward and backward."""
     if plan.device.type != "cuda":
         pytest.skip("a CPU has one fused attention, compared above")
     shape = (plan.kernel_batch, config.vision_heads, config.image_tokens)
@@ -183,7 +195,12 @@ def test_fused_attentions(compare: Compare, plan: Plan, record: Record, config: 
         else:
             sides[name] = side
     agree(sides, 0.05)
-    compare(f"fused attention, {plan.kernel_batch} rows, bfloat16", sides)
+    times = compare(f"fused attention, {plan.kernel_batch} rows, bfloat16", sides)
+    # Two products forward, five back.
+    operations = 7 * 2 * leaves[0].numel() * config.image_tokens
+    for name, seconds in times.items():
+        work = ratio([operations] * plan.rounds, seconds)
+        record.figure(f"attention_flops_{name}{plan.suffix}", work)
 
 
 def test_ema(compare: Compare, plan: Plan, record: Record, config: BlipConfig) -> None:

@@ -41,6 +41,8 @@ class Ours:
         self.device, self.steps = device, 0
         # On the device once: a number of the host would be waited for in each step.
         self.alpha = torch.full((), ALPHA, dtype=torch.float64, device=device)
+        self.group = torch.zeros(1, dtype=torch.int64, device=device)
+        self.passes = {False: (self.momentum.features, self.model.forward)}
         self.one_pass = device.type == "cuda"
         if self.one_pass:
             online = dict(self.model.named_parameters())
@@ -48,17 +50,26 @@ class Ours:
             pairs = {online[online_name(name)]: p for name, p in followers.items()}
             self.optimizer.follow(pairs, MOMENTUM)
 
-    def loss(self, pairs: Pairs, precision: str) -> tuple[torch.Tensor, MomentumFeatures]:
+    def loss(
+        self, pairs: Pairs, precision: str, *, compiled: bool = False
+    ) -> tuple[torch.Tensor, MomentumFeatures]:
         """Sum of the three losses, and what goes into the queues."""
+        if compiled and True not in self.passes:
+            # As `train.compile` has it.
+            settings = {"fullgraph": True, "dynamic": False}
+            self.passes[True] = tuple(torch.compile(p, **settings) for p in self.passes[False])
+        features_of, forward = self.passes[compiled]
         inputs, shape = pairs.trimmed(), {"capacity": pairs.capacity}
+        # What is drawn changes from step to step, and the program does not.
+        draw = {"seed": 0, "group_keys": self.group + self.steps}
         with cast(precision, self.device):
-            features = self.momentum.features(*inputs, **shape)
-            losses = self.model(*inputs, features, alpha=self.alpha, seed=self.steps, **shape)
+            features = features_of(*inputs, **shape)
+            losses = forward(*inputs, features, alpha=self.alpha, **draw, **shape)
         return sum(losses.values()), features
 
-    def step(self, pairs: Pairs, precision: str) -> None:
-        """One training step."""
-        loss, features = self.loss(pairs, precision)
+    def step(self, pairs: Pairs, precision: str, *, compiled: bool = False) -> None:
+        """One training step, as it is written or through `torch.compile`."""
+        loss, features = self.loss(pairs, precision, compiled=compiled)
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
