@@ -94,8 +94,8 @@ class Packing:
         """[T, ...] -> [rows, length, ...], zeros between."""
         cells = self.mask.numel()
         if self.spots is None:
-            padded = packed.new_zeros(cells, *packed.shape[1:]).index_copy(0, self.flat, packed)
+            padded = packed.new_zeros(cells, *packed.shape[1:]).index_copy_(0, self.flat, packed)
         else:
             padded = packed.new_zeros(cells + 1, *packed.shape[1:])
-            padded = padded.index_copy(0, self.spots, packed)[:cells]
+            padded = padded.index_copy_(0, self.spots, packed)[:cells]
         return padded.unflatten(0, self.mask.shape)

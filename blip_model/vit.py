@@ -1,6 +1,6 @@
 """The image encoder: a plain vision transformer (Dosovitskiy et al. 2020, arXiv:2010.11929)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 import torch
@@ -35,10 +35,13 @@ class VisionAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x_BPD: torch.Tensor) -> torch.Tensor:
-        query, key, value = (
-            self.qkv(x_BPD).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        )
+        query, key, value = self._heads(self.qkv(x_BPD), 3)
         return self.proj(attention(query, key, value).transpose(1, 2).flatten(2))
+
+    def _heads(self, joined: torch.Tensor, parts: int) -> Iterator[torch.Tensor]:
+        """[B, P, parts D] -> parts of [B, H, P, K], whose gradients are joined by one copy."""
+        of_heads = joined.unflatten(2, (parts, self.heads, -1)).unbind(2)
+        return (part.transpose(1, 2) for part in of_heads)
 
     def first(self, x_BPD: torch.Tensor) -> torch.Tensor:
         """Row 0 of the result, [B, 1, D]: queries of the other rows are not projected.
@@ -50,7 +53,7 @@ class VisionAttention(nn.Module):
         query = nn.functional.linear(x_BPD[:, :1], weight[:width], bias[:width])
         query = query.unflatten(2, (self.heads, -1)).transpose(1, 2)
         both = nn.functional.linear(x_BPD, weight[width:], bias[width:])
-        key, value = both.unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        key, value = self._heads(both, 2)
         return self.proj(attention(query, key, value).transpose(1, 2).flatten(2))
 
 

@@ -82,7 +82,7 @@ def _padded(
 
     def pad(tokens: torch.Tensor, at: torch.Tensor, length: int) -> torch.Tensor:
         padded = tokens.new_zeros((len(starts[0]) - 1) * length, *tokens.shape[1:])
-        padded = padded.index_copy(0, at, tokens)
+        padded = padded.index_copy_(0, at, tokens)
         return padded.unflatten(0, (-1, length)).transpose(1, 2)
 
     lengths = starts[1].diff()
