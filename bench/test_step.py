@@ -59,6 +59,45 @@ def _keep_ratios(record: Record, times: Times, suffix: str) -> None:
     record.figure(f"step_time_ratio_shipped{suffix}", ratio(times["original fp32"], best))
 
 
+def test_memory_of_our_step_alone(plan: Plan, record: Record) -> None:
+    """Peak GPU memory of a large batch, weights and optimizer included."""
+    if plan.device.type != "cuda":
+        pytest.skip("a CPU keeps no count of the memory that tensors take")
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    config = preset(plan.preset)
+    ours = Ours(config, plan.queue_size, plan.device)
+    batch = pairs(config, OURS_ALONE, plan.device)
+    for _ in range(2):
+        ours.step(batch, "bf16")
+    peak = torch.cuda.max_memory_allocated() / 2**30
+    record.figure(f"peak_memory_gib_batch{OURS_ALONE}{plan.suffix}", peak)
+
+
+def test_our_step_alone(compare: Compare, plan: Plan, record: Record) -> None:
+    """As it is written and compiled, against what the GPU's products can reach."""
+    if plan.device.type != "cuda":
+        pytest.skip("on a CPU our step is measured beside the original")
+    config, count = preset(plan.preset), plan.peer_batch
+    ours, batch = Ours(config, plan.queue_size, plan.device), pairs(config, count, plan.device)
+    sides = {
+        "ours bf16": side(ours, batch, "bf16"),
+        "ours bf16 compiled": lambda: ours.step(batch, "bf16", compiled=True),
+    }
+    name = f"step, {plan.preset}, batch {count}"
+    times = compare(name, sides)
+    ceiling = gemm_ceiling(config.vision_width, count)
+    record.figure("gemm_ceiling", ceiling)
+    useful = pretraining_flops(config, MEAN_TOKENS) * count / ceiling
+    for way, seconds in ways_of(times).items():
+        end = f"{way}{plan.suffix}"
+        record.figure(f"images_per_second{end}", ratio([count] * plan.rounds, seconds))
+        record.figure(f"mfu{end}", ratio([useful] * plan.rounds, seconds))
+    for who, step in sides.items():
+        record.kernels[f"{name}, {who}"] = kernel_times(step)
+
+
 def test_step_against_the_strong_peer(compare: Compare, plan: Plan, record: Record) -> None:
     """Autocast, SDPA, negatives at once, fused AdamW, compiled: what an expert makes of it."""
     if plan.device.type != "cuda":
@@ -66,27 +105,25 @@ def test_step_against_the_strong_peer(compare: Compare, plan: Plan, record: Reco
         pytest.skip("on a CPU the peer is the original itself")
     config, count = preset(plan.preset), plan.peer_batch
     ours, batch = Ours(config, plan.queue_size, plan.device), pairs(config, count, plan.device)
-    peer = Original(ours, strong=True)
+    peer = side(Original(ours, strong=True), batch, "bf16")
     sides = {
-        "strong peer": side(peer, batch, "bf16"),
+        "strong peer": peer,
         "ours bf16": side(ours, batch, "bf16"),
         "ours bf16 compiled": lambda: ours.step(batch, "bf16", compiled=True),
     }
     name = f"step, {plan.preset}, batch {count}, strong peer"
     times = compare(name, sides)
-    ceiling = gemm_ceiling(config.vision_width, count)
-    record.figure("gemm_ceiling", ceiling)
-    useful = pretraining_flops(config, MEAN_TOKENS) * count / ceiling
+    for way, seconds in ways_of(times).items():
+        faster = ratio(times["strong peer"], seconds)
+        record.figure(f"step_time_ratio_strong{way}{plan.suffix}", faster)
+    record.kernels[name] = kernel_times(peer)
+
+
+def ways_of(times: Times) -> Times:
+    """Our step's times by what stands behind its figures: nothing for the faster of both ways,
+    which a run chooses by train.compile."""
     ways = {"_eager": times["ours bf16"], "_compiled": times["ours bf16 compiled"]}
-    # Without a suffix: the faster of both, which a run chooses by train.compile.
-    ways[""] = min(ways.values(), key=statistics.median)
-    for way, seconds in ways.items():
-        end = f"{way}{plan.suffix}"
-        record.figure(f"step_time_ratio_strong{end}", ratio(times["strong peer"], seconds))
-        record.figure(f"images_per_second{end}", ratio([count] * plan.rounds, seconds))
-        record.figure(f"mfu{end}", ratio([useful] * plan.rounds, seconds))
-    for who, step in sides.items():
-        record.kernels[f"{name}, {who}"] = kernel_times(step)
+    return ways | {"": min(ways.values(), key=statistics.median)}
 
 
 def gemm_ceiling(width: int, count: int) -> float:
@@ -104,19 +141,3 @@ def gemm_ceiling(width: int, count: int) -> float:
         torch.cuda.synchronize()
         seconds.append(start.elapsed_time(end) / 1e4)
     return 2 * rows * width * 4 * width / min(seconds)
-
-
-def test_memory_of_our_step_alone(plan: Plan, record: Record) -> None:
-    """Peak GPU memory of a large batch, weights and optimizer included."""
-    if plan.device.type != "cuda":
-        pytest.skip("a CPU keeps no count of the memory that tensors take")
-    gc.collect()
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    config = preset(plan.preset)
-    ours = Ours(config, plan.queue_size, plan.device)
-    batch = pairs(config, OURS_ALONE, plan.device)
-    for _ in range(2):
-        ours.step(batch, "bf16")
-    peak = torch.cuda.max_memory_allocated() / 2**30
-    record.figure(f"peak_memory_gib_batch{OURS_ALONE}{plan.suffix}", peak)

@@ -7,6 +7,8 @@ after it is shared. A picture's keys and values are projected once a layer. With
 rows of captions are left out.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
@@ -148,7 +150,8 @@ def _look(
     `own` are the packings of rows that look at their own picture: positives, wrong, and captions
     where there are any.
     """
-    keys, values = block.self.keys_values(image_states)
+    pictures = (block.self.key(image_states), block.self.value(image_states))
+    keys, values = (heads(block, projected) for projected in pictures)
     dropout = block.dropout if block.training else 0.0
     kinds = (*own[:2], misled, *own[2:])
     queries = block.self.query(states).split([len(packing) for packing in kinds])
@@ -157,13 +160,31 @@ def _look(
     seen = attention(heads(block, together), keys, values, dropout=dropout)
     lengths = [part.shape[1] for part in (*padded[:2], *padded[3:])]
     seen = seen.transpose(1, 2).flatten(2).split(lengths, 1)
-    elsewhere = attention(
-        heads(block, padded[2]),
-        keys.index_select(0, image_of_text),
-        values.index_select(0, image_of_text),
-        dropout=dropout,
-    )
+    others = (heads(block, _Rows.apply(projected, image_of_text)) for projected in pictures)
+    elsewhere = attention(heads(block, padded[2]), *others, dropout=dropout)
     elsewhere = elsewhere.transpose(1, 2).flatten(2)
     contexts = (*seen[:2], elsewhere, *seen[2:])
     packed = [packing.pack(context) for packing, context in zip(kinds, contexts, strict=True)]
     return block.output(torch.cat(packed), states)
+
+
+class _Rows(torch.autograd.Function):
+    """x[index], some rows taken several times.
+
+    Their gradients are added up by a product, in one order: PyTorch's own way adds numbers one by
+    one, on a GPU in any order and as long as the products of the layer take.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(index)
+        ctx.count = len(x)
+        return x.index_select(0, index)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (index,) = ctx.saved_tensors
+        rows = torch.arange(ctx.count, device=index.device)
+        taken = (rows[:, None] == index).to(upstream.dtype)
+        return (taken @ upstream.flatten(1)).view(ctx.count, *upstream.shape[1:]), None

@@ -84,12 +84,15 @@ def self_attend(
     Returns:
         [T, D], or [rows, D].
     """
-    asking = states[packing.first] if first_only else states
-    answer = Packing.singles(len(packing.mask), states.device) if first_only else packing
+    low, answer, asking = for_products(states), packing, states
+    low_asking = low
+    if first_only:
+        answer = Packing.singles(len(packing.mask), states.device)
+        asking, low_asking = states[packing.first], low[packing.first]
     context = attention(
-        heads(block, answer.pad(block.self.query(asking))),
-        heads(block, packing.pad(block.self.key(states))),
-        heads(block, packing.pad(block.self.value(states))),
+        heads(block, answer.pad(block.self.query(low_asking))),
+        heads(block, packing.pad(block.self.key(low))),
+        heads(block, packing.pad(block.self.value(low))),
         causal=causal,
         key_mask=packing.mask,
         dropout=block.dropout if block.training else 0.0,

@@ -1,6 +1,7 @@
 """Texts without padding: the tokens of all rows one after the other."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -88,14 +89,37 @@ class Packing:
 
     def pack(self, padded: torch.Tensor) -> torch.Tensor:
         """[rows, length, ...] -> [T, ...]."""
-        return padded.flatten(0, 1).index_select(0, self.flat)
+        return _Pack.apply(padded, self.flat, self.spots)
 
     def pad(self, packed: torch.Tensor) -> torch.Tensor:
         """[T, ...] -> [rows, length, ...], zeros between."""
-        cells = self.mask.numel()
-        if self.spots is None:
-            padded = packed.new_zeros(cells, *packed.shape[1:]).index_copy_(0, self.flat, packed)
-        else:
-            padded = packed.new_zeros(cells + 1, *packed.shape[1:])
-            padded = padded.index_copy_(0, self.spots, packed)[:cells]
-        return padded.unflatten(0, self.mask.shape)
+        return _padded(packed, self.flat, self.spots, self.mask.shape)
+
+
+class _Pack(torch.autograd.Function):
+    """Takes tokens out; their gradients are put back, each in a place of its own, and not added
+    up as PyTorch must where it does not know that."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, padded: torch.Tensor, flat: torch.Tensor, spots: torch.Tensor | None
+    ) -> torch.Tensor:
+        ctx.save_for_backward(flat, spots)
+        ctx.cells = padded.shape[:2]
+        return padded.flatten(0, 1).index_select(0, flat)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return _padded(upstream, *ctx.saved_tensors, ctx.cells), None, None
+
+
+def _padded(
+    packed: torch.Tensor, flat: torch.Tensor, spots: torch.Tensor | None, shape: torch.Size
+) -> torch.Tensor:
+    cells = shape[0] * shape[1]
+    # Spare tokens have a place behind all others, which is cut off.
+    spare = int(spots is not None)
+    padded = packed.new_zeros(cells + spare, *packed.shape[1:])
+    padded = padded.index_copy_(0, spots if spare else flat, packed)
+    return padded[:cells].unflatten(0, shape)

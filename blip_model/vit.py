@@ -7,10 +7,26 @@ import torch
 from torch import nn
 
 from blip_model.config import BlipConfig
-from blip_model.layers import AddLayerNorm, MlpOutput
+from blip_model.layers import AddLayerNorm, MlpOutput, for_products
 from blip_model.positions import resize_positions
 from blip_model.recompute import run_layer
 from kernels import attention
+
+
+class PatchProjection(nn.Conv2d):
+    """A convolution whose steps are as wide as its kernel, as the one product that it is.
+
+    [B, 3, H, W] -> [B, P, D]. A GPU's library takes long for such convolutions, and may round
+    float32 numbers in them.
+    """
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        high, wide = self.kernel_size
+        rows, columns = image.shape[2] // high, image.shape[3] // wide
+        cut = image[:, :, : rows * high, : columns * wide]
+        cut = cut.unflatten(3, (columns, wide)).unflatten(2, (rows, high))
+        patches = for_products(cut).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+        return nn.functional.linear(patches, self.weight.flatten(1), self.bias)
 
 
 class PatchEmbed(nn.Module):
@@ -19,10 +35,10 @@ class PatchEmbed(nn.Module):
     def __init__(self, config: BlipConfig) -> None:
         super().__init__()
         size = config.patch_size
-        self.proj = nn.Conv2d(3, config.vision_width, kernel_size=size, stride=size)
+        self.proj = PatchProjection(3, config.vision_width, kernel_size=size, stride=size)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return self.proj(image).flatten(2).transpose(1, 2)
+        return self.proj(image)
 
 
 class VisionAttention(nn.Module):

@@ -16,6 +16,8 @@ from engine.data import pack, pack_pairs
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+# What is compared in float32 is computed in it.
+torch.backends.cudnn.allow_tf32 = False
 # A name that is no file is looked for in the hub's cache, and nobody is asked.
 os.environ["HF_HUB_OFFLINE"] = "1"
 # An example takes as long as the machine lets it, and is the same everywhere.

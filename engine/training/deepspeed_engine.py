@@ -74,6 +74,10 @@ class DeepSpeedEngine:
             raise ConfigError(
                 f"deepspeed.config {config.deepspeed.config}: DeepSpeed refuses it: {error}"
             ) from None
+        self._alone = self.stage == 0 and torch.distributed.get_world_size() == 1
+        if self._alone:
+            # Nothing is to be reduced, and DeepSpeed would copy all gradients there and back.
+            self.engine.enable_backward_allreduce = False
         if self.guarded and self.stage:
             self._step_on_the_weights()
             self.inner_optimizer.one_pass = parameters[0].device.type in self.one_pass_on
@@ -100,6 +104,11 @@ class DeepSpeedEngine:
         """
         for group in self.engine.optimizer.param_groups:
             group["lr"] = learning_rate
+        if last and self._alone:
+            # As DeepSpeed does where it reduces: what no loss depends on decays like the rest.
+            for parameter in self.model.parameters():
+                if parameter.requires_grad and parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
         self.engine.step()
         refused = self.guarded and self.inner_optimizer.overflow
         return last and self.engine.was_step_applied() and not refused

@@ -21,6 +21,8 @@ def deepspeed_config(config: RunConfig, micro_batch: int, accumulation: int) -> 
         "zero_allow_untested_optimizer": True,
         "zero_optimization": {"stage": stage},
         "steps_per_print": 1 << 40,
+        # It would wait for the GPU in every step.
+        "timers": {"throughput": {"enabled": False}},
     }
     if config.deepspeed.config is not None:
         extra = _extra(Path(config.deepspeed.config), settings)

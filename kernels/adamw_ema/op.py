@@ -69,7 +69,7 @@ def adamw_ema_(
     chosen = choose("adamw_ema_", backend, {"triton": problem, "reference": None}, weights[0])
     update = update.double()
     factors = [
-        torch.as_tensor(scale, device=update.device).double(),
+        scale.double() if isinstance(scale, torch.Tensor) else torch.full_like(update, scale),
         torch.full_like(update, learning_rate * weight_decay),
         learning_rate / (1 - betas[0] ** update),
         (1 - betas[1] ** update).sqrt(),

@@ -10,7 +10,7 @@ import triton.language as tl
 BLOCK_M, BLOCK_N, WARPS = 16, 32, 4
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["seed"])
 def hard_negatives_kernel(
     query_ptr,
     keys_ptr,

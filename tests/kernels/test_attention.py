@@ -170,3 +170,31 @@ def test_rows_apart_are_the_rows_together(
     torch.testing.assert_close(
         apart.double(), definition(tensors, False, None), rtol=4e-2, atol=4e-2
     )
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not GPU, reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("length", [8, 20, 28])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_a_gpu_takes_by_itself_for_padded_texts(
+    dtype: torch.dtype, length: int, causal: bool
+) -> None:
+    """Heads side by side in memory, as the network has them, and keys that are not there."""
+    generator = torch.Generator().manual_seed(length)
+    shape = (16, length, 12 * 64)
+    given = [torch.randn(shape, generator=generator).to("cuda", dtype) for _ in range(4)]
+    lengths = torch.randint(1, length + 1, (16,), generator=generator)
+    there = (torch.arange(length) < lengths[:, None]).to("cuda")
+
+    def outcome(backend: str, kind: torch.dtype) -> list[torch.Tensor]:
+        leaves = [tensor.to(kind).requires_grad_() for tensor in given[:3]]
+        of_heads = [leaf.unflatten(2, (12, 64)).transpose(1, 2) for leaf in leaves]
+        out = attention(*of_heads, causal=causal, key_mask=there, backend=backend)
+        out = out.transpose(1, 2).flatten(2) * there[:, :, None]
+        return [out.detach(), *torch.autograd.grad(out, leaves, given[3].to(kind))]
+
+    truth, plain = outcome("math", torch.float64), outcome("math", dtype)
+    for want, torchs, got in zip(truth, plain, outcome("auto", dtype), strict=True):
+        allowed = 2 * (torchs.double() - want).abs().max() + (4e-3 if dtype.itemsize == 2 else 1e-5)
+        assert (got.double() - want).abs().max() <= allowed
