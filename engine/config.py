@@ -95,6 +95,9 @@ class TrainSection:
         compile: make one program of the forward pass and its losses by `torch.compile`, and one of
             the momentum encoders', for each of the few shapes that batches are brought to. The
             first step of a shape takes minutes. Without ZeRO or with its stages 1 and 2.
+        cuda_graph: record the passes over a micro-batch, for each of the few shapes that batches
+            are brought to, and replay them: a GPU then never waits for the host to launch its
+            thousands of kernels. By default where one process has a GPU.
     """
 
     epochs: int = 20
@@ -117,6 +120,7 @@ class TrainSection:
     max_skipped_in_a_row: int = 10
     activation_checkpointing: Literal["none", "vision", "all"] = "none"
     compile: bool = False
+    cuda_graph: bool | None = None
 
     @property
     def group_size(self) -> int:
