@@ -25,7 +25,7 @@ class RecordedPasses:
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         self._parameters = [p for p in parameters if p.requires_grad]
-        self._gradients = [torch.zeros_like(p) for p in self._parameters]
+        self._gradients: list[torch.Tensor] = []
         self._places: dict[Hashable, torch.Tensor] = {}
         self._graphs: dict[Hashable, tuple[torch.cuda.CUDAGraph, tuple[torch.Tensor, ...]]] = {}
         self._is_warm = False
@@ -35,6 +35,8 @@ class RecordedPasses:
 
     def begin(self) -> None:
         """A step: gradients are zero, and what the last one left in their place is let go."""
+        if not self._gradients:
+            self._gradients = [torch.zeros_like(p) for p in self._parameters]
         for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
             parameter.grad = gradient
         torch._foreach_zero_(self._gradients)
