@@ -30,7 +30,8 @@ ORIGINS = ("run", "checkpoint", "pth", "hf")
 def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The same random weights as a run folder, a checkpoint, the original's and transformers'."""
     folder = tmp_path_factory.mktemp("weights")
-    torch.manual_seed(0)
+    # By PyTorch 2.11's draws and by 2.13's, which differ, these tell pictures apart.
+    torch.manual_seed(2)
     config = tiny_config()
     model = BlipPretrain(config)
     spread(model)
