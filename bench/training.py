@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from bench.original_network import by_products, by_sdpa
+from bench.original_network import Layer, VisionBlock, by_products, by_sdpa
 from bench.original_step import OriginalPretrain
 from bench.pairs import Pairs
 from blip_model.config import BlipConfig
@@ -16,6 +16,8 @@ from engine.training.optimizer import build_optimizer
 from engine.training.recorded import RecordedPasses
 
 ALPHA, RATE, MOMENTUM = 0.4, 1e-6, 0.995
+# Layers are called with texts of several numbers and with and without pictures and gradients.
+PROGRAMS = 64
 
 
 def cast(precision: str, device: torch.device) -> AbstractContextManager:
@@ -100,7 +102,7 @@ class Original:
 
     Args:
         ours: whose weights it starts from.
-        strong: the strong peer: SDPA, negatives at once, fused AdamW, and compiled.
+        strong: the strong peer: SDPA, negatives at once, fused AdamW, layers compiled.
         compiled: of the strong peer; False to try it out without a compiler.
     """
 
@@ -111,12 +113,20 @@ class Original:
         self.model.load_state_dict({**ours.model.state_dict(), **ours.momentum.state_dict()})
         self.model.to(ours.device)
         if strong and compiled:
-            self.model.compute = torch.compile(self.model.compute)
+            self._compile()
         online = [p for p in self.model.parameters() if p.requires_grad]
         # The original's settings; on a CPU they mean one tensor after the other.
         fused = {"fused": True} if strong else {}
         self.optimizer = torch.optim.AdamW(online, lr=RATE, weight_decay=0.05, **fused)
         self.device = ours.device
+
+    def _compile(self) -> None:
+        """Layer by layer, and the contrast: the whole as one program takes minutes to make."""
+        torch._dynamo.config.recompile_limit = PROGRAMS
+        for module in self.model.modules():
+            if isinstance(module, VisionBlock | Layer):
+                module.compile(dynamic=False)
+        self.model.contrast = torch.compile(self.model.contrast, dynamic=False)
 
     def loss(self, pairs: Pairs, precision: str) -> torch.Tensor:
         """Sum of the three losses."""
