@@ -21,6 +21,8 @@ CASES = [
     ("add_norm_backward_kernel", "fp32", 768),
     ("add_norm_backward_kernel", "bf16", 4096),
     ("adamw_ema_kernel", "fp32", 0),
+    ("column_sum_kernel", "bf16", 768),
+    ("column_sum_kernel", "fp32", 3072),
 ]
 COMPILE = """
 import importlib
@@ -32,14 +34,17 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 LOW = {"product_ptr", "upstream_ptr", "by_product_ptr", "out_ptr", "branch_ptr", "normed_ptr"}
-LOW |= {"by_normed_ptr", "by_branch_ptr", "active_ptr"}
+LOW |= {"by_normed_ptr", "by_branch_ptr", "active_ptr", "x_ptr"}
+FOLDERS = {"bias": "bias_gelu", "add": "add_norm", "adamw": "adamw_ema", "column": "linear"}
 for case in sys.argv[2:]:
     name, kind, width = case.split(",")
-    folder = next(f for f in ("bias_gelu", "add_norm", "adamw_ema") if name.startswith(f))
+    folder = FOLDERS[name.partition("_")[0]]
     module = importlib.import_module(f"kernels.{folder}.triton_kernels")
     kernel = getattr(module, name)
     if folder == "adamw_ema":
         tiles = {"num_warps": module.WARPS, "BLOCK": module.BLOCK, "COPY": tl.bfloat16}
+    elif folder == "linear":
+        tiles = {"BLOCK_M": module.BLOCK_M, "BLOCK_N": module.BLOCK_N, "num_warps": module.WARPS}
     else:
         tiles = module.tiles(int(width))
     options = {"num_warps": tiles.pop("num_warps")}
