@@ -67,6 +67,8 @@ class LoadedBlip(Encoding):
         if top_p is not None:
             how["top_p"] = top_p
         refuse_wrong(**how)
+        # Before any picture is read.
+        self.prompt_ids(prompt, max_length)
         captions = []
         for states in self.states(given_pictures(images), batch_size, "captioned"):
             captions += self.caption_states(states, prompt=prompt, generator=generator, **how)

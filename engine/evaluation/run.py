@@ -13,6 +13,7 @@ from engine.data.dialogue_set import DialogueSet
 from engine.data.dialogues import open_dialogues
 from engine.data.evaluation_set import EvaluationSet
 from engine.data.open_source import open_source
+from engine.data.picture_files import printable
 from engine.data.question_set import QuestionSet
 from engine.data.questions import open_questions
 from engine.data.statements import StatementSet, open_statements
@@ -73,6 +74,8 @@ PREDICTIONS = {
 CASES = "cases.json"
 # Of those that are left out, how many `results.json` names.
 BAD_NAMED = 20
+# Characters of the names of data in a message: there may be thousands of shards.
+LONGEST_NAME = 300
 
 
 def evaluate(config: RunConfig, task: str, here: Runtime = ALONE) -> dict[str, Any]:
@@ -206,7 +209,8 @@ def _places(data: str | Sequence[str]) -> list[str]:
 
 
 def _said(data: str | Sequence[str]) -> str:
-    return ", ".join(_listed(data))
+    said = printable(", ".join(_listed(data)))
+    return said if len(said) <= LONGEST_NAME else f"{said[: LONGEST_NAME - 1]}…"
 
 
 def write_results(path: Path, results: dict[str, Any] | list[dict[str, Any]]) -> None:

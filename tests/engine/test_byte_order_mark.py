@@ -8,6 +8,7 @@ import pytest
 
 from engine.bulk.config import EmbedConfig
 from engine.bulk.embed import _given
+from engine.collect.web.lists import Lists
 from engine.collect.web.purge import _read_uids
 from engine.config import ConfigError, RunConfig
 from engine.data.json_lists import read_json, read_list
@@ -44,6 +45,15 @@ def test_other_lists(tmp_path: Path) -> None:
     assert read_answer_list(marked(tmp_path / "a.json", '["yes", "no"]')) == ["yes", "no"]
     with pytest.raises(ConfigError, match="not readable as json: line 2: "):
         read_json(marked(tmp_path / "x.jsonl", "{}\n\ufeff{}"))
+
+
+def test_lists_of_urls(tmp_path: Path) -> None:
+    for suffix, text in (
+        (".csv", "url,text\nu,a fox\n"),
+        (".jsonl", '{"url": "u", "text": "a fox"}'),
+    ):
+        lists = Lists([str(marked(tmp_path / f"x{suffix}", text))])
+        assert [(row.url, row.caption) for row in lists.rows()] == [("u", "a fox")]
 
 
 def test_texts_and_uids_a_line(tmp_path: Path) -> None:

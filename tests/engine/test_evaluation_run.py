@@ -64,6 +64,14 @@ def test_results_from_before_data_was_noted_are_replaced(tmp_path: Path) -> None
         refuse_other_results(folder, "retrieval", "runs/other", "anything")
 
 
+def test_many_shards_are_one_short_line(tmp_path: Path) -> None:
+    shards = [f"{number:05d}\n.tar" for number in range(1000)]
+    folder = left_behind(tmp_path, task="caption", checkpoint=WEIGHTS, data=shards)
+    with pytest.raises(ConfigError, match=r"results on 00000\\n.tar, 00001.*…, not on a: ") as said:
+        refuse_other_results(folder, "caption", WEIGHTS, "a")
+    assert len(str(said.value)) < 600 and "\n" not in str(said.value)
+
+
 def test_the_order_of_the_data_is_free_and_nonsense_is_none(tmp_path: Path) -> None:
     noted = {"task": "caption", "checkpoint": WEIGHTS, "data": ["a", "b/../c"]}
     folder = left_behind(tmp_path, **noted)

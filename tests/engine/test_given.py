@@ -48,6 +48,11 @@ def untouched() -> Iterator[bytes]:
         ({"top_p": 1.5}, "top_p is 1.5: must be above 0 and at most 1"),
         ({"top_p": np.ones((2, 2))}, "top_p is array([[1., 1.], [1., 1.]]): must be a number, abo"),
         ({"max_length": 0}, "max_length is 0: must be at least 1"),
+        (
+            {"max_length": 65},
+            "max_length is 65: must be above the prompt's 4 tokens and at most the",
+        ),
+        ({"prompt": None}, "prompt is NoneType: one text for all pictures"),
         ({"min_length": -1}, "min_length is -1: must be at least 0"),
         ({"min_length": 21}, "min_length 21 is more than max_length 20"),
         ({"batch_size": 0}, "batch_size is 0: must be at least 1"),
