@@ -17,7 +17,7 @@ from engine.config import ConfigError, ModelSection
 from engine.data.captions import clean_question, valid_text
 from engine.data.tokenizer import open_tokenizer
 from engine.encoding import ANSWERS, Encoding
-from engine.given import refuse_wrong
+from engine.given import refuse_wrong, require_many
 from engine.pictures import Picture, Pictures, given_pictures, is_one
 from engine.progress import Progress
 from engine.runtime import choose_device
@@ -204,6 +204,7 @@ class LoadedBlip(Encoding):
         how = {"num_beams": num_beams, "max_length": max_length, "min_length": min_length}
         refuse_wrong(shortlist=shortlist, **how)
         among = None if among is None else answers_among(among)
+        require_many(questions, "questions", "questions")
         ids, mask = self.encode(questions, 50, clean=clean_question)
         answering = Answerer(self, among, shortlist=shortlist, **how)
         answers = []

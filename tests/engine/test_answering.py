@@ -72,7 +72,7 @@ def test_many_are_answered_as_one_by_one(blip: LoadedBlip, how: dict, batch_size
         (PICTURES, QUESTIONS, {"among": [*ANSWERS, 1]}, "among[13] is no answer: 1"),
         (PICTURES, QUESTIONS, {"among": ["yes", " "]}, "among[1] is no answer: ' '"),
         (PICTURES, QUESTIONS, {"among": 3}, "among is int: must be one or many answers"),
-        (PICTURES, None, {}, "texts is NoneType: must be one or many texts"),
+        (PICTURES, None, {}, "questions is NoneType: must be one or many questions"),
         (PICTURES, QUESTIONS, {"num_beams": 0}, "num_beams is 0: must be at least 1"),
         (PICTURES, QUESTIONS, {"min_length": 9, "max_length": 8}, "min_length 9 is more than"),
         (PICTURES, QUESTIONS, {"max_length": 1}, "max_length is 1: must be 2 to"),
