@@ -10,7 +10,7 @@ import yaml
 from blip_model.config import BlipConfig, preset
 from engine.curriculum import curriculum_problem
 from engine.data.section import DataSection
-from engine.ranges import out_of_range
+from engine.ranges import lengths_problem, out_of_range
 
 
 class ConfigError(ValueError):
@@ -247,11 +247,10 @@ class RunConfig:
                 "train.compile: ZeRO 3 gathers weights inside the forward pass, which makes no one "
                 "program; set deepspeed.stage to 0, 1 or 2"
             )
-        if self.evaluate.min_length > self.evaluate.max_length:
-            raise ConfigError(
-                f"evaluate.min_length {self.evaluate.min_length} is more than "
-                f"evaluate.max_length {self.evaluate.max_length}"
-            )
+        lengths = self.evaluate.min_length, self.evaluate.max_length
+        problem = lengths_problem(*lengths, section="evaluate.")
+        if problem:
+            raise ConfigError(problem)
         for template in self.evaluate.templates or ():
             if template.count("{}") != 1:
                 raise ConfigError(f"evaluate.templates: {template!r} must hold {{}} once")
