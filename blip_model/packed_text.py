@@ -10,7 +10,7 @@ from blip_model.layers import for_products
 from blip_model.med import MedAttention, MedLayer, TextTransformer
 from blip_model.packing import Packing
 from blip_model.recompute import run_layer
-from kernels import attention
+from kernels import attention, attention_rows
 
 
 @dataclass(frozen=True)
@@ -89,15 +89,15 @@ def self_attend(
     if first_only:
         answer = Packing.singles(len(packing.mask), states.device)
         asking, low_asking = states[packing.first], low[packing.first]
-    context = attention(
-        heads(block, answer.pad(block.self.query(low_asking))),
-        heads(block, packing.pad(block.self.key(low))),
-        heads(block, packing.pad(block.self.value(low))),
+    projected = (block.self.query(low_asking), block.self.key(low), block.self.value(low))
+    context = attention_rows(
+        *(tokens.unflatten(1, (block.self.heads, -1)) for tokens in projected),
+        *(answer.first, answer.lengths, packing.first, packing.lengths),
+        (answer.mask.shape[1], packing.mask.shape[1]),
         causal=causal,
-        key_mask=packing.mask,
         dropout=block.dropout if block.training else 0.0,
     )
-    return block.output(answer.pack(context.transpose(1, 2).flatten(2)), asking)
+    return block.output(context.flatten(1), asking)
 
 
 def cross_attend(

@@ -17,12 +17,14 @@ class Packing:
     Attributes:
         flat: [T] int64, row * length + column; 0 for a spare token.
         first: [rows] int64, place of each row's first token among the T.
+        lengths: [rows] int64, how many tokens each row has.
         mask: [rows, length] bool, True where there is a token.
         spots: [T] int64, as `flat`, but rows * length for a spare token; None where none is.
     """
 
     flat: torch.Tensor
     first: torch.Tensor
+    lengths: torch.Tensor
     mask: torch.Tensor
     spots: torch.Tensor | None = None
 
@@ -39,20 +41,21 @@ class Packing:
         lengths = mask.sum(1)
         first = lengths.cumsum(0) - lengths
         if capacity is None:
-            return cls(mask.flatten().nonzero()[:, 0], first, mask)
+            return cls(mask.flatten().nonzero()[:, 0], first, lengths, mask)
         nowhere = mask.numel()
         tokens = mask.flatten()
         # Place 0 takes what is no token and is cut off; a token too many has none, an error.
         order = torch.where(tokens, tokens.cumsum(0), 0)
         numbers = torch.arange(nowhere, device=mask.device)
         spots = numbers.new_full((capacity + 1,), nowhere).scatter(0, order, numbers)[1:]
-        return cls(torch.where(spots == nowhere, 0, spots), first, mask, spots)
+        return cls(torch.where(spots == nowhere, 0, spots), first, lengths, mask, spots)
 
     @classmethod
     def singles(cls, rows: int, device: torch.device) -> "Packing":
         """Rows of one token each."""
         numbers = torch.arange(rows, device=device)
-        return cls(numbers, numbers, torch.ones(rows, 1, dtype=torch.bool, device=device))
+        mask = torch.ones(rows, 1, dtype=torch.bool, device=device)
+        return cls(numbers, numbers, mask.sum(1), mask)
 
     @classmethod
     def joined(cls, parts: "list[Packing]") -> "Packing":
@@ -66,7 +69,8 @@ class Packing:
                 spare = part.spots == part.mask.numel()
                 spots.append(torch.where(spare, rows.numel(), part.spots + cells))
             cells, tokens = cells + part.mask.numel(), tokens + len(part)
-        joined = (torch.cat(flat), torch.cat(first), rows)
+        lengths = torch.cat([part.lengths for part in parts])
+        joined = (torch.cat(flat), torch.cat(first), lengths, rows)
         return cls(*joined, torch.cat(spots) if spots else None)
 
     def __len__(self) -> int:

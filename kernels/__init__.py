@@ -6,6 +6,7 @@ from kernels.all_gather import all_gather
 from kernels.attention.absorbed import attention_absorbed
 from kernels.attention.op import attention
 from kernels.attention.packed import attention_packed
+from kernels.attention_rows.op import attention_rows
 from kernels.bias_gelu.op import linear_gelu
 from kernels.ema import ema_
 from kernels.hard_negatives.op import draw_hard_negatives
@@ -21,6 +22,7 @@ __all__ = [
     "attention",
     "attention_absorbed",
     "attention_packed",
+    "attention_rows",
     "draw_hard_negatives",
     "ema_",
     "itc_loss",
