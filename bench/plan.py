@@ -73,7 +73,7 @@ def plan(hardware: str, quick: bool, preset: str = "base") -> Plan:
         steps = (("base", 64),) if quick else (("base", 64), ("small", 256))
         rest = {"caption_size": 384, "pictures": 1024}
         return Plan(
-            **sizes, rounds=10, steps=steps, peer_batch=256, kernel_batch=512, caption_batch=64,
+            **sizes, rounds=5 if quick else 10, steps=steps, peer_batch=256, kernel_batch=512, caption_batch=64,
             **rest,
         )  # fmt: skip
     steps = (("base", 4),) if quick else (("base", 4), ("base", 16), ("small", 4), ("small", 16))
