@@ -163,8 +163,8 @@ def backward(
     by_residual = torch.empty_like(total, dtype=dtypes[0])
     alike = dtypes[0] == dtypes[1]
     by_branch = by_residual if alike else torch.empty_like(total, dtype=dtypes[1])
-    by_weight = torch.empty(parts, width, device=total.device, dtype=torch.float32)
-    by_bias = torch.empty_like(by_weight)
+    # Of weight and bias in one piece: one sum, where each would be a launch.
+    partial = torch.empty(2, parts, width, device=total.device, dtype=torch.float32)
     by_normed = by_normed.contiguous()
     add_norm_backward_kernel[(parts,)](
         by_normed if by_total is None else by_total.contiguous(),
@@ -175,8 +175,8 @@ def backward(
         scale,
         by_residual,
         by_branch,
-        by_weight,
-        by_bias,
+        partial[0],
+        partial[1],
         rows,
         width,
         rows_each,
@@ -184,5 +184,5 @@ def backward(
         HAS_BRANCH=not alike,
         **settings,
     )
-    sums = by_weight.sum(0).to(weight.dtype), by_bias.sum(0).to(bias.dtype)
-    return by_residual, by_branch, *sums
+    by_weight, by_bias = partial.sum(1)
+    return by_residual, by_branch, by_weight.to(weight.dtype), by_bias.to(bias.dtype)

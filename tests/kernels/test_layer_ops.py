@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from kernels import add_norm, linear_gelu
 
@@ -150,6 +151,25 @@ def test_add_norm_of_a_wide_residual_and_a_narrow_branch() -> None:
     dtypes = [torch.float32, torch.bfloat16, torch.float32, torch.float32]
     for norm_dtype in (None, torch.bfloat16):
         compare(lambda b, d=norm_dtype: norm(b, norm_dtype=d), inputs, dtypes)
+
+
+def test_add_norm_sums_the_gradients_of_weight_and_bias_at_once() -> None:
+    """Both are the size of a row: what they cost is the launch."""
+
+    class Sums(TorchDispatchMode):
+        shapes: list[tuple[int, ...]] = []
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+            if func.overloadpacket is torch.ops.aten.sum:
+                self.shapes.append(tuple(args[0].shape))
+            return func(*args, **(kwargs or {}))
+
+    leaves = [t.requires_grad_() for t in random((40, 768), (40, 768), (768,), (768,))]
+    out = norm("triton")(*leaves)
+    with Sums() as seen:
+        torch.autograd.backward(out, [torch.ones_like(t) for t in out])
+    assert seen.shapes == [(2, 10, 768)]
+    assert torch.equal(leaves[3].grad, torch.full((768,), 40.0, device=DEVICE))
 
 
 @pytest.mark.parametrize("used", [0, 1])
