@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 # Rows of a tile forward and backward, columns, and warps: sixteen bytes a thread, twice forward.
-FORWARD_M, BACKWARD_M, BLOCK_N, WARPS = 16, 8, 256, 8
+FORWARD, BACKWARD, BLOCK_N, WARPS = 16, 8, 256, 8
 # Programs of the backward pass: twice the four that the largest GPU's 132 processors hold each.
 PROGRAMS = 1056
 ROOT_HALF = tl.constexpr(0.7071067811865476)
@@ -127,8 +127,8 @@ def forward(product: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     width = product.shape[-1]
     rows = product.numel() // width
     if rows:
-        settings = tiles(width, FORWARD_M)
-        grid = (triton.cdiv(rows, FORWARD_M), triton.cdiv(width, settings["BLOCK_N"]))
+        settings = tiles(width, FORWARD)
+        grid = (triton.cdiv(rows, FORWARD), triton.cdiv(width, settings["BLOCK_N"]))
         exact = product.dtype == torch.float32
         bias_gelu_kernel[grid](product, bias.contiguous(), out, rows, width, exact, **settings)
     return out
@@ -143,10 +143,10 @@ def backward(
     active = torch.empty_like(product) if with_active else None
     width = product.shape[-1]
     rows = product.numel() // width
-    settings = tiles(width, BACKWARD_M)
+    settings = tiles(width, BACKWARD)
     columns = triton.cdiv(width, settings["BLOCK_N"])
-    parts = max(1, min(PROGRAMS // columns, triton.cdiv(rows, 4 * BACKWARD_M)))
-    rows_each = BACKWARD_M * triton.cdiv(triton.cdiv(rows, BACKWARD_M), parts)
+    parts = max(1, min(PROGRAMS // columns, triton.cdiv(rows, 4 * BACKWARD)))
+    rows_each = BACKWARD * triton.cdiv(triton.cdiv(rows, BACKWARD), parts)
     by_bias = torch.empty(parts, width, device=product.device, dtype=torch.float32)
     bias_gelu_backward_kernel[(columns, parts)](
         upstream,

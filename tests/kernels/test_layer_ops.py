@@ -168,7 +168,7 @@ def test_add_norm_sums_the_gradients_of_weight_and_bias_at_once() -> None:
     out = norm("triton")(*leaves)
     with Sums() as seen:
         torch.autograd.backward(out, [torch.ones_like(t) for t in out])
-    assert seen.shapes == [(2, 10, 768)]
+    assert seen.shapes == [(2, 20, 768)]
     assert torch.equal(leaves[3].grad, torch.full((768,), 40.0, device=DEVICE))
 
 

@@ -40,14 +40,13 @@ for case in sys.argv[2:]:
     kernel = getattr(module, name)
     if folder == "adamw_ema":
         tiles = {"num_warps": module.WARPS, "BLOCK": module.BLOCK, "COPY": tl.bfloat16}
-    elif folder == "bias_gelu":
-        rows = module.BACKWARD_M if "backward" in name else module.FORWARD_M
-        tiles = module.tiles(int(width), rows)
     else:
-        tiles = module.tiles(int(width))
+        size = module.BACKWARD if "backward" in name else module.FORWARD
+        tiles = module.tiles(int(width), size)
     options = {"num_warps": tiles.pop("num_warps")}
     constants = tiles | {"HAS_TOTAL": True, "HAS_BRANCH": kind == "bf16", "ALIGNED": True}
     constants |= {"WITH_ACTIVE": kind == "bf16", "EXACT": kind == "fp32"}
+    constants["STAGES"] = 3 if int(width) <= 2048 else 1
     constants = {k: v for k, v in constants.items() if k in kernel.arg_names}
     signature = {}
     for argument in kernel.arg_names:
