@@ -84,8 +84,8 @@ class Ours:
 
         named = dict(zip(("image", "ids", "mask", "group"), (*inputs, group), strict=True))
         if self.device.type == "cuda" if recorded is None else recorded:
-            self.recorded.begin()
-            features = self.recorded.run((precision, len(inputs[0])), named, passes)
+            shape = (precision, len(inputs[0]))
+            features = self.recorded.run(shape, named, passes, first=True)
         else:
             features = passes(named)
         self.optimizer.step()

@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 Tensors = dict[str, torch.Tensor]
-Passes = Callable[[Tensors], tuple[torch.Tensor, ...]]
+Outputs = tuple[torch.Tensor, ...]
+Passes = Callable[[Tensors], Outputs]
 
 
 class RecordedPasses:
-    """Runs passes that add to the gradients of parameters.
+    """Runs passes that give parameters gradients.
 
     The first of all runs as it is, so that whatever is loaded or chosen once is; then each shape is
     recorded. On a CPU nothing is recorded.
@@ -27,21 +28,13 @@ class RecordedPasses:
         self._parameters = [p for p in parameters if p.requires_grad]
         self._gradients: list[torch.Tensor] = []
         self._places: dict[Hashable, torch.Tensor] = {}
-        self._graphs: dict[Hashable, tuple[torch.cuda.CUDAGraph, tuple[torch.Tensor, ...]]] = {}
+        self._graphs: dict[Hashable, tuple[torch.cuda.CUDAGraph, Outputs]] = {}
         self._is_warm = False
         self._on_gpu = self._parameters[0].is_cuda
         if self._on_gpu:
             self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
 
-    def begin(self) -> None:
-        """A step: gradients are zero, and what the last one left in their place is let go."""
-        if not self._gradients:
-            self._gradients = [torch.zeros_like(p) for p in self._parameters]
-        for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
-            parameter.grad = gradient
-        torch._foreach_zero_(self._gradients)
-
-    def run(self, shape: Hashable, tensors: Tensors, passes: Passes) -> tuple[torch.Tensor, ...]:
+    def run(self, shape: Hashable, tensors: Tensors, passes: Passes, *, first: bool) -> Outputs:
         """What `passes` returns for copies of tensors in their places on the parameters' device.
 
         Args:
@@ -49,22 +42,45 @@ class RecordedPasses:
             tensors: arguments, on any device.
             passes: called where nothing is recorded of this shape yet. It must not wait for the
                 device, and all that it reads beside its arguments must stay in its place.
+            first: of a step: its gradients are not added to those before.
 
         Returns:
             Tensors that the next call overwrites.
         """
+        if not self._gradients:
+            self._gradients = [torch.zeros_like(p) for p in self._parameters]
         placed = {name: self._placed(name, tensor) for name, tensor in tensors.items()}
+        found = self._run((shape, first), lambda: self._collected(passes, placed, first))
+        for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
+            parameter.grad = gradient
+        return found
+
+    def _run(self, shape: Hashable, work: Callable[[], Outputs]) -> Outputs:
         if not self._on_gpu:
-            return passes(placed)
+            return work()
         if not self._is_warm:
-            # On the recording's stream: gradients are added up on the one that they were first on.
             self._is_warm = True
-            return self._aside(lambda: passes(placed))
+            return self._aside(work)
         if shape not in self._graphs:
-            self._record(shape, lambda: passes(placed))
+            self._record(shape, work)
         graph, outputs = self._graphs[shape]
         graph.replay()
         return outputs
+
+    def _collected(self, passes: Passes, placed: Tensors, first: bool) -> Outputs:
+        """Run, and put all gradients in their places at once instead of one by one."""
+        for parameter in self._parameters:
+            parameter.grad = None
+        found = passes(placed)
+        pairs = list(zip(self._parameters, self._gradients, strict=True))
+        reached = [(place, p.grad) for p, place in pairs if p.grad is not None]
+        change = torch._foreach_copy_ if first else torch._foreach_add_
+        change(*(list(side) for side in zip(*reached, strict=True)))
+        if first and len(reached) < len(pairs):
+            torch._foreach_zero_([place for p, place in pairs if p.grad is None])
+        for parameter in self._parameters:
+            parameter.grad = None
+        return found
 
     def _placed(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         """A copy in the place of all tensors of this name and size."""
@@ -73,7 +89,8 @@ class RecordedPasses:
             self._places[where] = torch.empty_like(tensor, device=self._parameters[0].device)
         return self._places[where].copy_(tensor, non_blocking=True)
 
-    def _aside(self, work: Callable[[], tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
+    def _aside(self, work: Callable[[], Outputs]) -> Outputs:
+        """On the recordings' stream, which gradients are made on from the beginning."""
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
@@ -81,14 +98,14 @@ class RecordedPasses:
         current.wait_stream(self._stream)
         return found
 
-    def _record(self, shape: Hashable, work: Callable[[], tuple[torch.Tensor, ...]]) -> None:
+    def _record(self, shape: Hashable, work: Callable[[], Outputs]) -> None:
         graph = torch.cuda.CUDAGraph()
         if not self._graphs:
             # What ran as it is leaves room that recordings cannot use; they share one.
             torch.cuda.synchronize()
             torch.cuda.empty_cache()
 
-        def recorded() -> tuple[torch.Tensor, ...]:
+        def recorded() -> Outputs:
             # Libraries may load kernels for a shape meanwhile, and loaders pin memory.
             graph.capture_begin(pool=self._pool, capture_error_mode="relaxed")
             try:

@@ -67,8 +67,6 @@ class TwoPhaseStep:
             objective's.
         """
         features, losses = [], []
-        if self._recorded is not None:
-            self._recorded.begin()
         rate = schedule.learning_rate(self.config.train, step, self.samples)
         for part, batch in enumerate(batches):
             computed = self._forward_backward(step, part, batch)
@@ -99,7 +97,7 @@ class TwoPhaseStep:
         # Answers are of any number.
         if self._recorded is None or batch.answers is not None:
             return self._passes(batch.to(self.runtime.device), **told)
-        return self._replayed(self._recorded, batch, told)
+        return self._replayed(self._recorded, batch, told, first=part == 0)
 
     def _passes(
         self, there: Batch, alpha: torch.Tensor, group_keys: torch.Tensor
@@ -122,7 +120,12 @@ class TwoPhaseStep:
         return features, torch.stack([loss.detach().double() for loss in trained])
 
     def _replayed(
-        self, recorded: RecordedPasses, batch: Batch, told: dict[str, torch.Tensor]
+        self,
+        recorded: RecordedPasses,
+        batch: Batch,
+        told: dict[str, torch.Tensor],
+        *,
+        first: bool,
     ) -> tuple[MomentumFeatures | None, torch.Tensor]:
         """The same through what is recorded of batches of this shape."""
         tensors = batch.flat()
@@ -134,7 +137,7 @@ class TwoPhaseStep:
             parts = [] if features is None else [features.image_feature, features.text_feature]
             return losses, *parts
 
-        found = recorded.run(shape, tensors | told, passes)
+        found = recorded.run(shape, tensors | told, passes, first=first)
         # The next micro-batch writes over them.
         losses, *parts = (tensor.clone() for tensor in found)
         features = None if self.momentum is None else self.momentum.beside_queues(*parts)

@@ -4,8 +4,13 @@ import torch
 import triton
 import triton.language as tl
 
-# Elements a program holds at a time, those a warp holds, and programs of the backward pass.
-TILE, OF_A_WARP, PROGRAMS = 2048, 512, 528
+# Numbers of a thread forward and backward, where sums over rows stay in registers too, and threads
+# of a program if its rows are no wider.
+FORWARD, BACKWARD, THREADS = 16, 8, 128
+# Programs of the backward pass: what the largest GPU's 132 processors hold at once is 4 or more.
+PROGRAMS = 528
+# Rows wider than this would fill the shared memory of smaller GPUs with those read ahead.
+AHEAD = 2048
 
 
 @triton.jit
@@ -64,6 +69,7 @@ def add_norm_backward_kernel(
     rows_each,
     HAS_TOTAL: tl.constexpr,
     HAS_BRANCH: tl.constexpr,
+    STAGES: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
@@ -75,7 +81,8 @@ def add_norm_backward_kernel(
     by_bias = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
     first = tl.program_id(0) * rows_each
     last = tl.minimum(first + rows_each, rows)
-    for start in range(first, last, BLOCK_M):
+    # In stages: reads run ahead through shared memory, not after one another's sums.
+    for start in tl.range(first, last, BLOCK_M, num_stages=STAGES):
         m = start + tl.arange(0, BLOCK_M)
         m_mask = m < last
         mask = m_mask[:, None] & d_mask[None, :]
@@ -101,11 +108,11 @@ def add_norm_backward_kernel(
     tl.store(by_bias_ptr + own, tl.sum(by_bias, 0), d_mask)
 
 
-def tiles(width: int) -> dict[str, int]:
+def tiles(width: int, of_a_thread: int) -> dict[str, int]:
     """Constants of a launch over rows of this width."""
     block = triton.next_power_of_2(width)
-    warps = max(TILE, block) // OF_A_WARP
-    return {"BLOCK_M": max(1, TILE // block), "BLOCK_D": block, "num_warps": warps}
+    tile = max(THREADS * of_a_thread, block)
+    return {"BLOCK_M": tile // block, "BLOCK_D": block, "num_warps": tile // of_a_thread // 32}
 
 
 def forward(
@@ -126,7 +133,7 @@ def forward(
     mean = torch.empty(rows, device=residual.device, dtype=torch.float32)
     scale = torch.empty_like(mean)
     if rows:
-        settings = tiles(width)
+        settings = tiles(width, FORWARD)
         add_norm_kernel[(triton.cdiv(rows, settings["BLOCK_M"]),)](
             residual,
             branch,
@@ -156,15 +163,15 @@ def backward(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of residual, branch, weight and bias; the first two are one tensor if alike."""
     width = total.shape[-1]
-    rows, settings = total.numel() // width, tiles(width)
+    rows, settings = total.numel() // width, tiles(width, BACKWARD)
     block = settings["BLOCK_M"]
     parts = max(1, min(PROGRAMS, triton.cdiv(rows, 2 * block)))
     rows_each = block * triton.cdiv(triton.cdiv(rows, block), parts)
     by_residual = torch.empty_like(total, dtype=dtypes[0])
     alike = dtypes[0] == dtypes[1]
     by_branch = by_residual if alike else torch.empty_like(total, dtype=dtypes[1])
-    by_weight = torch.empty(parts, width, device=total.device, dtype=torch.float32)
-    by_bias = torch.empty_like(by_weight)
+    # Of weight and bias in one piece: one sum, where each would be a launch.
+    partial = torch.empty(2, parts, width, device=total.device, dtype=torch.float32)
     by_normed = by_normed.contiguous()
     add_norm_backward_kernel[(parts,)](
         by_normed if by_total is None else by_total.contiguous(),
@@ -175,14 +182,15 @@ def backward(
         scale,
         by_residual,
         by_branch,
-        by_weight,
-        by_bias,
+        partial[0],
+        partial[1],
         rows,
         width,
         rows_each,
         HAS_TOTAL=by_total is not None,
         HAS_BRANCH=not alike,
+        STAGES=3 if width <= AHEAD else 1,
         **settings,
     )
-    sums = by_weight.sum(0).to(weight.dtype), by_bias.sum(0).to(bias.dtype)
-    return by_residual, by_branch, *sums
+    by_weight, by_bias = partial.sum(1)
+    return by_residual, by_branch, by_weight.to(weight.dtype), by_bias.to(bias.dtype)

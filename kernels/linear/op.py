@@ -16,8 +16,9 @@ class _Linear(torch.autograd.Function):
     def forward(
         ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
     ) -> torch.Tensor:
+        ctx.dtypes = weight.dtype, bias.dtype
+        weight = weight.to(x.dtype)
         ctx.save_for_backward(x, weight)
-        ctx.bias_dtype = bias.dtype
         return F.linear(x, weight, bias.to(x.dtype))
 
     @staticmethod
@@ -30,9 +31,17 @@ class _Linear(torch.autograd.Function):
         rows, upstream = x.flatten(0, -2), upstream.flatten(0, -2)
         return (
             (upstream @ weight).view(shape) if wanted[0] else None,
-            upstream.T @ rows if wanted[1] else None,
-            triton_kernels.column_sum(upstream).to(ctx.bias_dtype) if wanted[2] else None,
+            by_weight(upstream, rows, ctx.dtypes[0]) if wanted[1] else None,
+            triton_kernels.column_sum(upstream).to(ctx.dtypes[1]) if wanted[2] else None,
         )
+
+
+def by_weight(upstream: torch.Tensor, rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """upstream^T rows, [O, I], in the dtype of the weight: a GPU's products add up in float32 and
+    need not round for it."""
+    if upstream.is_cuda and dtype == torch.float32 != upstream.dtype:
+        return torch.mm(upstream.T, rows, out_dtype=dtype)
+    return (upstream.T @ rows).to(dtype)
 
 
 def linear(
@@ -65,7 +74,6 @@ def linear(
     device = x.device.type
     if torch.is_autocast_enabled(device):
         # Here, where autograd sees it: the backward pass runs without autocast.
-        low = torch.get_autocast_dtype(device)
-        x, weight = x.to(low), weight.to(low)
+        x = x.to(torch.get_autocast_dtype(device))
     with torch.autocast(device, enabled=False):
         return _Linear.apply(x, weight, bias)

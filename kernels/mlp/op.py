@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from kernels.backend import choose, fusing_problem
+from kernels.linear.op import by_weight
 from kernels.mlp.reference import mlp_reference
 
 
@@ -22,6 +23,11 @@ class _Mlp(torch.autograd.Function):
         bias_out: torch.Tensor,
         fused: bool,
     ) -> torch.Tensor:
+        # On a GPU they come as they are trained, and so do their gradients.
+        ctx.dtypes = weight_in.dtype, weight_out.dtype, bias_out.dtype
+        weight_in, weight_out, bias_out = (
+            tensor.to(x.dtype) for tensor in (weight_in, weight_out, bias_out)
+        )
         if fused:
             from kernels.bias_gelu import triton_kernels
 
@@ -49,7 +55,7 @@ class _Mlp(torch.autograd.Function):
             )
         else:
             active = F.gelu(product)
-        by_weight_out = upstream.T @ active if wanted[3] else None
+        by_weight_out = by_weight(upstream, active, ctx.dtypes[1]) if wanted[3] else None
         del active
         if not ctx.fused:
             # In place: the gradient of what the GELU gave is read here for the last time.
@@ -59,20 +65,20 @@ class _Mlp(torch.autograd.Function):
             by_bias_in = by_product.sum(0) if wanted[2] else None
         return (
             (by_product @ weight_in).view(shape) if wanted[0] else None,
-            by_product.T @ x if wanted[1] else None,
+            by_weight(by_product, x, ctx.dtypes[0]) if wanted[1] else None,
             by_bias_in,
             by_weight_out,
-            _column_sum(upstream, ctx.fused) if wanted[4] else None,
+            _column_sum(upstream, ctx.fused, ctx.dtypes[2]) if wanted[4] else None,
             None,
         )
 
 
-def _column_sum(upstream: torch.Tensor, fused: bool) -> torch.Tensor:
+def _column_sum(upstream: torch.Tensor, fused: bool, dtype: torch.dtype) -> torch.Tensor:
     if not fused:
         return upstream.sum(0)
     from kernels.linear import triton_kernels
 
-    return triton_kernels.column_sum(upstream).to(upstream.dtype)
+    return triton_kernels.column_sum(upstream).to(dtype)
 
 
 def mlp(
@@ -121,9 +127,8 @@ def mlp(
         return mlp_reference(*tensors)
     device, fused = x.device.type, chosen == "triton"
     if torch.is_autocast_enabled(device):
-        # Here, where autograd sees it: the backward pass runs without autocast. The kernel adds
-        # the first bias in float32.
+        # Here, where autograd sees it: the backward pass runs without autocast.
         low = torch.get_autocast_dtype(device)
-        tensors = [t if t is bias_in and fused else t.to(low) for t in tensors]
+        tensors = [t if t is not x and fused else t.to(low) for t in tensors]
     with torch.autocast(device, enabled=False):
         return _Mlp.apply(*tensors, fused)

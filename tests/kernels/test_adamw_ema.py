@@ -137,9 +137,12 @@ def test_wrong_input_is_named(change: dict[str, Any], message: str) -> None:
 
 
 def test_a_forced_backend_that_cannot_run_raises(monkeypatch: pytest.MonkeyPatch) -> None:
-    half = [torch.zeros(3, dtype=torch.bfloat16)]
+    half, update = (
+        [torch.zeros(3, dtype=torch.bfloat16, device=DEVICE)],
+        torch.ones((), device=DEVICE),
+    )
     with pytest.raises(ValueError, match="triton takes float32"):
-        adamw_ema_(half, half, half, half, torch.ones(()), backend="triton", **SETTINGS)
+        adamw_ema_(half, half, half, half, update, backend="triton", **SETTINGS)
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     lists = [[torch.zeros(3)] for _ in range(4)]
     with pytest.raises(RuntimeError, match="tensors are on cpu"):

@@ -128,7 +128,9 @@ def test_on_a_gpu_as_wrong_as_the_definition_in_bf16(name: str, causal: bool) ->
     try:
         ours = outcome(name, tokens, *where, causal=causal)
     except RuntimeError as error:
-        if "cannot be imported" not in str(error) and "compute capability" not in str(error):
+        # Not installed, for another GPU, or built for another PyTorch.
+        known = ("cannot be imported", "compute capability", "wasn't build with CUDA")
+        if not any(reason in str(error) for reason in known):
             raise
         pytest.skip(str(error))
     truth = outcome("reference", [t.double() for t in tokens], *where, causal=causal)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from kernels import add_norm, linear, linear_gelu
 
@@ -109,6 +110,50 @@ def test_linear_under_autocast_gives_the_dtypes_of_torch() -> None:
         assert (got - want).abs().max() <= 0.02 * want.abs().max()
 
 
+def places(numbers: torch.Tensor) -> torch.Tensor:
+    """Of each among all bfloat16 numbers in order."""
+    bits = numbers.to(torch.bfloat16).view(torch.int16).int()
+    return torch.where(bits < 0, -(bits & 0x7FFF), bits)
+
+
+def test_gelu_of_every_bfloat16_is_the_nearest_or_its_neighbour() -> None:
+    """The form for sixteen bits, before it is rounded: its value and its derivative."""
+    from kernels.bias_gelu import triton_kernels as kernels
+
+    every = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.bfloat16)
+    every = every[every.isfinite() & (every.abs() <= 20)]
+    z = torch.zeros(132 * 256, dtype=torch.bfloat16)
+    z[: len(every)] = every
+    z = z.view(132, 256).to(DEVICE)
+    bias = torch.zeros(256, device=DEVICE)
+    found = torch.empty(3, 132, 256, device=DEVICE)
+    settings = kernels.tiles(256, 4)
+    kernels.bias_gelu_kernel[(33, 1)](z, bias, found[0], 132, 256, EXACT=False, **settings)
+    kernels.bias_gelu_backward_kernel[(1, 1)](
+        torch.ones_like(z), z, bias, found[1], bias, found[2], 132, 256, 132,
+        EXACT=False, WITH_ACTIVE=True, **settings,
+    )  # fmt: skip
+    z = z.double()
+    share = torch.special.erfc(-z / 2**0.5) / 2
+    slope = share + z * torch.exp(-z * z / 2) / (2 * torch.pi) ** 0.5
+    # Below them a GPU may write zero.
+    normal = 2.0**-126
+    for name, got, want, most in (
+        ("gelu", found[0], z * share, 160),
+        ("slope", found[1], slope, 20),
+        ("gelu again", found[2], z * share, 160),
+    ):
+        steps = (places(got) - places(want)).abs()[want.abs() >= normal]
+        assert steps.max() <= 1, name
+        assert steps.count_nonzero() <= most, name
+        assert (got - want).abs().max() <= 6e-6, name
+        # Relative: what a thin tail says is not noise. The slope crosses zero.
+        tail = (want.abs() >= normal) & (z <= -1)
+        assert (got / want - 1)[tail].abs().max() <= 2**-15, name
+        assert got[want.abs() < normal].abs().max() <= normal, name
+    assert not torch.equal(found[0], (z * share).float()), "the exact form was measured"
+
+
 def norm(backend: str, **settings: object) -> Callable[..., tuple[torch.Tensor, ...]]:
     return lambda *inputs: add_norm(*inputs, 1e-6, backend=backend, **settings)
 
@@ -128,6 +173,25 @@ def test_add_norm_of_a_wide_residual_and_a_narrow_branch() -> None:
     dtypes = [torch.float32, torch.bfloat16, torch.float32, torch.float32]
     for norm_dtype in (None, torch.bfloat16):
         compare(lambda b, d=norm_dtype: norm(b, norm_dtype=d), inputs, dtypes)
+
+
+def test_add_norm_sums_the_gradients_of_weight_and_bias_at_once() -> None:
+    """Both are the size of a row: what they cost is the launch."""
+
+    class Sums(TorchDispatchMode):
+        shapes: list[tuple[int, ...]] = []
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+            if func.overloadpacket is torch.ops.aten.sum:
+                self.shapes.append(tuple(args[0].shape))
+            return func(*args, **(kwargs or {}))
+
+    leaves = [t.requires_grad_() for t in random((40, 768), (40, 768), (768,), (768,))]
+    out = norm("triton")(*leaves)
+    with Sums() as seen:
+        torch.autograd.backward(out, [torch.ones_like(t) for t in out])
+    assert seen.shapes == [(2, 20, 768)]
+    assert torch.equal(leaves[3].grad, torch.full((768,), 40.0, device=DEVICE))
 
 
 @pytest.mark.parametrize("used", [0, 1])

@@ -46,10 +46,12 @@ for case in sys.argv[2:]:
     elif folder == "linear":
         tiles = {"BLOCK_M": module.BLOCK_M, "BLOCK_N": module.BLOCK_N, "num_warps": module.WARPS}
     else:
-        tiles = module.tiles(int(width))
+        size = module.BACKWARD if "backward" in name else module.FORWARD
+        tiles = module.tiles(int(width), size)
     options = {"num_warps": tiles.pop("num_warps")}
     constants = tiles | {"HAS_TOTAL": True, "HAS_BRANCH": kind == "bf16", "ALIGNED": True}
-    constants["WITH_ACTIVE"] = kind == "bf16"
+    constants |= {"WITH_ACTIVE": kind == "bf16", "EXACT": kind == "fp32"}
+    constants["STAGES"] = 3 if int(width) <= 2048 else 1
     constants = {k: v for k, v in constants.items() if k in kernel.arg_names}
     signature = {}
     for argument in kernel.arg_names:
@@ -104,4 +106,5 @@ def test_compiles_for_sm_90_without_spills(
     stack, local = (int(re.search(rf"{name}:(\d+)", usage)[1]) for name in ("STACK", "LOCAL"))
     assert (stack, local) == (0, 0), usage
     # Sixteen bytes a thread and access: what is memory-bound must not read in small pieces.
-    assert re.search(r"ld\.global\S*\.v4\.b32", path.with_suffix(".ptx").read_text())
+    reads = r"ld\.global\S*\.v4\.b32|cp\.async\.cg\S* .*0x10,"
+    assert re.search(reads, path.with_suffix(".ptx").read_text())
