@@ -20,7 +20,8 @@ def captions(
     See `Encoded` and `caption_groups`.
     """
     group = Encoded(image_states, prompt_ids, uniforms)
-    return next(caption_groups(model, [group], how, len(group)))
+    (made,) = caption_groups(model, [group], how, len(group))
+    return made
 
 
 def beam_search(

@@ -4,8 +4,9 @@ Which picture is where, and when, follows from the pictures alone; so do the cap
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -77,7 +78,9 @@ def caption_groups(
     """
     if slots < 1:
         raise ValueError(f"{slots} slots hold no picture")
-    line, held = _Line(groups), _Held(model, how, slots)
+    line = _Line(groups)
+    name = _name(model, how, slots, line.first())
+    held = _taken(model, name) or _Held(model, how, slots)
     while True:
         free = held.free
         if len(free) >= ADMIT_AT * len(held.names) and (came := line.take(len(free))):
@@ -87,7 +90,30 @@ def caption_groups(
                 line.put(name, rows)
         yield from line.whole()
         if line.over and not held.running:
+            if held.cache.lengths.is_cuda:
+                _HELD[model] = (name, held)
             return
+
+
+# What a GPU's model has recorded last, for the next call like it. Nothing in it holds the model.
+_HELD: "WeakKeyDictionary[Blip, tuple[Hashable, _Held]]" = WeakKeyDictionary()
+
+
+def _name(model: Blip, how: Nucleus | Beams, slots: int, first: Encoded | None) -> Hashable:
+    """Equal where the same would be recorded, of weights in the same places."""
+    sizes = None
+    if first is not None:
+        sizes = first.states.shape[1:], first.states.dtype, first.prompt_ids.shape[1]
+    kind = next(model.parameters()).device.type
+    autocast = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
+    places = tuple(parameter.data_ptr() for parameter in model.text_decoder.parameters())
+    return how, slots, sizes, autocast, places
+
+
+def _taken(model: Blip, name: Hashable) -> "_Held | None":
+    """What was recorded under this name, which nobody else uses meanwhile."""
+    kept, held = _HELD.pop(model, (None, None))
+    return held if kept == name else None
 
 
 class _Held:
@@ -107,7 +133,9 @@ class _Held:
         self.work = how.start(model.config, slots, self.cache.lengths.device)
         self.names: list[Name | None] = [None] * slots
         self._logits: torch.Tensor | None = None
-        self._choose, self._extend = Replayed(self.work.choose), Replayed(self._follow)
+        self._fill, self._choose, self._extend = map(
+            Replayed, (self._enter, self.work.choose, self._follow)
+        )
 
     @property
     def free(self) -> list[int]:
@@ -125,7 +153,9 @@ class _Held:
         for slot, name in zip(free, names, strict=False):
             self.names[slot] = name
         self.work.begin(slots, pictures.prompt_ids, pictures.uniforms)
-        fresh = self.cache.admit(slots, pictures.states, pictures.prompt_ids)
+        # As many as there are slots come again and again; other numbers do not.
+        enter = self._fill if len(names) == len(self.names) else self._enter
+        (fresh,) = enter(slots, pictures.states, pictures.prompt_ids)
         shape = (len(self.names), self.cache.rows, fresh.shape[1])
         if self._logits is None:
             self._logits = fresh.new_zeros(shape).flatten(0, 1)
@@ -155,6 +185,12 @@ class _Held:
                 tokens, sources = self._shrink(tokens, sources)
             (self._logits,) = self._extend(tokens, sources)
         return list(zip(done, rows, strict=True))
+
+    def _enter(
+        self, slots: torch.Tensor, image_states: torch.Tensor, prompt_ids: torch.Tensor
+    ) -> tuple[torch.Tensor]:
+        """Logits after the prompts of pictures that take slots."""
+        return (self.cache.admit(slots, image_states, prompt_ids),)
 
     def _follow(self, tokens: torch.Tensor, sources: torch.Tensor | None) -> tuple[torch.Tensor]:
         """Logits after these tokens [S * R] of rows that go on from others, or from themselves."""
@@ -196,17 +232,26 @@ class _Line:
         self._open: deque[list[torch.Tensor | None]] = deque()
         self._came = self._gone = 0
 
+    def first(self) -> Encoded | None:
+        """The first group, which is not taken by it; None where there is none."""
+        self._look()
+        return self._rest
+
+    def _look(self) -> None:
+        """Ask for the next group."""
+        self._rest = next(self._coming, None)
+        self.over = self._rest is None
+        if self._rest is not None:
+            self._open.append([None] * len(self._rest))
+            self._came += 1
+
     def take(self, count: int) -> tuple[list[Name], Encoded] | None:
         """The next pictures: `count`, fewer only when no more come, None when none do."""
         names: list[Name] = []
         parts: list[Encoded] = []
         while len(names) < count and not self.over:
             if not self._rest:
-                self._rest = next(self._coming, None)
-                self.over = self._rest is None
-                if self._rest is not None:
-                    self._open.append([None] * len(self._rest))
-                    self._came += 1
+                self._look()
                 continue
             first = len(self._open[-1]) - len(self._rest)
             taken = min(count - len(names), len(self._rest))

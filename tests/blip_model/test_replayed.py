@@ -96,3 +96,27 @@ def test_captions_of_a_replaying_gpu_are_those_of_a_cpu(how: Nucleus | Beams) ->
     there = (part.cuda() for part in (came.states, came.prompt_ids, came.uniforms))
     states, ids, numbers = there
     assert torch.equal(captions(model.cuda(), states, ids, how, numbers).cpu(), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not GPU, reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("how", HOW)
+def test_what_a_gpu_recorded_is_used_again_and_never_for_other_weights(
+    how: Nucleus | Beams,
+) -> None:
+    model = captioner()
+    groups = [group(model, how, 5), group(model, how, 5), group(model, how, 5)]
+    expected = [captions(model, g.states, g.prompt_ids, how, g.uniforms) for g in groups]
+    model.cuda()
+    for came, want in zip(groups * 2, expected * 2, strict=True):
+        there = (part.cuda() for part in (came.states, came.prompt_ids, came.uniforms))
+        states, ids, numbers = there
+        assert torch.equal(captions(model, states, ids, how, numbers).cpu(), want)
+    for parameter in model.text_decoder.parameters():
+        parameter.data = parameter.data * 0.9
+    once = captions(model, states, ids, how, numbers)
+    torch.cuda.empty_cache()
+    other = captioner().cuda()
+    for parameter in other.text_decoder.parameters():
+        parameter.data = parameter.data * 0.9
+    assert torch.equal(once, captions(other, states, ids, how, numbers))
