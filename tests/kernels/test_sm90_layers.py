@@ -28,6 +28,8 @@ CASES = [
     ("attention_rows_backward_kernel", "bf16", 30),
     ("attention_rows_backward_kernel", "bf16", 64),
     ("attention_rows_backward_kernel", "fp32", 30),
+    ("column_sum_kernel", "bf16", 768),
+    ("column_sum_kernel", "fp32", 3072),
 ]
 COMPILE = """
 import importlib
@@ -40,14 +42,15 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 LOW = {"product_ptr", "upstream_ptr", "by_product_ptr", "out_ptr", "branch_ptr", "normed_ptr"}
-LOW |= {"by_normed_ptr", "by_branch_ptr", "active_ptr", "query_ptr", "key_ptr", "value_ptr"}
-LOW |= {"by_query_ptr", "by_key_ptr", "by_value_ptr"}
-FOLDERS = ("bias_gelu", "add_norm", "adamw_ema", "attention_rows")
+LOW |= {"by_normed_ptr", "by_branch_ptr", "active_ptr", "x_ptr"}
+LOW |= {"query_ptr", "key_ptr", "value_ptr", "by_query_ptr", "by_key_ptr", "by_value_ptr"}
 LONG = ("table_ptr", "programs_ptr", "seed_ptr")
 WHOLE = ("rows", "width", "rows_each", "heads", "queries", "tokens", "threshold")
+FOLDERS = {"bias": "bias_gelu", "add": "add_norm", "adamw": "adamw_ema", "column": "linear"}
+FOLDERS |= {"attention": "attention_rows"}
 for case in sys.argv[2:]:
     name, kind, width = case.split(",")
-    folder = next(f for f in FOLDERS if name.startswith(f))
+    folder = FOLDERS[name.partition("_")[0]]
     module = importlib.import_module(f"kernels.{folder}.triton_kernels")
     kernel = getattr(module, name)
     if folder == "adamw_ema":
@@ -56,6 +59,8 @@ for case in sys.argv[2:]:
         dtype = torch.bfloat16 if kind == "bf16" else torch.float32
         tiles = module.tiles((int(width), int(width)), 64, dtype)
         tiles |= {"CAUSAL": True, "DROPOUT": True}
+    elif folder == "linear":
+        tiles = {"BLOCK_M": module.BLOCK_M, "BLOCK_N": module.BLOCK_N, "num_warps": module.WARPS}
     else:
         tiles = module.tiles(int(width))
     options = {"num_warps": tiles.pop("num_warps")}
