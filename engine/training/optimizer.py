@@ -72,10 +72,11 @@ class GuardedAdamW(torch.optim.AdamW):
             scale = (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)
         # A parameter that was passed over once counts its updates differently from then on.
         self.even = self.even and len(gradients) == len(parameters)
+        told = _Told(finite)
         if self.one_pass and self.even:
             # Before the host waits to know whether: a GPU would have nothing to do meanwhile.
             self._step_in_one_pass(scale, finite)
-        self.overflow = not bool(finite)
+        self.overflow = not told.value()
         if self.overflow or (self.one_pass and self.even):
             return
         if self.clip_norm > 0:
@@ -111,6 +112,24 @@ class GuardedAdamW(torch.optim.AdamW):
                 momentum=self.momentum,
                 taken=taken,
             )
+
+
+class _Told:
+    """A flag on its way to the host, which waits for it and not for what is launched after it."""
+
+    def __init__(self, flag: torch.Tensor) -> None:
+        self._flag, self._arrived = flag, None
+        if flag.is_cuda:
+            self._flag = torch.empty((), dtype=torch.bool, pin_memory=True)
+            self._flag.copy_(flag, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+
+    def value(self) -> bool:
+        """Whether it is set."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return bool(self._flag)
 
 
 def build_optimizer(
