@@ -118,18 +118,27 @@ def test_tuning_beats_what_it_starts_from(done: Path, name: str) -> None:
     assert found["tuned"] > found["chance"], found
 
 
-def test_answers_about_clips_come_from_their_frames(done: Path) -> None:
-    """About each other's clips the same answers are right less often."""
-    task, run = done / "set/tasks/video", done / "out/seed_0/video_qa/tuned"
-    rows = json.loads((task / "qa_heldout.json").read_text())
-    # Colours are what so few steps teach; shapes take more.
-    rows = [row for row in rows if row["question"].startswith("what skin tone")]
-    clip_of, found = [row["video_id"] for row in rows], {}
+@pytest.mark.parametrize(
+    ("name", "file", "seen", "asked"),
+    [
+        # Colours are what so few steps teach; shapes take more.
+        ("video_qa", "video/qa_heldout.json", "video_id", "what skin tone"),
+        ("nlvr", "nlvr/heldout.json", "images", ""),
+    ],
+)
+def test_answers_come_from_what_is_seen(
+    done: Path, name: str, file: str, seen: str, asked: str
+) -> None:
+    """About each other's clips, or pairs of pictures, they are right less often."""
+    heldout, run = done / "set/tasks" / file, done / "out/seed_0" / name / "tuned"
+    rows = json.loads(heldout.read_text())
+    rows = [row for row in rows if row.get("question", "").startswith(asked)]
+    shown, found = [row[seen] for row in rows], {}
     for side, first in (("own", 0), ("others", len(rows) // 2)):
-        moved = zip(rows, clip_of[first:] + clip_of[:first], strict=True)
-        path, out = task / f"{side}.json", done / "looked" / side
-        path.write_text(json.dumps([row | {"video_id": clip} for row, clip in moved]))
-        words = ["--task", "video_qa", "--config", run / "config.yaml", "--model.checkpoint", run]
+        moved = zip(rows, shown[first:] + shown[:first], strict=True)
+        path, out = heldout.with_name(f"{side}.json"), done / "looked" / name / side
+        path.write_text(json.dumps([row | {seen: other} for row, other in moved]))
+        words = ["--task", name, "--config", run / "config.yaml", "--model.checkpoint", run]
         words += ["--data.eval", path, "--output_dir", out]
         ended = call(evaluate.main, *words)
         assert ended.code == 0, ended.err
