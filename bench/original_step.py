@@ -93,6 +93,24 @@ class OriginalPretrain(nn.Module):
         with torch.no_grad():
             image_m = F.normalize(self.vision_proj_m(self.visual_encoder_m(image)[:, 0]), dim=-1)
             text_m = F.normalize(self.text_proj_m(self.text_encoder_m(ids, mask)[:, 0]), dim=-1)
+        loss, i2t, t2i = self.contrast(image_feature, text_feature, image_m, text_m, alpha)
+        losses = {
+            "loss_itc": loss,
+            "loss_itm": self.matching(ids, mask, states, i2t, t2i),
+            "loss_lm": self.captioning(ids, mask, states),
+        }
+        return losses, image_m, text_m
+
+    def contrast(
+        self,
+        image_feature: torch.Tensor,
+        text_feature: torch.Tensor,
+        image_m: torch.Tensor,
+        text_m: torch.Tensor,
+        alpha: float,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The loss, and similarities [B, B + Q] of pictures to texts and of texts to pictures."""
+        with torch.no_grad():
             images = torch.cat([image_m.t(), self.image_queue.clone().detach()], 1)
             texts = torch.cat([text_m.t(), self.text_queue.clone().detach()], 1)
             targets_i2t = self.soft_targets(image_m @ texts / self.temp, alpha)
@@ -101,12 +119,7 @@ class OriginalPretrain(nn.Module):
         t2i = text_feature @ images / self.temp
         loss_i2t = -torch.sum(F.log_softmax(i2t, 1) * targets_i2t, 1).mean()
         loss_t2i = -torch.sum(F.log_softmax(t2i, 1) * targets_t2i, 1).mean()
-        losses = {
-            "loss_itc": (loss_i2t + loss_t2i) / 2,
-            "loss_itm": self.matching(ids, mask, states, i2t, t2i),
-            "loss_lm": self.captioning(ids, mask, states),
-        }
-        return losses, image_m, text_m
+        return (loss_i2t + loss_t2i) / 2, i2t, t2i
 
     def soft_targets(self, similarity: torch.Tensor, alpha: float) -> torch.Tensor:
         """[B, B + Q] mixture of the momentum softmax and the diagonal."""

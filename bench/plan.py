@@ -71,11 +71,9 @@ def plan(hardware: str, quick: bool, preset: str = "base") -> Plan:
     sizes |= {"queue_size": 57600, "samples_read": 20_000 if quick else 200_000}
     if hardware == "gpu":
         steps = (("base", 64),) if quick else (("base", 64), ("small", 256))
-        rest = {"caption_size": 384, "pictures": 1024}
-        return Plan(
-            **sizes, rounds=10, steps=steps, peer_batch=256, kernel_batch=512, caption_batch=64,
-            **rest,
-        )  # fmt: skip
+        batches = {"peer_batch": 256, "kernel_batch": 512, "caption_batch": 64}
+        rest = {"rounds": 5 if quick else 10, "caption_size": 384, "pictures": 1024}
+        return Plan(**sizes, steps=steps, **batches, **rest)
     steps = (("base", 4),) if quick else (("base", 4), ("base", 16), ("small", 4), ("small", 16))
     batches = {"peer_batch": 0, "kernel_batch": 16, "caption_batch": 2 if quick else 4}
     pictures = 128 if quick else 512

@@ -16,7 +16,7 @@ from blip_model.momentum import Momentum, online_name
 from blip_model.pretrain import BlipPretrain
 from engine.config import TrainSection
 from engine.training.optimizer import build_optimizer
-from kernels import add_norm, attention_packed, ema_, linear_gelu, mlp
+from kernels import add_norm, attention_packed, attention_rows, ema_, linear_gelu, mlp
 
 
 @pytest.fixture
@@ -103,6 +103,33 @@ def test_attention_packed(compare: Compare, plan: Plan, record: Record, config: 
     times = compare(f"attention_packed, {shape[0]} tokens", sides)
     faster = ratio(times["padded"], times["sdpa_flash"])
     record.figure(f"kernel_attention_packed_ratio{plan.suffix}", faster)
+
+
+def test_attention_rows(compare: Compare, plan: Plan, record: Record, config: BlipConfig) -> None:
+    """The same with dropout, by our kernel; without it both sides must agree."""
+    lengths = torch.tensor(LENGTHS, device=plan.device).repeat(plan.kernel_batch // len(LENGTHS))
+    where = (lengths.cumsum(0) - lengths, lengths) * 2
+    shape = (int(lengths.sum()), config.text_heads, config.text_width // config.text_heads)
+    settings = {"device": plan.device, "dtype": torch.bfloat16}
+    leaves = [torch.randn(shape, **settings).requires_grad_() for _ in range(3)]
+    upstream, longest = torch.randn(shape, **settings), (max(LENGTHS),) * 2
+    exact, dropping = (
+        {
+            name: with_gradient(
+                lambda b=name, d=dropout: attention_rows(
+                    *leaves, *where, longest, dropout=d, backend=b
+                ),
+                leaves,
+                upstream,
+            )
+            for name in ("padded", "triton")
+        }
+        for dropout in (0.0, 0.1)
+    )
+    agree(exact, 0.05)
+    times = compare(f"attention_rows, {shape[0]} tokens", dropping)
+    faster = ratio(times["padded"], times["triton"])
+    record.figure(f"kernel_attention_rows_ratio{plan.suffix}", faster)
 
 
 def test_adamw_ema(compare: Compare, plan: Plan, record: Record, config: BlipConfig) -> None:

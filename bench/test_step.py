@@ -1,7 +1,6 @@
 """A training step: ours against the original, in turns, in one process."""
 
 import gc
-import statistics
 
 import pytest
 import torch
@@ -76,22 +75,22 @@ def test_memory_of_our_step_alone(plan: Plan, record: Record) -> None:
 
 
 def test_our_step_alone(compare: Compare, plan: Plan, record: Record) -> None:
-    """As it is written and compiled, against what the GPU's products can reach."""
+    """Replayed, as one process runs, and launched kernel by kernel; against the GPU's products."""
     if plan.device.type != "cuda":
         pytest.skip("on a CPU our step is measured beside the original")
     config, count = preset(plan.preset), plan.peer_batch
     ours, batch = Ours(config, plan.queue_size, plan.device), pairs(config, count, plan.device)
     sides = {
         "ours bf16": side(ours, batch, "bf16"),
-        "ours bf16 compiled": lambda: ours.step(batch, "bf16", compiled=True),
+        "ours bf16 eager": lambda: ours.step(batch, "bf16", recorded=False),
     }
     name = f"step, {plan.preset}, batch {count}"
     times = compare(name, sides)
     ceiling = gemm_ceiling(config.vision_width, count)
     record.figure("gemm_ceiling", ceiling)
     useful = pretraining_flops(config, MEAN_TOKENS) * count / ceiling
-    for way, seconds in ways_of(times).items():
-        end = f"{way}{plan.suffix}"
+    for way, who in (("", "ours bf16"), ("_eager", "ours bf16 eager")):
+        end, seconds = f"{way}{plan.suffix}", times[who]
         record.figure(f"images_per_second{end}", ratio([count] * plan.rounds, seconds))
         record.figure(f"mfu{end}", ratio([useful] * plan.rounds, seconds))
     for who, step in sides.items():
@@ -106,24 +105,11 @@ def test_step_against_the_strong_peer(compare: Compare, plan: Plan, record: Reco
     config, count = preset(plan.preset), plan.peer_batch
     ours, batch = Ours(config, plan.queue_size, plan.device), pairs(config, count, plan.device)
     peer = side(Original(ours, strong=True), batch, "bf16")
-    sides = {
-        "strong peer": peer,
-        "ours bf16": side(ours, batch, "bf16"),
-        "ours bf16 compiled": lambda: ours.step(batch, "bf16", compiled=True),
-    }
     name = f"step, {plan.preset}, batch {count}, strong peer"
-    times = compare(name, sides)
-    for way, seconds in ways_of(times).items():
-        faster = ratio(times["strong peer"], seconds)
-        record.figure(f"step_time_ratio_strong{way}{plan.suffix}", faster)
+    times = compare(name, {"strong peer": peer, "ours bf16": side(ours, batch, "bf16")})
+    faster = ratio(times["strong peer"], times["ours bf16"])
+    record.figure(f"step_time_ratio_strong{plan.suffix}", faster)
     record.kernels[name] = kernel_times(peer)
-
-
-def ways_of(times: Times) -> Times:
-    """Our step's times by what stands behind its figures: nothing for the faster of both ways,
-    which a run chooses by train.compile."""
-    ways = {"_eager": times["ours bf16"], "_compiled": times["ours bf16 compiled"]}
-    return ways | {"": min(ways.values(), key=statistics.median)}
 
 
 def gemm_ceiling(width: int, count: int) -> float:

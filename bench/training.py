@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from bench.original_network import by_products, by_sdpa
+from bench.original_network import Layer, VisionBlock, by_products, by_sdpa
 from bench.original_step import OriginalPretrain
 from bench.pairs import Pairs
 from blip_model.config import BlipConfig
@@ -13,8 +13,11 @@ from blip_model.momentum import Momentum, MomentumFeatures, online_name
 from blip_model.pretrain import BlipPretrain
 from engine.config import TrainSection
 from engine.training.optimizer import build_optimizer
+from engine.training.recorded import RecordedPasses
 
 ALPHA, RATE, MOMENTUM = 0.4, 1e-6, 0.995
+# Layers are called with texts of several numbers and with and without pictures and gradients.
+PROGRAMS = 64
 
 
 def cast(precision: str, device: torch.device) -> AbstractContextManager:
@@ -42,7 +45,7 @@ class Ours:
         # On the device once: a number of the host would be waited for in each step.
         self.alpha = torch.full((), ALPHA, dtype=torch.float64, device=device)
         self.group = torch.zeros(1, dtype=torch.int64, device=device)
-        self.passes = {False: (self.momentum.features, self.model.forward)}
+        self.recorded = RecordedPasses(parameters)
         self.one_pass = device.type == "cuda"
         if self.one_pass:
             online = dict(self.model.named_parameters())
@@ -50,33 +53,47 @@ class Ours:
             pairs = {online[online_name(name)]: p for name, p in followers.items()}
             self.optimizer.follow(pairs, MOMENTUM)
 
-    def loss(
-        self, pairs: Pairs, precision: str, *, compiled: bool = False
-    ) -> tuple[torch.Tensor, MomentumFeatures]:
+    def loss(self, pairs: Pairs, precision: str) -> tuple[torch.Tensor, MomentumFeatures]:
         """Sum of the three losses, and what goes into the queues."""
-        if compiled and True not in self.passes:
-            # As `train.compile` has it.
-            settings = {"fullgraph": True, "dynamic": False}
-            self.passes[True] = tuple(torch.compile(p, **settings) for p in self.passes[False])
-        features_of, forward = self.passes[compiled]
-        inputs, shape = pairs.trimmed(), {"capacity": pairs.capacity}
-        # What is drawn changes from step to step, and the program does not.
-        draw = {"seed": 0, "group_keys": self.group + self.steps}
+        return self._loss(pairs.trimmed(), self.group + self.steps, pairs, precision)
+
+    def _loss(
+        self, inputs: tuple[torch.Tensor, ...], group: torch.Tensor, pairs: Pairs, precision: str
+    ) -> tuple[torch.Tensor, MomentumFeatures]:
+        shape = {"capacity": pairs.capacity}
         with cast(precision, self.device):
-            features = features_of(*inputs, **shape)
-            losses = forward(*inputs, features, alpha=self.alpha, **draw, **shape)
+            features = self.momentum.features(*inputs, **shape)
+            losses = self.model(*inputs, features, alpha=self.alpha, group_keys=group, **shape)
         return sum(losses.values()), features
 
-    def step(self, pairs: Pairs, precision: str, *, compiled: bool = False) -> None:
-        """One training step, as it is written or through `torch.compile`."""
-        loss, features = self.loss(pairs, precision, compiled=compiled)
-        loss.backward()
+    def step(self, pairs: Pairs, precision: str, *, recorded: bool | None = None) -> None:
+        """One training step.
+
+        Args:
+            pairs: of the step.
+            precision: fp32 or bf16.
+            recorded: replay its passes; by default as a run does, on a GPU.
+        """
+        inputs, group = pairs.trimmed(), self.group + self.steps
+
+        def passes(placed: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+            *inputs, group = placed.values()
+            loss, features = self._loss(tuple(inputs), group, pairs, precision)
+            loss.backward()
+            return features.image_feature, features.text_feature
+
+        named = dict(zip(("image", "ids", "mask", "group"), (*inputs, group), strict=True))
+        if self.device.type == "cuda" if recorded is None else recorded:
+            self.recorded.begin()
+            features = self.recorded.run((precision, len(inputs[0])), named, passes)
+        else:
+            features = passes(named)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.model.clamp_temperature_()
         if not self.one_pass:
             self.momentum.update(dict(self.model.named_parameters()), MOMENTUM)
-        self.momentum.enqueue(features.image_feature, features.text_feature)
+        self.momentum.enqueue(*features)
         self.steps += 1
 
 
@@ -85,7 +102,7 @@ class Original:
 
     Args:
         ours: whose weights it starts from.
-        strong: the strong peer: SDPA, negatives at once, fused AdamW, and compiled.
+        strong: the strong peer: SDPA, negatives at once, fused AdamW, layers compiled.
         compiled: of the strong peer; False to try it out without a compiler.
     """
 
@@ -96,12 +113,20 @@ class Original:
         self.model.load_state_dict({**ours.model.state_dict(), **ours.momentum.state_dict()})
         self.model.to(ours.device)
         if strong and compiled:
-            self.model.compute = torch.compile(self.model.compute)
+            self._compile()
         online = [p for p in self.model.parameters() if p.requires_grad]
         # The original's settings; on a CPU they mean one tensor after the other.
         fused = {"fused": True} if strong else {}
         self.optimizer = torch.optim.AdamW(online, lr=RATE, weight_decay=0.05, **fused)
         self.device = ours.device
+
+    def _compile(self) -> None:
+        """Layer by layer, and the contrast: the whole as one program takes minutes to make."""
+        torch._dynamo.config.recompile_limit = PROGRAMS
+        for module in self.model.modules():
+            if isinstance(module, VisionBlock | Layer):
+                module.compile(dynamic=False)
+        self.model.contrast = torch.compile(self.model.contrast, dynamic=False)
 
     def loss(self, pairs: Pairs, precision: str) -> torch.Tensor:
         """Sum of the three losses."""

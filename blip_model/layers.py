@@ -1,4 +1,4 @@
-"""A linear map and a layer norm that do what stands beside them too, in one pass on a GPU.
+"""Linear maps and a layer norm that do what stands beside them too, in one pass on a GPU.
 
 Names, shapes and starting values of their weights are those of `nn.Linear` and `nn.LayerNorm`;
 on a CPU so is every bit of what they compute.
@@ -7,7 +7,20 @@ on a CPU so is every bit of what they compute.
 import torch
 from torch import nn
 
-from kernels import add_norm, linear_gelu, mlp
+from kernels import add_norm, linear, linear_gelu, mlp
+
+
+class Linear(nn.Linear):
+    """A linear map with a bias.
+
+    Attributes:
+        backend: of `kernels.linear`, for all of them.
+    """
+
+    backend = "auto"
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return linear(x, self.weight, self.bias, backend=self.backend)
 
 
 class LinearGelu(nn.Linear):

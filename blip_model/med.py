@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from blip_model.config import BlipConfig
-from blip_model.layers import AddLayerNorm, LinearGelu, MlpOutput
+from blip_model.layers import AddLayerNorm, Linear, LinearGelu, MlpOutput
 from blip_model.recompute import run_layer
 from kernels import attention, attention_absorbed
 
@@ -48,9 +48,9 @@ class Projections(nn.Module):
     def __init__(self, config: BlipConfig, source_width: int) -> None:
         super().__init__()
         self.heads = config.text_heads
-        self.query = nn.Linear(config.text_width, config.text_width)
-        self.key = nn.Linear(source_width, config.text_width)
-        self.value = nn.Linear(source_width, config.text_width)
+        self.query = Linear(config.text_width, config.text_width)
+        self.key = Linear(source_width, config.text_width)
+        self.value = Linear(source_width, config.text_width)
 
     def queries(self, states_BLD: torch.Tensor) -> torch.Tensor:
         """[B, L, D] -> [B, H, L, K]."""
@@ -69,7 +69,7 @@ class AddNorm(nn.Module):
 
     def __init__(self, config: BlipConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.text_width, config.text_width)
+        self.dense = Linear(config.text_width, config.text_width)
         self.LayerNorm = AddLayerNorm(config.text_width, NORM_EPS)
         self.dropout = nn.Dropout(config.dropout)
 

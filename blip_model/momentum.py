@@ -83,13 +83,17 @@ class Momentum(nn.Module):
             capacity: of tokens, as in `Packing.of`.
         """
         texts = SharedEmbeddings.of(self.text_encoder_m, ids, Packing.of(mask, capacity))
-        return MomentumFeatures(
+        return self.beside_queues(
             unit(self.vision_proj_m(self.visual_encoder_m.first_state(image))),
             unit(self.text_proj_m(first_states(texts))),
-            self.image_queue,
-            self.text_queue,
-            self.idx_queue[0] if self.with_ids else None,
         )
+
+    def beside_queues(
+        self, image_feature: torch.Tensor, text_feature: torch.Tensor
+    ) -> MomentumFeatures:
+        """Features [B, E] of a batch, with the queues as they stand."""
+        ids = self.idx_queue[0] if self.with_ids else None
+        return MomentumFeatures(image_feature, text_feature, self.image_queue, self.text_queue, ids)
 
     @torch.no_grad()
     def update(self, online: dict[str, torch.Tensor], momentum: float) -> None:

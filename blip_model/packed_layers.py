@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from blip_model.layers import LinearGelu, MlpOutput
+from blip_model.layers import Linear, LinearGelu, MlpOutput
 from kernels.packed_linear import pack, packed_linear, unpack
 
 
@@ -78,4 +78,9 @@ class PackedMlpOutput(PackedLinear):
 
 
 # What packs each kind of map.
-PACKED = {nn.Linear: PackedLinear, LinearGelu: PackedLinearGelu, MlpOutput: PackedMlpOutput}
+PACKED = {
+    nn.Linear: PackedLinear,
+    Linear: PackedLinear,
+    LinearGelu: PackedLinearGelu,
+    MlpOutput: PackedMlpOutput,
+}

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from blip_model.config import BlipConfig
-from blip_model.layers import AddLayerNorm, MlpOutput, for_products
+from blip_model.layers import AddLayerNorm, Linear, MlpOutput, for_products
 from blip_model.positions import resize_positions
 from blip_model.recompute import run_layer
 from kernels import attention
@@ -47,8 +47,8 @@ class VisionAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
 
     def forward(self, x_BPD: torch.Tensor) -> torch.Tensor:
         query, key, value = self._heads(self.qkv(x_BPD), 3)

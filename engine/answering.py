@@ -1,11 +1,30 @@
 """Answers to questions that a model has read: the likeliest of given ones, or written ones."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from blip_model.answers import QuestionStates
 from blip_model.beams import Beams
 from engine.config import ConfigError
+from engine.data.captions import valid_text
+from engine.data.picture_files import printable
 from engine.encoding import Encoding
+from engine.given import require_many
+
+
+def answers_among(given: str | Iterable[str]) -> list[str]:
+    """Answers to choose from, as a call in Python is given them.
+
+    Raises:
+        ConfigError: none, or one that is no text.
+    """
+    require_many(given, "among", "answers")
+    many = [given] if isinstance(given, str) else list(given)
+    if not many:
+        raise ConfigError("among: no answer to choose from")
+    for number, one in enumerate(many):
+        if not isinstance(one, str) or not valid_text(one).strip():
+            raise ConfigError(f"among[{number}] is no answer: {printable(repr(one))[:60]}")
+    return many
 
 
 class Answerer:
@@ -39,7 +58,8 @@ class Answerer:
             raise ConfigError(f"max_length is {max_length}: must be 2 to {positions}")
         self.how = Beams(num_beams=num_beams, max_length=max_length, min_length=min_length)
         if among is not None:
-            tokens = blip.tokenizer.encode(list(among), blip.model.config.max_positions)
+            texts = [valid_text(one) for one in among]
+            tokens = blip.tokenizer.encode(texts, blip.model.config.max_positions)
             self._ids, self._mask = (part.to(blip.device) for part in tokens)
 
     def __call__(self, questions: QuestionStates) -> list[str]:

@@ -10,7 +10,7 @@ import yaml
 from blip_model.config import BlipConfig, preset
 from engine.curriculum import curriculum_problem
 from engine.data.section import DataSection
-from engine.ranges import out_of_range
+from engine.ranges import lengths_problem, out_of_range
 
 
 class ConfigError(ValueError):
@@ -95,6 +95,9 @@ class TrainSection:
         compile: make one program of the forward pass and its losses by `torch.compile`, and one of
             the momentum encoders', for each of the few shapes that batches are brought to. The
             first step of a shape takes minutes. Without ZeRO or with its stages 1 and 2.
+        cuda_graph: record the passes over a micro-batch, for each of the few shapes that batches
+            are brought to, and replay them: a GPU then never waits for the host to launch its
+            thousands of kernels. By default where one process has a GPU.
     """
 
     epochs: int = 20
@@ -117,6 +120,7 @@ class TrainSection:
     max_skipped_in_a_row: int = 10
     activation_checkpointing: Literal["none", "vision", "all"] = "none"
     compile: bool = False
+    cuda_graph: bool | None = None
 
     @property
     def group_size(self) -> int:
@@ -243,11 +247,10 @@ class RunConfig:
                 "train.compile: ZeRO 3 gathers weights inside the forward pass, which makes no one "
                 "program; set deepspeed.stage to 0, 1 or 2"
             )
-        if self.evaluate.min_length > self.evaluate.max_length:
-            raise ConfigError(
-                f"evaluate.min_length {self.evaluate.min_length} is more than "
-                f"evaluate.max_length {self.evaluate.max_length}"
-            )
+        lengths = self.evaluate.min_length, self.evaluate.max_length
+        problem = lengths_problem(*lengths, section="evaluate.")
+        if problem:
+            raise ConfigError(problem)
         for template in self.evaluate.templates or ():
             if template.count("{}") != 1:
                 raise ConfigError(f"evaluate.templates: {template!r} must hold {{}} once")

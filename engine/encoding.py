@@ -13,6 +13,7 @@ from engine.data.captions import clean_caption
 from engine.data.images import BadSample
 from engine.data.picture_files import printable
 from engine.data.tokenizer import Tokenizer
+from engine.given import require_many
 from engine.pictures import Picture, Pictures, given_pictures, view_batches
 from engine.progress import Progress
 
@@ -119,8 +120,9 @@ class Encoding:
             clean: of the texts' kind.
 
         Raises:
-            ConfigError: none given, or a text with nothing in it.
+            ConfigError: none given, or one with nothing in it.
         """
+        require_many(texts, "texts", "texts")
         many = [texts] if isinstance(texts, str) else list(texts)
         if not many:
             raise ConfigError("no text given")

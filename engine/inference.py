@@ -11,12 +11,13 @@ from blip_model.convert.shapes import network_of
 from blip_model.generate import beam_search, nucleus
 from blip_model.pair_scores import matching_logits
 from blip_model.stored_products import store_products
-from engine.answering import Answerer
+from engine.answering import Answerer, answers_among
 from engine.attention_map import AttentionMap, attention_map
 from engine.config import ConfigError, ModelSection
 from engine.data.captions import clean_question, valid_text
 from engine.data.tokenizer import open_tokenizer
 from engine.encoding import ANSWERS, Encoding
+from engine.given import refuse_wrong, require_many
 from engine.pictures import Picture, Pictures, given_pictures, is_one
 from engine.progress import Progress
 from engine.runtime import choose_device
@@ -57,19 +58,20 @@ class LoadedBlip(Encoding):
             min_length: tokens, prompt included.
             batch_size: pictures at once.
             generator: of the samples.
+
+        Raises:
+            ConfigError: no or unusable pictures, or a setting outside its range; names it.
         """
         self.require("text_decoder")
+        how = {"num_beams": num_beams, "max_length": max_length, "min_length": min_length}
+        if top_p is not None:
+            how["top_p"] = top_p
+        refuse_wrong(**how)
+        # Before any picture is read.
+        self.prompt_ids(prompt, max_length)
         captions = []
         for states in self.states(given_pictures(images), batch_size, "captioned"):
-            captions += self.caption_states(
-                states,
-                prompt=prompt,
-                num_beams=num_beams,
-                top_p=top_p,
-                max_length=max_length,
-                min_length=min_length,
-                generator=generator,
-            )
+            captions += self.caption_states(states, prompt=prompt, generator=generator, **how)
         return captions
 
     @torch.no_grad()
@@ -129,6 +131,7 @@ class LoadedBlip(Encoding):
     def embed_texts(self, texts: str | Iterable[str], *, batch_size: int = 256) -> torch.Tensor:
         """Unit vectors [N, E] that pictures are compared with."""
         self.require("text_encoder")
+        refuse_wrong(batch_size=batch_size)
         ids, mask = self.encode(texts)
         progress = Progress("embedded", "texts", len(ids), self.progress)
         features = []
@@ -198,13 +201,12 @@ class LoadedBlip(Encoding):
             ConfigError: weights that do not answer, or another number of questions than pictures.
         """
         self.require(ANSWERS)
-        if among is not None:
-            among = [among] if isinstance(among, str) else list(among)
-            if not among or shortlist < 1:
-                raise ConfigError("among: no answer to choose from")
+        how = {"num_beams": num_beams, "max_length": max_length, "min_length": min_length}
+        refuse_wrong(shortlist=shortlist, **how)
+        among = None if among is None else answers_among(among)
+        require_many(questions, "questions", "questions")
         ids, mask = self.encode(questions, 50, clean=clean_question)
-        lengths = {"max_length": max_length, "min_length": min_length}
-        answering = Answerer(self, among, shortlist=shortlist, num_beams=num_beams, **lengths)
+        answering = Answerer(self, among, shortlist=shortlist, **how)
         answers = []
         for states, rows in self._paired(images, questions, len(ids), batch_size, "answered"):
             count = max(len(states), len(ids[rows]))
@@ -222,8 +224,7 @@ class LoadedBlip(Encoding):
         Raises:
             ConfigError: another number of texts than of pictures.
         """
-        if batch_size < 1:
-            raise ConfigError(f"batch_size is {batch_size}: must be at least 1")
+        refuse_wrong(batch_size=batch_size)
         pictures, one_text = given_pictures(images), isinstance(texts, str)
         if is_one(images):
             (states,) = self.states(pictures, 1, "encoded")
@@ -254,14 +255,14 @@ def load(
 
     Args:
         place: run folder or checkpoint of ours, original .pth, Hugging Face folder or hub name.
-        device: `auto`, `cpu` or `cuda`.
+        device: `auto`, `cpu`, `cuda`, or one GPU by its number, `cuda:1`.
         precision: `fp32` or `bf16`.
         section: gives the picture size and the vocabulary where it names them; everything else
             is told by the weights.
         progress: work of more than ten seconds says on stderr how far it is.
 
     Raises:
-        ConfigError: nothing there, or weights that do not fit the network.
+        ConfigError: nothing there, weights that do not fit the network, or no such device.
     """
     if precision not in ("fp32", "bf16"):
         raise ConfigError(f"precision is {precision!r}: choose fp32 or bf16")

@@ -15,12 +15,15 @@ from PIL import Image
 
 from engine.config import ConfigError
 from engine.data.augment import evaluation_view
-from engine.data.images import BadSample, decode_image, to_rgb
+from engine.data.images import BadSample, decode_image, refuse_size, to_rgb
 from engine.data.picture_files import SUFFIXES, find_files, printable
+from engine.given import refuse_wrong, require_many
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
 Pictures = Picture | Iterable[Picture]
 MAX_PIXELS = 25_000_000
+# By the kind of an array what may stand behind its height and width.
+COLOURS = {"u1": ((), (2,), (3,), (4,)), "u2": ((),), "b1": ((),)}
 THREADS = 4
 # Pillow reads pixels late and keeps the file: one object twice must not meet two threads.
 LOADING = threading.Lock()
@@ -51,6 +54,7 @@ def given_pictures(images: Pictures) -> list[Picture] | Iterator[Picture]:
         ConfigError: no picture given, or a folder without any.
     """
     many = [images] if isinstance(images, Picture) else images
+    require_many(many, "images", "pictures")
     pictures = _unfolded(many)
     if not hasattr(many, "__len__"):
         return pictures
@@ -79,8 +83,7 @@ def view_batches(pictures: Iterable[Picture], size: int, batch_size: int) -> Ite
     Raises:
         ConfigError: no picture, or one that cannot be used; it is named.
     """
-    if batch_size < 1:
-        raise ConfigError(f"batch_size is {batch_size}: must be at least 1")
+    refuse_wrong(batch_size=batch_size)
 
     def view(numbered: tuple[int, Picture]) -> torch.Tensor:
         return evaluation_view(open_picture(numbered[1], numbered[0]), size)
@@ -126,8 +129,11 @@ def open_picture(picture: Picture, number: int | None = None) -> Image.Image:
     name = printable(picture) if named else f"{place}a {type(picture).__name__}"
     try:
         if isinstance(picture, np.ndarray):
-            return to_rgb(Image.fromarray(picture))
+            return to_rgb(_from_array(picture))
         if isinstance(picture, Image.Image):
+            if picture.mode == "F":
+                raise BadSample("mode F, whose pixels are fractions: convert it to RGB")
+            refuse_size(picture.size, MAX_PIXELS)
             with LOADING:
                 picture.load()
             return to_rgb(picture)
@@ -141,3 +147,17 @@ def open_picture(picture: Picture, number: int | None = None) -> Image.Image:
         problem = printable(" ".join(str(error).split()))
         reason = getattr(error, "strerror", None) or f"not a usable picture: {problem}"
         raise ConfigError(f"{name}: {reason}") from None
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    """An array as a picture.
+
+    Raises:
+        BadSample: of another kind, or of no size that files may have.
+    """
+    # Without the order of bytes.
+    kind, colours = array.dtype.str[1:], array.shape[2:]
+    if array.ndim < 2 or colours not in COLOURS.get(kind, ()):
+        raise BadSample(f"{array.dtype} {list(array.shape)}: must be uint8 [H, W, 3] or [H, W]")
+    refuse_size((array.shape[1], array.shape[0]), MAX_PIXELS)
+    return Image.fromarray(array)

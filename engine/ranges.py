@@ -38,6 +38,19 @@ COUNT, NOT_NEGATIVE, POSITIVE = Range(1), Range(0), Range(0, open_low=True)
 SHARE, PROBABILITY = Range(0, 1), Range(0, 1, open_high=True)
 PART = Range(0, 1, open_low=True)
 
+# How captions and answers are written, on every command line and in Python.
+WRITING = {
+    "samples": COUNT,
+    "top_p": PART,
+    "top_k": NOT_NEGATIVE,
+    "temperature": POSITIVE,
+    "num_beams": COUNT,
+    "max_length": COUNT,
+    "min_length": NOT_NEGATIVE,
+    "repetition_penalty": POSITIVE,
+    "length_penalty": NOT_NEGATIVE,
+}
+
 RANGES = {
     "model.image_size": COUNT,
     "model.dropout": PROBABILITY,
@@ -80,9 +93,7 @@ RANGES = {
     "deepspeed.stage": Range(0, 3),
     "evaluate.batch_size": COUNT,
     "evaluate.shortlist": NOT_NEGATIVE,
-    "evaluate.num_beams": COUNT,
-    "evaluate.max_length": COUNT,
-    "evaluate.min_length": NOT_NEGATIVE,
+    **{f"evaluate.{name}": WRITING[name] for name in ("num_beams", "max_length", "min_length")},
 }
 
 
@@ -99,3 +110,16 @@ def out_of_range(run: Any, ranges: dict[str, Range] = RANGES) -> str | None:
             if number is not None and number not in allowed:
                 return f"{key} is {number}: must be {allowed}"
     return None
+
+
+def lengths_problem(min_length: int, max_length: int, section: str = "") -> str | None:
+    """What is wrong with the two lengths of what is written, where each is in its range.
+
+    Args:
+        min_length: in tokens.
+        max_length: in tokens.
+        section: of the settings with its dot, where they have one.
+    """
+    if min_length <= max_length:
+        return None
+    return f"{section}min_length {min_length} is more than {section}max_length {max_length}"

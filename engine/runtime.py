@@ -134,14 +134,21 @@ def start_apart(device: str = "auto") -> Runtime:
 
 
 def choose_device(device: str) -> str:
-    """`cpu` or `cuda`; `auto` takes a GPU where there is one.
+    """`cpu` or `cuda`, in Python also `cuda:1`; `auto` takes a GPU where there is one.
 
     Raises:
-        ConfigError: no GPU where one is asked for.
+        ConfigError: no GPU where one is asked for, or something else.
     """
-    has_gpu = torch.cuda.is_available()
-    if device == "cuda" and not has_gpu:
-        raise ConfigError("device is cuda but no NVIDIA GPU can be used here: set device to cpu")
+    device, has_gpu = str(device), torch.cuda.is_available()
+    kind, _, number = device.partition(":")
+    if device not in ("auto", "cpu", "cuda") and (kind != "cuda" or not number.isdecimal()):
+        raise ConfigError(f"device is {device!r}: choose auto, cpu or cuda")
+    if kind == "cuda" and not has_gpu:
+        problem = "no NVIDIA GPU can be used here: set device to cpu"
+        raise ConfigError(f"device is {device} but {problem}")
+    if number and int(number) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ConfigError(f"device is {device} but there are {count} GPUs, from cuda:0 on")
     return ("cuda" if has_gpu else "cpu") if device == "auto" else device
 
 

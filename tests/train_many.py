@@ -93,6 +93,7 @@ def main() -> int:
     parser.add_argument("--ledger", type=Path)
     parser.add_argument("--room", type=int)
     parser.add_argument("--follow", action="store_true")
+    parser.add_argument("--record", action="store_true")
     parser.add_argument("--programs", default=methods.BACKEND)
     parser.add_argument("configs", nargs="+")
     words = parser.parse_args()
@@ -101,6 +102,8 @@ def main() -> int:
         resource.setrlimit(resource.RLIMIT_FSIZE, (words.room, words.room))
     if words.follow:
         DeepSpeedEngine.one_pass_on = ("cpu", "cuda")
+    if words.record:
+        DeepSpeedEngine.records_on = ("cpu", "cuda")
     stop, here, code = StopRequest(), runtime.start("cpu"), 0
     for path in words.configs:
         tuned = "task" in yaml.safe_load(Path(path).read_text())

@@ -175,7 +175,7 @@ def _given(texts: str | list[str]) -> list[str]:
     if isinstance(texts, list):
         return texts
     try:
-        lines = Path(texts).read_text(encoding="utf-8").splitlines()
+        lines = Path(texts).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         problem = getattr(error, "strerror", None) or "not UTF-8 text"
         raise ConfigError(f"texts {texts}: {problem}") from None

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, repeat
 from typing import Any, Protocol
 
 import torch
@@ -102,7 +103,7 @@ class CaptionAndScore:
         if self.filter.blip is not self.captioner.blip:
             states = _encode(self.filter.blip, pictures)
         texts = [
-            [(WEB, one) for one in picture.captions] + [(SYNTHETIC, one) for one in captions]
+            _stored(picture) + [(SYNTHETIC, one) for one in captions]
             for picture, captions in zip(pictures, made, strict=True)
         ]
         cleaned = [[self._clean(text) for _, text in many] for many in texts]
@@ -134,6 +135,15 @@ def _encode(blip: LoadedBlip, pictures: list[Picture]) -> torch.Tensor:
     if not states.isfinite().all():
         raise ConfigError("the model's states are not finite: its weights are no good")
     return states
+
+
+def _stored(picture: Picture) -> list[tuple[str, Any]]:
+    """A picture's texts with their sources: of a cleaned set, what a captioner wrote stays so."""
+    written = chain(picture.synthetic, repeat(False))
+    return [
+        (SYNTHETIC if synthetic else WEB, text)
+        for text, synthetic in zip(picture.captions, written, strict=False)
+    ]
 
 
 def _storable(text: Any) -> str:

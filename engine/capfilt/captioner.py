@@ -10,7 +10,9 @@ from blip_model.nucleus import Nucleus
 from blip_model.slots import Encoded, caption_groups
 from engine.capfilt.config import CaptionSection
 from engine.data.counter import Draws
+from engine.given import refuse_wrong
 from engine.inference import LoadedBlip
+from engine.ranges import WRITING
 
 BITS = 32
 # Encoded pictures [B, P, vision width] and their uids.
@@ -26,11 +28,13 @@ class Captioner:
         seed: of the sampled ones.
 
     Raises:
-        ConfigError: weights without a decoder, or captions that they have no room for.
+        ConfigError: weights without a decoder, captions that they have no room for, or a setting
+            outside its range.
     """
 
     def __init__(self, blip: LoadedBlip, settings: CaptionSection, seed: int) -> None:
         blip.require("text_decoder")
+        refuse_wrong(**{name: settings.resolved()[name] for name in WRITING})
         self.blip, self.settings, self.seed = blip, settings, seed
         self._prompt = blip.prompt_ids(settings.prompt, settings.max_length)
 

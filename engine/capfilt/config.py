@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from engine.config import ConfigError
-from engine.ranges import COUNT, NOT_NEGATIVE, PART, POSITIVE, SHARE, Range, out_of_range
+from engine.ranges import COUNT, NOT_NEGATIVE, SHARE, WRITING, Range, lengths_problem, out_of_range
 from engine.remote.config import RANGES as REMOTE_RANGES
 from engine.remote.config import RemoteSection
 
@@ -91,11 +91,9 @@ class CaptionSection:
         Raises:
             ConfigError: lengths that leave nothing, or more samples than a search gives.
         """
-        if self.min_length > self.max_length:
-            raise ConfigError(
-                f"caption.min_length {self.min_length} is more than "
-                f"caption.max_length {self.max_length}"
-            )
+        problem = lengths_problem(self.min_length, self.max_length, section="caption.")
+        if problem:
+            raise ConfigError(problem)
         if self.method == "beam" and self.samples > 1:
             raise ConfigError(
                 f"caption.samples is {self.samples}: beam search gives one caption a picture; "
@@ -135,15 +133,7 @@ RANGES = {
     "data.max_tokens": Range(3, 512),
     "data.max_pixels": COUNT,
     "model.image_size": COUNT,
-    "caption.samples": COUNT,
-    "caption.top_p": PART,
-    "caption.top_k": NOT_NEGATIVE,
-    "caption.temperature": POSITIVE,
-    "caption.num_beams": COUNT,
-    "caption.max_length": COUNT,
-    "caption.min_length": NOT_NEGATIVE,
-    "caption.repetition_penalty": POSITIVE,
-    "caption.length_penalty": NOT_NEGATIVE,
+    **{f"caption.{name}": allowed for name, allowed in WRITING.items()},
     "rule.itm_threshold": SHARE,
     "rule.itc_threshold": Range(-1, 1),
     "rule.best_synthetic": NOT_NEGATIVE,

@@ -24,12 +24,14 @@ class Picture:
         key: of the sample.
         uid: of the sample.
         captions: as stored; may hold what is not text.
+        synthetic: which of them an earlier captioner wrote; see `RawSample`.
         views: [3, S, S] by size S.
     """
 
     key: str
     uid: str
     captions: list[Any]
+    synthetic: tuple[bool, ...]
     views: dict[int, torch.Tensor]
 
 
@@ -86,4 +88,4 @@ def _read(shards: Shards, number: int, sizes: set[int], max_pixels: int) -> Pict
     except BadSample as bad:
         return Bad(raw.key, raw.uid, bad.reason)
     views = {size: evaluation_view(image, size) for size in sizes}
-    return Picture(raw.key, raw.uid, raw.captions, views)
+    return Picture(raw.key, raw.uid, raw.captions, raw.synthetic, views)

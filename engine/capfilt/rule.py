@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from engine.capfilt.config import Ranked, RuleSection
 from engine.capfilt.not_words import is_words
+from engine.data.shards import SYNTHETIC
 
-WEB, SYNTHETIC = "web", "synthetic"
+WEB = "web"
 KEPT = "matched"
 
 
@@ -15,7 +16,7 @@ class Candidate:
     """A text that may describe a picture.
 
     Attributes:
-        source: `web` or `synthetic`.
+        source: `web` or `synthetic`, which is also what an earlier captioner wrote.
         text: as it was found or made.
         itm: matching probability in [0, 1], or None where the text could not be scored.
         itc: cosine of text and picture in [-1, 1], or None.

@@ -24,6 +24,8 @@ from engine.manifest import sync
 
 # Texts are added to a shard, at the very most some kilobytes a picture; most shrink.
 MORE = 1.1
+# Characters of a key or uid in the quarantine; names of members may have a thousand times as many.
+LONGEST_NAME = 1000
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,10 @@ class ShardJob:
         return self._draft(name, entry, desk, self._lines(name, desk, [row]))
 
     def _quarantine(self, name: str, desk: Path, bad: list[Bad]) -> list[tuple[Path, Path]]:
-        rows = [{"shard": name, "key": b.key, "uid": b.uid, "reason": b.reason} for b in bad]
+        rows = [
+            {"shard": name, "key": _bounded(b.key), "uid": _bounded(b.uid), "reason": b.reason}
+            for b in bad
+        ]
         return self._lines(name, desk, rows) if rows else []
 
     def _lines(self, name: str, desk: Path, rows: list[dict[str, Any]]) -> list[tuple[Path, Path]]:
@@ -190,6 +195,11 @@ class ShardJob:
         write_file(path, entry.to_bytes())
         targets = [(source, folder / source.name) for source, folder in files]
         return Draft(name, entry, [*targets, (path, self.ledger.path(name))])
+
+
+def _bounded(name: str) -> str:
+    """A stranger's name, as long as a line of the quarantine has room for."""
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 
 def _size(shard: Path) -> int:

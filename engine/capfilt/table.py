@@ -32,7 +32,7 @@ class Scored:
     Attributes:
         key: of the sample.
         uid: of the sample.
-        candidates: web texts first, then synthetic ones by number.
+        candidates: texts as they are stored, then new synthetic ones by number.
     """
 
     key: str

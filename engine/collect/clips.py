@@ -26,7 +26,7 @@ import io
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
@@ -103,10 +103,11 @@ def make_clips(
     (folder / "clips").mkdir(parents=True, exist_ok=True)
     counts, answers, asked = {"train": count, "heldout": held_out}, Counter(), 0
     people = {part: _people(samples) for part, samples in read_parts(train, heldout).items()}
+    pools = {part: _pools(part, persons) for part, persons in people.items()}
     things = _shared(people)
-    for part, persons in people.items():
+    for part in people:
         draw = random.Random(f"{seed} {part}")
-        clips = list(_clips(part, persons, counts[part], draw))
+        clips = list(_clips(part, pools[part], counts[part], draw))
         for clip in clips:
             (folder / f"{clip.name}.mp4").write_bytes(encode(clip, draw))
         captions = [_caption(clip) for clip in clips]
@@ -123,6 +124,17 @@ def make_clips(
             answers.update(row["answer"] for row in rows)
     _write(folder / "answer_list.json", sorted(answers, key=lambda a: (-answers[a], a)))
     return counts
+
+
+def refuse_few(parts: Mapping[str, Sequence[RawSample]]) -> None:
+    """Look at the pictures of either part before any clip is made.
+
+    Raises:
+        ConfigError: too few of people, or no PyAV.
+    """
+    pyav()
+    for part, samples in parts.items():
+        _pools(part, _people(samples))
 
 
 def _write(path: Path, rows: list) -> None:
@@ -149,8 +161,8 @@ def _shared(people: dict[str, list[Person]]) -> frozenset[str]:
     return frozenset(w for w in words if all(counts[part][w] >= LEAST[part] for part in counts))
 
 
-def _clips(part: str, people: Sequence[Person], count: int, draw: random.Random) -> Iterator[Clip]:
-    """Clips of two people who differ in both kinds.
+def _pools(part: str, people: Sequence[Person]) -> dict[tuple[str, str], list[Person]]:
+    """People of every kind and skin tone.
 
     Raises:
         ConfigError: a kind of person of a skin tone that nobody is.
@@ -161,6 +173,13 @@ def _clips(part: str, people: Sequence[Person], count: int, draw: random.Random)
     lacking = [f"{who} {tone}" for (who, tone), pool in pools.items() if not pool]
     if lacking:
         raise ConfigError(f"no {part} picture is named {lacking[0]}: clips cannot be made of them")
+    return pools
+
+
+def _clips(
+    part: str, pools: Mapping[tuple[str, str], list[Person]], count: int, draw: random.Random
+) -> Iterator[Clip]:
+    """Clips of two people who differ in both kinds."""
     orders = list(permutations(PEOPLE, 2)), list(permutations(TONES, 2))
     for number in range(count):
         whos, tones = map(draw.choice, orders)

@@ -19,7 +19,7 @@ Every dialogue has an `image_id` of its own and names its file as `image`.
 
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,18 +76,41 @@ def make_dialogues(
     """
     (folder / "images").mkdir(parents=True, exist_ok=True)
     counts, first = {"train": count, "heldout": held_out}, 0
-    for part, samples in read_parts(train, heldout).items():
+    parts = read_parts(train, heldout)
+    pictures = {part: _all_seen(part, samples) for part, samples in parts.items()}
+    for part, samples in parts.items():
         draw = random.Random(f"{seed} {part}")
-        pictures = [seen for sample in samples if (seen := _seen(sample)) is not None]
-        if not pictures:
-            raise ConfigError("no picture shows one person or one skin tone: nothing can be asked")
-        content = _dialogues(pictures, counts[part], first, part, draw)
+        content = _dialogues(pictures[part], counts[part], first, part, draw)
         first += counts[part]
         named = {dialog["image"] for dialog in content["data"]["dialogs"]}
         write_pictures(folder, samples, named)
         path = folder / f"{part}.json"
         path.write_text(json.dumps(content) + "\n", encoding="utf-8")
     return counts
+
+
+def refuse_few(parts: Mapping[str, Sequence[RawSample]]) -> None:
+    """Look at the pictures of either part before anything is made of them.
+
+    Raises:
+        ConfigError: none that can be asked about.
+    """
+    for part, samples in parts.items():
+        _all_seen(part, samples)
+
+
+def _all_seen(part: str, samples: Sequence[RawSample]) -> list[Seen]:
+    """Those that can be asked about.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    pictures = [seen for sample in samples if (seen := _seen(sample)) is not None]
+    if not pictures:
+        raise ConfigError(
+            f"no {part} picture shows one person or one skin tone: nothing can be asked"
+        )
+    return pictures
 
 
 def _seen(sample: RawSample) -> Seen | None:

@@ -13,11 +13,12 @@ from pathlib import Path
 
 from engine.collect import openclipart, openmoji, tuxpaint
 from engine.collect.drawing import Drawing, draw
-from engine.collect.tasks import make_tasks, refuse_unknown
+from engine.collect.tasks import make_tasks, refuse_few, refuse_unknown
 from engine.collect.world import make_world
 from engine.config import ConfigError
 from engine.data.images import BadSample
 from engine.data.shards import ShardWriter
+from engine.data.source import RawSample, stable_id
 from engine.ranges import PART, SHARE
 
 SOURCES = {"openmoji": openmoji, "openclipart": openclipart, "tuxpaint": tuxpaint}
@@ -192,6 +193,8 @@ def _build(folder: Path, config: CollectConfig, progress: Callable[[str], None])
         progress(f"{len(pictures) - len(drawn)} files could not be drawn and are left out")
     pictures = [picture for picture in pictures if picture.code in drawn]
     parts = split(pictures, drawn, config.held_out, config.seed, source.COMPOSED)
+    named = ([_sample(one, drawn, config.source) for one in part] for part in parts)
+    refuse_few(config.task_names, dict(zip(PARTS, named, strict=True)))
     for name, part in zip(PARTS, parts, strict=True):
         random.Random(config.seed).shuffle(part)
         _write(folder / name, part, drawn, config)
@@ -210,6 +213,12 @@ def _build(folder: Path, config: CollectConfig, progress: Callable[[str], None])
     facts = {"settings": _settings(config), "pairs": counts}
     (folder / "collection.json").write_text(json.dumps(facts, indent=1) + "\n")
     return counts
+
+
+def _sample(picture: Drawing, drawn: Mapping[str, bytes], source: str) -> RawSample:
+    """A picture as tasks see it once it is in its shard."""
+    code = picture.code
+    return RawSample(code, f"{source}-{code}", "", [picture.name], stable_id(code), drawn[code])
 
 
 def _write(

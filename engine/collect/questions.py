@@ -18,7 +18,7 @@ What a picture shows is what its name says. The rules:
 import json
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,6 +104,15 @@ def make_questions(
         counts[part] = len(rows)
     _write(folder / "answer_list.json", sorted(answers, key=lambda a: (-answers[a], a)))
     return counts
+
+
+def refuse_few(parts: Mapping[str, Sequence[RawSample]]) -> None:
+    """Look at the pictures of either part before anything is made of them.
+
+    Raises:
+        ConfigError: too few that share words.
+    """
+    _shared({part: _named(samples) for part, samples in parts.items()})
 
 
 def _write(path: Path, rows: list) -> None:

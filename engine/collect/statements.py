@@ -16,8 +16,9 @@ and other words that enough pictures share. A statement has one of seven forms. 
 import json
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from engine.collect.task_pictures import file_of, read_parts, write_pictures
@@ -103,6 +104,16 @@ def make_statements(
     return counts
 
 
+def refuse_few(parts: Mapping[str, Sequence[RawSample]]) -> None:
+    """Look at the pictures of either part before anything is made of them.
+
+    Raises:
+        ConfigError: too few that share words.
+    """
+    pictures = {part: _named(samples) for part, samples in parts.items()}
+    _at_least_two(list(islice(_enough(pictures), 2)))
+
+
 def _named(samples: Sequence[RawSample]) -> list[Seen]:
     """Pictures that are there and have a name."""
     good = [sample for sample in samples if sample.image and not sample.problem]
@@ -110,20 +121,26 @@ def _named(samples: Sequence[RawSample]) -> list[Seen]:
     return [Seen(file_of(s), shown_by(text)) for s, text in zip(good, texts, strict=True)]
 
 
-def _shared(pictures: dict[str, list[Seen]]) -> list[str]:
+def _shared(pictures: Mapping[str, Sequence[Seen]]) -> list[str]:
     """What enough pictures of either part show, in order of the alphabet.
 
     Raises:
         ConfigError: fewer than two things.
     """
-    enough = []
+    return _at_least_two(list(_enough(pictures)))
+
+
+def _enough(pictures: Mapping[str, Sequence[Seen]]) -> Iterator[str]:
     for thing in sorted({thing for picture in pictures["train"] for thing in picture.shows}):
         pools = {part: _pools(seen, thing, None, _others(thing)) for part, seen in pictures.items()}
         if all(len(yes) >= LEAST[part] and len(no) > 1 for part, (no, yes) in pools.items()):
-            enough.append(thing)
-    if len(enough) < 2:
+            yield thing
+
+
+def _at_least_two(things: list[str]) -> list[str]:
+    if len(things) < 2:
         raise ConfigError("too few pictures share words: nothing can be stated about two of them")
-    return enough
+    return things
 
 
 def _others(thing: str) -> list[str]:

@@ -1,20 +1,22 @@
 """Small real data of downstream tasks, derived from a pair set's pictures and their names."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from engine.collect.clips import make_clips
-from engine.collect.dialogues import make_dialogues
-from engine.collect.questions import make_questions
-from engine.collect.statements import make_statements
+from engine.collect import clips, dialogues, questions, statements
+from engine.collect.task_pictures import read_parts
 from engine.collect.world import aside
 from engine.config import ConfigError
+from engine.data.source import RawSample
 
-TASKS: dict[str, Callable[..., dict[str, int]]] = {
-    "nlvr": make_statements,
-    "visdial": make_dialogues,
-    "vqa": make_questions,
-    "video": make_clips,
+Parts = Mapping[str, Sequence[RawSample]]
+Look = Callable[[Parts], None]
+# What makes a task, and what looks at the pictures before.
+TASKS: dict[str, tuple[Callable[..., dict[str, int]], Look]] = {
+    "nlvr": (statements.make_statements, statements.refuse_few),
+    "visdial": (dialogues.make_dialogues, dialogues.refuse_few),
+    "vqa": (questions.make_questions, questions.refuse_few),
+    "video": (clips.make_clips, clips.refuse_few),
 }
 
 
@@ -27,6 +29,33 @@ def refuse_unknown(names: Sequence[str]) -> None:
     for name in names:
         if name not in TASKS:
             raise ConfigError(f"tasks: {name!r} is not known: choose {' or '.join(TASKS)}")
+
+
+def refuse_few(names: Sequence[str], parts: Parts) -> None:
+    """Look at the pictures of a set before it is written.
+
+    Args:
+        names: of tasks.
+        parts: the pictures, named, for training and held out.
+
+    Raises:
+        ConfigError: a task cannot be made of them; says so where more held-out ones are enough.
+    """
+    for name in names:
+        look = TASKS[name][1]
+        try:
+            look(parts)
+        except ConfigError as error:
+            raise ConfigError(f"tasks {name}: {error}{_hint(look, parts)}") from None
+
+
+def _hint(look: Look, parts: Parts) -> str:
+    """What helps where training pictures suffice and only held-out ones do not."""
+    try:
+        look({"train": parts["train"], "heldout": [*parts["heldout"], *parts["train"]]})
+    except ConfigError:
+        return ""
+    return f"; raise --held_out: {len(parts['heldout'])} pictures are too few"
 
 
 def make_tasks(
@@ -45,10 +74,14 @@ def make_tasks(
         target = folder / "tasks" / name
         if target.exists():
             continue
-        with aside(target) as building:
-            counts = TASKS[name](
-                building, train=str(folder / "train"), heldout=str(folder / "heldout"), seed=seed
-            )
+        parts = {part: str(folder / part) for part in ("train", "heldout")}
+        make, look = TASKS[name]
+        try:
+            with aside(target) as building:
+                counts = make(building, **parts, seed=seed)
+        except ConfigError as error:
+            hint = _hint(look, read_parts(**parts))
+            raise ConfigError(f"tasks {name}: {error}{hint}") from None
         progress(f"{target}: {counts['train']} for training, {counts['heldout']} held out")
         made += 1
     return made

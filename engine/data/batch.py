@@ -52,6 +52,11 @@ class Batch:
         """The same batch in page-locked memory (called by the data loader)."""
         return replace(self, **{n: tensor.pin_memory() for n, tensor in self._tensors().items()})
 
+    def flat(self) -> dict[str, torch.Tensor]:
+        """Its own tensors by name, without those of answers."""
+        named = self._tensors().items()
+        return {name: value for name, value in named if isinstance(value, torch.Tensor)}
+
     def _tensors(self) -> dict[str, torch.Tensor | Answers]:
         named, kinds = {f.name: getattr(self, f.name) for f in fields(self)}, torch.Tensor | Answers
         return {name: value for name, value in named.items() if isinstance(value, kinds)}

@@ -6,19 +6,29 @@ import xxhash
 
 from engine.config import ConfigError
 from engine.data.annotations import read_picture
-from engine.data.picture_files import SUFFIXES, find_files
+from engine.data.picture_files import SUFFIXES, find_files, printable
 from engine.data.source import RawSample, stable_id
 
 
 def has_classes(folder: Path) -> bool:
-    """Whether a folder has folders with pictures in it, and no picture beside them."""
+    """Whether a folder has folders with pictures in it.
+
+    Raises:
+        ConfigError: it cannot be read, or pictures stand beside those folders, in no class.
+    """
     try:
-        parts = list(folder.iterdir())
+        parts = sorted(folder.iterdir())
     except OSError as error:
         raise ConfigError(f"{folder}: {error.strerror}") from None
-    if any(part.suffix.lower() in SUFFIXES and part.is_file() for part in parts):
+    if not any(part.is_dir() and find_files(part, SUFFIXES) for part in parts):
         return False
-    return any(part.is_dir() and find_files(part, SUFFIXES) for part in parts)
+    for part in parts:
+        if part.suffix.lower() in SUFFIXES and part.is_file():
+            raise ConfigError(
+                f"{folder}: {printable(part.name)} stands beside the folders of the classes: move "
+                "it into the folder of its class, or out of this one"
+            )
+    return True
 
 
 class ClassFolders:

@@ -46,19 +46,32 @@ def decode_image(content: bytes | None, max_pixels: int) -> Image.Image:
             raise BadSample("too_many_pixels") from None
         except Exception:  # noqa: BLE001 - decoders raise anything on hostile bytes
             raise BadSample(_unreadable(content)) from None
-        width, height = image.size
-        if width * height > max_pixels:
-            raise BadSample("too_many_pixels")
-        if width < 1 or height < 1:
-            raise BadSample("no_pixels")
-        if max(width, height) > MAX_ASPECT * min(width, height):
-            raise BadSample("too_thin")
+        refuse_size(image.size, max_pixels)
         try:
             image.load()
             return to_rgb(image)
         except Exception as error:  # noqa: BLE001 - as above
             reason = "truncated" if "truncated" in str(error) else "undecodable"
             raise BadSample(reason) from None
+
+
+def refuse_size(size: tuple[int, int], max_pixels: int) -> None:
+    """Look at the size of a picture.
+
+    Args:
+        size: width and height in pixels.
+        max_pixels: larger pictures are refused.
+
+    Raises:
+        BadSample: too_many_pixels, no_pixels, or too_thin.
+    """
+    width, height = size
+    if width * height > max_pixels:
+        raise BadSample("too_many_pixels")
+    if width < 1 or height < 1:
+        raise BadSample("no_pixels")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise BadSample("too_thin")
 
 
 def known_format(content: bytes) -> bool:

@@ -20,7 +20,8 @@ def read_json(path: Path) -> Any:
         ConfigError: it cannot be read.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        # Editors of other systems write a byte order mark.
+        text = path.read_text(encoding="utf-8-sig")
         return _lines(text) if path.suffix == ".jsonl" else json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         problem = " ".join(str(error).split())

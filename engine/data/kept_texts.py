@@ -69,7 +69,8 @@ class KeptTexts:
         picture = int(np.searchsorted(self._ends, number, "right"))
         first = int(self._ends[picture - 1]) if picture else 0
         sample = self._shards.read(picture)
-        return replace(sample, captions=sample.captions[number - first :][:1])
+        mine = slice(number - first, number - first + 1)
+        return replace(sample, captions=sample.captions[mine], synthetic=sample.synthetic[mine])
 
 
 def kept_counts(table: Path) -> np.ndarray:

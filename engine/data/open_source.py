@@ -120,7 +120,8 @@ def expand(spec: str, *, classes: bool = False) -> list[Path]:
             if not inside and classes and has_classes(path):
                 inside = [path]
             if not inside:
-                hint = " but a saved dataset: launch/pack.py convert" if is_saved(path) else ""
+                hint = ", and no folder of pictures for each class" if classes else ""
+                hint = " but a saved dataset: launch/pack.py convert" if is_saved(path) else hint
                 raise ConfigError(f"{path}: no .tar shard in this folder{hint}")
             found += inside
         elif not path.exists():

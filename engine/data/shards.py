@@ -27,6 +27,8 @@ from engine.data.source import RawSample, stable_id
 
 # Where the JSON of a sample holds what captioning and filtering made of it.
 CLEANED = "capfilt"
+# What it calls a text that a captioner wrote.
+SYNTHETIC = "synthetic"
 # Looks at indexes after which one that none of them was at is let go of; or, where that is more, as
 # many as it takes to meet every shard of a window: so many a shard, or all of its samples.
 TURN, LOOKS_A_SHARD = 1 << 12, 32
@@ -116,14 +118,16 @@ class Shards:
         uid = index.uids[row].as_py()
         parts, problem = self._members(shard, row, index)
         facts = read_facts(parts["json"])
+        captions, synthetic = _captions(facts, parts["txt"])
         return RawSample(
             key=index.keys[row].as_py(),
             uid=uid,
             url=str(facts.get("url") or ""),
-            captions=_captions(facts, parts["txt"]),
+            captions=captions,
             image_id=stable_id(facts.get("image_id", uid)),
             image=parts["image"],
             problem=problem,
+            synthetic=synthetic,
         )
 
     def members(self, number: int) -> tuple[dict[str, bytes | None], str | None]:
@@ -192,15 +196,20 @@ def _utf8(text: str) -> bytes:
     return text.encode("utf-8", "replace")
 
 
-def _captions(facts: dict[str, Any], text: bytes | None) -> list[Any]:
-    """A cleaned sample's texts are in its JSON: there may be several; .txt is the first of them."""
+def _captions(facts: dict[str, Any], text: bytes | None) -> tuple[list[Any], tuple[bool, ...]]:
+    """The texts, and which of them a captioner wrote.
+
+    A cleaned sample's are in its JSON: there may be several; .txt is the first of them.
+    """
     cleaned = facts.get(CLEANED)
     if isinstance(cleaned, dict) and isinstance(cleaned.get("captions"), list):
-        return cleaned["captions"]
+        sources = cleaned.get("sources")
+        sources = sources if isinstance(sources, list) else []
+        return cleaned["captions"], tuple(source == SYNTHETIC for source in sources)
     if text is not None:
-        return [text.decode("utf-8", "replace")]
+        return [text.decode("utf-8", "replace")], ()
     caption = facts.get("caption")
-    return caption if isinstance(caption, list) else [caption] if caption is not None else []
+    return caption if isinstance(caption, list) else [caption] if caption is not None else [], ()
 
 
 def add_members(tar: tarfile.TarFile, key: str, members: Sequence[tuple[str, bytes]]) -> None:

@@ -24,6 +24,8 @@ class RawSample:
         people: what each of several people answered to it, where that is known.
         domain: of its picture, as NoCaps names it, or "".
         place: file and row that it was read from, or "".
+        synthetic: which of the captions a captioner wrote, the first ones first; those that
+            nothing is said of were found.
     """
 
     key: str
@@ -39,6 +41,7 @@ class RawSample:
     people: tuple[str, ...] = ()
     domain: str = ""
     place: str = ""
+    synthetic: tuple[bool, ...] = ()
 
 
 class Source(Protocol):

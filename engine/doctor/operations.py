@@ -13,6 +13,7 @@ from kernels import (
     add_norm,
     attention,
     attention_packed,
+    attention_rows,
     draw_hard_negatives,
     itc_loss,
     linear_gelu,
@@ -41,6 +42,7 @@ def triton_probes() -> dict[str, Probe]:
     kernels = {
         "add_norm": _add_norm,
         "linear_gelu": _linear_gelu,
+        "attention_rows": _attention_rows,
         "itc_loss": _itc_loss,
         "lm_loss": _lm_loss,
         "draw_hard_negatives": _draw,
@@ -108,6 +110,15 @@ def _linear_gelu(backend: str) -> torch.Tensor:
     active = linear_gelu(*inputs, backend=backend)
     active.sum().backward()
     return _flat(active, inputs[0].grad)
+
+
+def _attention_rows(backend: str) -> torch.Tensor:
+    inputs = _leaves(*[(sum(LENGTHS), HEADS, WIDTH)] * 3)
+    lengths = torch.tensor(LENGTHS, device=inputs[0].device)
+    rows = (lengths.cumsum(0) - lengths, lengths)
+    seen = attention_rows(*inputs, *rows, *rows, (max(LENGTHS),) * 2, backend=backend)
+    seen.square().sum().backward()
+    return _flat(seen, *(tensor.grad for tensor in inputs))
 
 
 def _itc_loss(backend: str) -> torch.Tensor:

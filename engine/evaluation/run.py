@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from engine.data.dialogue_set import DialogueSet
 from engine.data.dialogues import open_dialogues
 from engine.data.evaluation_set import EvaluationSet
 from engine.data.open_source import open_source
+from engine.data.picture_files import printable
 from engine.data.question_set import QuestionSet
 from engine.data.questions import open_questions
 from engine.data.statements import StatementSet, open_statements
@@ -73,6 +74,8 @@ PREDICTIONS = {
 CASES = "cases.json"
 # Of those that are left out, how many `results.json` names.
 BAD_NAMED = 20
+# Characters of the names of data in a message: there may be thousands of shards.
+LONGEST_NAME = 300
 
 
 def evaluate(config: RunConfig, task: str, here: Runtime = ALONE) -> dict[str, Any]:
@@ -114,7 +117,8 @@ def _evaluated(config: RunConfig, task: str, share: Share) -> dict[str, Any]:
     if not config.data.eval:
         raise ConfigError("no pairs: set data.eval to shards or an annotation file")
     if share.here.is_main:
-        refuse_other_results(Path(config.output_dir), task, config.model.checkpoint)
+        given = config.model.checkpoint, config.data.eval
+        refuse_other_results(Path(config.output_dir), task, *given)
     opening, collecting = SETS[task]
     source = opening(config.data.eval, config.data.image_root)
     blip = load(
@@ -133,7 +137,8 @@ def _evaluated(config: RunConfig, task: str, share: Share) -> dict[str, Any]:
     share.meet(None)
     results = EVALUATORS[task](blip, samples, config.evaluate)
     bad = [f"{key} ({reason})" for key, reason in samples.bad[:BAD_NAMED]]
-    return results | {"bad_named": bad, "checkpoint": config.model.checkpoint}
+    told = {"checkpoint": config.model.checkpoint, "data": config.data.eval}
+    return results | {"bad_named": bad, **told}
 
 
 def _write(folder: Path, task: str, results: dict[str, Any]) -> None:
@@ -159,16 +164,20 @@ def _print(folder: Path, results: dict[str, Any]) -> None:
     print(f"{folder / 'results.json'}: {results['count']} evaluated{left_out}", file=sys.stderr)
 
 
-def refuse_other_results(folder: Path, task: str, checkpoint: str) -> None:
+def refuse_other_results(
+    folder: Path, task: str, checkpoint: str, data: str | Sequence[str]
+) -> None:
     """Make the folder; results in it may only be an older evaluation of the same.
 
     Args:
         folder: that the results go to.
         task: its name.
         checkpoint: that is evaluated.
+        data: on which; results from before this was noted may be on any.
 
     Raises:
-        ConfigError: results of another task or checkpoint, or a folder that cannot be written.
+        ConfigError: results of another task or checkpoint or on other data, or a folder that cannot
+            be written.
     """
     path = folder / "results.json"
     try:
@@ -178,13 +187,30 @@ def refuse_other_results(folder: Path, task: str, checkpoint: str) -> None:
         found = json.loads(path.read_text(encoding="utf-8"))
         same = found["task"] == task and found["checkpoint"] is not None
         if same and Path(found["checkpoint"]).resolve() == Path(checkpoint).resolve():
-            return
-        problem = f"holds the {found['task']} results of {found['checkpoint']}"
+            theirs = found.get("data", data)
+            if _places(theirs) == _places(data):
+                return
+            problem = f"holds the {task} results on {_said(theirs)}, not on {_said(data)}"
+        else:
+            problem = f"holds the {found['task']} results of {found['checkpoint']}"
     except OSError as error:
         raise ConfigError(f"output_dir {folder}: cannot be written: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):
         problem = "was not written by an evaluation"
     raise ConfigError(f"{path} {problem}: choose another output_dir")
+
+
+def _listed(data: str | Sequence[str]) -> list[str]:
+    return [data] if isinstance(data, str) else list(data)
+
+
+def _places(data: str | Sequence[str]) -> list[str]:
+    return sorted(str(Path(one).resolve()) for one in _listed(data))
+
+
+def _said(data: str | Sequence[str]) -> str:
+    said = printable(", ".join(_listed(data)))
+    return said if len(said) <= LONGEST_NAME else f"{said[: LONGEST_NAME - 1]}…"
 
 
 def write_results(path: Path, results: dict[str, Any] | list[dict[str, Any]]) -> None:

@@ -19,6 +19,7 @@ from torch import nn
 from engine.config import ConfigError, DeepSpeedSection, RunConfig
 from engine.training.deepspeed_settings import deepspeed_config, guards_itself
 from engine.training.optimizer import build_optimizer
+from engine.training.recorded import RecordedPasses
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 # DeepSpeed would compile an operation for inference between CPUs, which takes a minute.
@@ -38,10 +39,12 @@ class DeepSpeedEngine:
     Attributes:
         one_pass_on: kinds of device on which the optimizer takes one pass over memory, and without
             ZeRO momentum weights follow inside of it. A CPU keeps PyTorch's own AdamW, bit by bit.
+        records_on: kinds of device on which passes of one process without ZeRO are recorded.
         guarded: whether the optimizer clips and refuses steps, not DeepSpeed.
     """
 
     one_pass_on: tuple[str, ...] = ("cuda",)
+    records_on: tuple[str, ...] = ("cuda",)
 
     def __init__(
         self,
@@ -78,6 +81,8 @@ class DeepSpeedEngine:
         if self._alone:
             # Nothing is to be reduced, and DeepSpeed would copy all gradients there and back.
             self.engine.enable_backward_allreduce = False
+        self.recorded = self._recording(config)
+        self._share = 1.0 / accumulation
         if self.guarded and self.stage:
             self._step_on_the_weights()
             self.inner_optimizer.one_pass = parameters[0].device.type in self.one_pass_on
@@ -85,7 +90,9 @@ class DeepSpeedEngine:
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
         """The network's forward."""
-        return self.engine(*args, **kwargs)
+        # What is recorded is the network's own: DeepSpeed counts and looks at things on the host.
+        network = self.engine if self.recorded is None else self.model
+        return network(*args, **kwargs)
 
     def backward(self, loss: torch.Tensor) -> None:
         """Accumulate gradients of a micro-batch's loss; reduced with the step's last one.
@@ -93,7 +100,27 @@ class DeepSpeedEngine:
         A loss that is not finite makes every gradient so, and thereby the step refused on all
         ranks, also where its own gradient happens to be finite. A finite one is multiplied by 1.
         """
-        self.engine.backward(loss * (loss.detach() * 0 + 1))
+        loss = loss * (loss.detach() * 0 + 1)
+        if self.recorded is None:
+            self.engine.backward(loss)
+        else:
+            (loss * self._share).backward()
+
+    def _recording(self, config: RunConfig) -> RecordedPasses | None:
+        """What records the passes, where they can be and are to be."""
+        wanted, kind = config.train.cuda_graph, next(self.model.parameters()).device.type
+        problem = None
+        if kind not in self.records_on:
+            problem = f"it needs an NVIDIA GPU, and the run is on a {kind}"
+        elif not self._alone:
+            problem = "it is for one process, without a DeepSpeed configuration that shares"
+        elif config.train.compile:
+            problem = "train.compile makes programs of its own"
+        if wanted and problem is not None:
+            raise ConfigError(f"train.cuda_graph: {problem}")
+        if wanted is False or problem is not None:
+            return None
+        return RecordedPasses(self.model.parameters())
 
     def step(self, learning_rate: float, last: bool) -> bool:
         """Close a micro-batch; with the last of a step, update the weights.

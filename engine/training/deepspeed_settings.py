@@ -49,7 +49,7 @@ def guards_itself(settings: dict[str, Any]) -> bool:
 
 def _extra(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
     try:
-        extra = json.loads(path.read_text())
+        extra = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"deepspeed.config {path}: not readable as JSON: {error}") from None
     if not isinstance(extra, dict) or not isinstance(extra.get("zero_optimization", {}), dict):

@@ -1,5 +1,7 @@
 """One optimizer step in two phases: compute and agree, and only then change what lasts."""
 
+from dataclasses import replace
+
 import torch
 
 from blip_model.momentum import Momentum, MomentumFeatures, online_name
@@ -10,6 +12,7 @@ from engine.runtime import Runtime
 from engine.training import schedule
 from engine.training.deepspeed_engine import DeepSpeedEngine
 from engine.training.objectives import Objective
+from engine.training.recorded import RecordedPasses
 from kernels import all_gather
 
 DROPOUT = 12
@@ -43,6 +46,7 @@ class TwoPhaseStep:
     ) -> None:
         self.config, self.runtime, self.samples = config, runtime, samples
         self.objective, self.engine, self.momentum = objective, engine, momentum
+        self._recorded = engine.recorded
         named = {} if momentum is None else dict(momentum.named_parameters())
         followers = {online_name(name): parameter for name, parameter in named.items()}
         self._followed = list(followers)
@@ -63,6 +67,8 @@ class TwoPhaseStep:
             objective's.
         """
         features, losses = [], []
+        if self._recorded is not None:
+            self._recorded.begin()
         rate = schedule.learning_rate(self.config.train, step, self.samples)
         for part, batch in enumerate(batches):
             computed = self._forward_backward(step, part, batch)
@@ -88,24 +94,51 @@ class TwoPhaseStep:
         )
         # Filled on the device: it changes from step to step, and a program holds for all.
         alpha = torch.full((), alpha, dtype=torch.float64, device=self.runtime.device)
-        there = batch.to(self.runtime.device)
-        inputs = (there.image, there.input_ids, there.attention_mask)
-        features = None
+        groups = torch.arange(len(batch) // train.group_size, device=self.runtime.device)
+        told = {"alpha": alpha, "group_keys": groups + first // train.group_size}
+        # Answers are of any number.
+        if self._recorded is None or batch.answers is not None:
+            return self._passes(batch.to(self.runtime.device), **told)
+        return self._replayed(self._recorded, batch, told)
+
+    def _passes(
+        self, there: Batch, alpha: torch.Tensor, group_keys: torch.Tensor
+    ) -> tuple[MomentumFeatures | None, torch.Tensor]:
+        """Forward and backward of a batch on the device."""
+        inputs, features = (there.image, there.input_ids, there.attention_mask), None
         if self.momentum is not None:
             features = self.momentum.features(*inputs, there.capacity)
-        groups = torch.arange(len(batch) // train.group_size, device=self.runtime.device)
         contrast = {
             "momentum": features,
             "alpha": alpha,
-            "group_size": train.group_size,
-            "seed": config.seed,
-            "group_keys": groups + first // train.group_size,
+            "group_size": self.config.train.group_size,
+            "seed": self.config.seed,
+            "group_keys": group_keys,
             "capacity": there.capacity,
         }
         losses = self.engine.forward(*inputs, **self.objective.settings(there, contrast))
         trained = [losses[name] for name in self.objective.losses]
         self.engine.backward(sum(trained))
         return features, torch.stack([loss.detach().double() for loss in trained])
+
+    def _replayed(
+        self, recorded: RecordedPasses, batch: Batch, told: dict[str, torch.Tensor]
+    ) -> tuple[MomentumFeatures | None, torch.Tensor]:
+        """The same through what is recorded of batches of this shape."""
+        tensors = batch.flat()
+        shape = (batch.capacity, *((name, tensor.shape) for name, tensor in tensors.items()))
+
+        def passes(placed: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+            there = replace(batch, **{name: placed[name] for name in tensors})
+            features, losses = self._passes(there, *(placed[name] for name in told))
+            parts = [] if features is None else [features.image_feature, features.text_feature]
+            return losses, *parts
+
+        found = recorded.run(shape, tensors | told, passes)
+        # The next micro-batch writes over them.
+        losses, *parts = (tensor.clone() for tensor in found)
+        features = None if self.momentum is None else self.momentum.beside_queues(*parts)
+        return features, losses
 
     def _commit(
         self, momentum: Momentum, features: list[MomentumFeatures], batches: list[Batch]

@@ -9,8 +9,8 @@ from kernels.attention_rows.reference import attention_rows_reference
 from kernels.backend import choose, triton_problem
 
 # What one program holds in its registers.
-LONGEST, WIDEST = 64, 64
-DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+LONGEST = {torch.float16: 64, torch.bfloat16: 64, torch.float32: 32}
+WIDEST = 64
 Rows = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
@@ -80,8 +80,9 @@ def attention_rows(
         causal: query i of a row sees its keys up to i; needs the same rows twice.
         dropout: probability of dropping an attention weight, in [0, 1), keyed by the device's
             generator.
-        backend: `triton` (GPU; rows of at most 64 tokens, heads at most 64 wide), `padded` (as
-            rows of `attention` with a key mask), `reference` (the definition, in a loop) or `auto`.
+        backend: `triton` (GPU; rows of at most 64 tokens, 32 in float32, heads at most 64 wide),
+            `padded` (as rows of `attention` with a key mask), `reference` (the definition, in a
+            loop) or `auto`.
 
     Returns:
         [Q, H, K].
@@ -120,12 +121,13 @@ def _triton_problem(
         return "torch.compile joins padding with what stands around it"
     if not query.is_cuda and backend != "triton":
         return "CPU"
-    if max(longest) > LONGEST:
-        return f"rows of {max(longest)} tokens are longer than {LONGEST}"
+    kind = str(query.dtype)[6:]
+    if query.dtype not in LONGEST or not query.dtype == key.dtype == value.dtype:
+        return f"it takes one of float16, bfloat16 and float32, not {kind}, {str(key.dtype)[6:]}"
+    if max(longest) > LONGEST[query.dtype]:
+        return f"rows of {max(longest)} {kind} tokens are longer than {LONGEST[query.dtype]}"
     if query.shape[2] > WIDEST:
         return f"heads of {query.shape[2]} are wider than {WIDEST}"
-    if query.dtype not in DTYPES or not query.dtype == key.dtype == value.dtype:
-        return f"it takes one of float16, bfloat16 and float32, not {query.dtype}, {key.dtype}"
     return triton_problem(query)
 
 

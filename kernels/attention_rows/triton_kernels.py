@@ -186,7 +186,7 @@ def tiles(longest: tuple[int, int], width: int, dtype: torch.dtype) -> dict[str,
     """Constants of a launch of either kernel."""
     query, key = (max(16, triton.next_power_of_2(length)) for length in longest)
     # Few warps: many small programs share a processor and wait for memory in turns.
-    warps = max(query, key) // 16 if dtype != torch.float32 else max(query, key) // 8
+    warps = max(query, key) // (8 if dtype == torch.float32 else 16)
     blocks = {"BLOCK_Q": query, "BLOCK_L": key, "BLOCK_K": max(16, triton.next_power_of_2(width))}
     return blocks | {"WIDTH": width, "num_warps": warps}
 

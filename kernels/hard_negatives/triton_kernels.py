@@ -7,7 +7,9 @@ import torch
 import triton
 import triton.language as tl
 
-BLOCK_M, BLOCK_N, WARPS = 16, 32, 4
+BLOCK_M, WARPS = 16, 4
+# Keys at a time; others than these as float32, of which Triton 3.6 keeps no more in registers.
+BLOCK_N = {torch.float32: 16, torch.bfloat16: 32, torch.float16: 32}
 
 
 @triton.jit(do_not_specialize=["seed"])
@@ -110,7 +112,7 @@ def draw(
         width,
         HAS_IDS=ids is not None,
         BLOCK_M=BLOCK_M,
-        BLOCK_N=BLOCK_N,
+        BLOCK_N=BLOCK_N.get(query.dtype, BLOCK_N[torch.float32]),
         BLOCK_E=max(16, triton.next_power_of_2(width)),
         num_warps=WARPS,
     )

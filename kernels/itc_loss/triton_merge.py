@@ -4,7 +4,8 @@ import torch
 import triton
 import triton.language as tl
 
-WARPS = 4
+# Four keep too few registers a thread for Triton 3.6, which then spills.
+WARPS = 2
 
 
 @triton.jit

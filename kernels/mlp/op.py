@@ -62,9 +62,17 @@ class _Mlp(torch.autograd.Function):
             by_product.T @ x if wanted[1] else None,
             by_bias_in,
             by_weight_out,
-            upstream.sum(0) if wanted[4] else None,
+            _column_sum(upstream, ctx.fused) if wanted[4] else None,
             None,
         )
+
+
+def _column_sum(upstream: torch.Tensor, fused: bool) -> torch.Tensor:
+    if not fused:
+        return upstream.sum(0)
+    from kernels.linear import triton_kernels
+
+    return triton_kernels.column_sum(upstream).to(upstream.dtype)
 
 
 def mlp(

@@ -1,14 +1,18 @@
 """Texts packed into more places than they have tokens: the same losses, gradients and features."""
 
+from functools import partial
+
 import pytest
 import torch
 
+from blip_model import packed_text
 from blip_model.blip import Blip
 from blip_model.caption import BlipCaption
 from blip_model.momentum import Momentum
 from blip_model.packing import Packing
 from blip_model.pretrain import BlipPretrain
 from blip_model.retrieval import BlipRetrieval
+from kernels import attention_rows
 from tests.tiny import spread, tiny_config, tiny_inputs
 
 COUNT, TOKENS = 6, 9
@@ -45,6 +49,7 @@ def test_joined_parts_are_what_their_masks_joined_would_be(more: int) -> None:
     tokens = torch.randn(len(joined), 3)
     assert torch.equal(joined.pad(tokens), exact.pad(tokens[~joined.spare]))
     assert torch.equal(tokens[joined.first], tokens[~joined.spare][exact.first])
+    assert joined.lengths.tolist() == exact.lengths.tolist() == [2, 4, 1, 1, 4, 3]
 
 
 def test_a_token_too_many_is_an_error() -> None:
@@ -75,8 +80,23 @@ def test_a_step_is_the_same(kind: type[Blip]) -> None:
     tokens = int(tiny_inputs(COUNT, tokens=TOKENS)[2].sum())
     exact = losses_and_gradients(kind, None)
     for capacity in (tokens, tokens + 5, COUNT * TOKENS):
-        found = losses_and_gradients(kind, capacity)
-        for want, got in zip(exact, found, strict=True):
-            assert (want is None) == (got is None)
-            if want is not None:
-                assert (got - want).abs().max() <= 2e-5 * want.abs().max().clamp(min=1e-3)
+        same(losses_and_gradients(kind, capacity), exact)
+
+
+@pytest.mark.parametrize("more", [None, 5])
+def test_a_step_with_the_kernel_of_texts_is_the_same(
+    more: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a GPU runs it, spare places of wrong texts between those of others."""
+    capacity = None if more is None else int(tiny_inputs(COUNT, tokens=TOKENS)[2].sum()) + more
+    padded = losses_and_gradients(BlipPretrain, capacity)
+    kernel = partial(attention_rows, backend="triton")
+    monkeypatch.setattr(packed_text, "attention_rows", kernel)
+    same(losses_and_gradients(BlipPretrain, capacity), padded)
+
+
+def same(found: list[torch.Tensor], exact: list[torch.Tensor]) -> None:
+    for want, got in zip(exact, found, strict=True):
+        assert (want is None) == (got is None)
+        if want is not None:
+            assert (got - want).abs().max() <= 2e-5 * want.abs().max().clamp(min=1e-3)

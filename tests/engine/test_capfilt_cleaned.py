@@ -7,13 +7,24 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import torch
 
+from blip_model import Blip
+from engine.capfilt.candidates import CaptionAndScore, ShardTexts, _stored
 from engine.capfilt.cleaned import write_cleaned
+from engine.capfilt.config import CapFiltConfig, CaptionSection, RuleSection
+from engine.capfilt.folder import OutputFolder
+from engine.capfilt.ledger import Ledger
+from engine.capfilt.pictures import Bad, Picture
 from engine.capfilt.rule import Candidate
+from engine.capfilt.shard_job import ShardJob
 from engine.capfilt.table import Judged, Scored
-from engine.data.index import ShardError
+from engine.data.index import ShardError, build_index
 from engine.data.shards import Shards
+from engine.data.tokenizer import open_tokenizer
+from engine.inference import LoadedBlip
 from tests.shards import picture
+from tests.tiny import tiny_config
 
 WEB = Candidate("web", "a web text", 0.9, 0.1)
 MADE = Candidate("synthetic", "a made text", 0.9, 0.1)
@@ -79,3 +90,63 @@ def test_an_input_that_changed_meanwhile_is_refused(tmp_path: Path) -> None:
     (tmp_path / "in.tar").write_bytes(content)
     with pytest.raises(ShardError, match="sample 'k' changed while it was read"):
         write_cleaned(tmp_path / "out.tar", shards, [judged("k", WEB)])
+
+
+def test_what_a_captioner_wrote_stays_so_when_it_is_cleaned_again(tmp_path: Path) -> None:
+    shards = write_tar(tmp_path / "in.tar", {"k": {"png": picture(0), "txt": b"a web text"}})
+    write_cleaned(tmp_path / "once.tar", shards, [judged("k", MADE, WEB)])
+    torch.manual_seed(0)
+    blip = LoadedBlip(Blip(tiny_config()), open_tokenizer(None))
+    config = CapFiltConfig(device="cpu", caption=CaptionSection(max_length=7))
+    clean, once = CaptionAndScore(config, blip, blip), Shards([tmp_path / "once.tar"])
+    (found,) = clean("once", once, lambda done: None).pictures
+    texts = [(one.source, one.text) for one in found.candidates]
+    assert texts[:2] == [("synthetic", MADE.text), ("web", WEB.text)]
+    assert [source for source, _ in texts[2:]] == ["synthetic"]
+    write_cleaned(tmp_path / "twice.tar", once, [judged("k", *found.candidates)])
+    assert Shards([tmp_path / "twice.tar"]).read(0).synthetic == (True, False, True)
+    assert shards.read(0).synthetic == ()
+
+
+@pytest.mark.parametrize(
+    ("sources", "synthetic"),
+    [
+        (["synthetic"], (True,)),
+        ([7, None, "synthetic", "web"], (False, False, True, False)),
+        ("synthetic", ()),
+        (None, ()),
+    ],
+)
+def test_sources_of_strangers_are_taken_as_far_as_they_go(
+    tmp_path: Path, sources: object, synthetic: tuple[bool, ...]
+) -> None:
+    facts = {"capfilt": {"captions": ["a", "b"], "sources": sources}}
+    members = {"png": picture(0), "json": json.dumps(facts).encode()}
+    raw = write_tar(tmp_path / "in.tar", {"k": members}).read(0)
+    assert (raw.captions, raw.synthetic) == (["a", "b"], synthetic)
+    told = _stored(Picture("k", "k", raw.captions, raw.synthetic, {}))
+    first = "synthetic" if synthetic[:1] == (True,) else "web"
+    assert told == [(first, "a"), ("web", "b")]
+
+
+def quarantined(root: Path, shard: Path, bad: list[Bad]) -> dict[str, str]:
+    """The one line about a shard with one picture that can be used."""
+    folder = OutputFolder(root)
+    folder.make()
+    found = ShardTexts([Scored("k", "k", [WEB])], bad)
+    job = ShardJob(folder, Ledger(folder, "run"), lambda *_: found, RuleSection(), None)
+    with folder.desk("in") as desk:
+        job.publish(job.draft("in", shard, desk, lambda done: None))
+    (line,) = (folder.quarantine / "in.jsonl").read_text().splitlines()
+    return json.loads(line)
+
+
+def test_names_without_measure_have_a_line_of_the_quarantine(tmp_path: Path) -> None:
+    """And a run from the table of such a run writes the same line."""
+    shard = tmp_path / "in.tar"
+    write_tar(shard, {"k": {"png": picture(0), "txt": b"a"}, "x" * 60_000: {"gif": b"GIF"}})
+    bad = [Bad(one.key, one.uid, one.reason) for one in build_index(shard).unread]
+    row = quarantined(tmp_path / "out", shard, bad)
+    assert row["key"] == row["uid"] == "x" * 999 + "…"
+    again = [Bad(row["key"], row["uid"], row["reason"])]
+    assert quarantined(tmp_path / "again", shard, again) == row

@@ -105,3 +105,20 @@ def test_weights_that_lack_a_part_or_are_broken(models: dict[str, LoadedBlip]) -
     states = encoded(models["filter"]) * float("nan")
     with pytest.raises(ConfigError, match="scores are not finite"):
         PairFilter(models["filter"], 35).scores(states, [["a"]] * COUNT)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperature": 0}, "temperature is 0: must be above 0"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0: must be above 0"),
+        ({"top_p": float("nan")}, "top_p is nan: must be above 0 and at most 1"),
+        ({"samples": 0}, "samples is 0: must be at least 1"),
+        ({"min_length": 21}, "min_length 21 is more than max_length 20"),
+    ],
+)
+def test_settings_made_in_python_are_looked_at_too(
+    models: dict[str, LoadedBlip], settings: dict, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        Captioner(models["captioner"], CaptionSection(**settings), 0)

@@ -184,8 +184,20 @@ def test_a_folder_of_classes_is_a_source(folder: Path, tmp_path: Path) -> None:
     assert not has_classes(tmp_path)
     (tmp_path / "a" / "x.jpeg").write_bytes(picture(0))
     assert has_classes(tmp_path)
-    (tmp_path / "x.png").write_bytes(picture(0))
-    assert not has_classes(tmp_path)
+
+
+def test_pictures_that_are_in_no_class_are_named(tmp_path: Path) -> None:
+    (tmp_path / "b.png").write_bytes(picture(0))
+    with pytest.raises(ConfigError, match="no .tar shard in .*and no folder of pictures for each"):
+        open_source(str(tmp_path), classes=True)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.png").write_bytes(picture(0))
+    (tmp_path / "a\nb.jpg").write_bytes(picture(0))
+    with pytest.raises(ConfigError, match=r"a\\nb.jpg stands beside the folders of the classes"):
+        open_source(str(tmp_path), classes=True)
+    for path in tmp_path.glob("*.*"):
+        path.unlink()
+    assert len(open_source(str(tmp_path), classes=True)) == 1
 
 
 def test_large_matrices_are_cut(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,11 @@ import pytest
 from engine.collect import openmoji, pair_set, questions, statements
 from engine.collect.questions import make_questions
 from engine.collect.statements import PEOPLE, TONES
+from engine.collect.tasks import refuse_few
 from engine.config import ConfigError
 from engine.data.questions import open_questions, read_answer_list
 from engine.data.shards import ShardWriter
+from engine.data.source import RawSample
 from tests.commands import contents
 from tests.shards import picture
 
@@ -133,3 +136,55 @@ def test_tasks_are_added_to_a_complete_set_and_left_as_they_are(
     assert contents(tmp_path / "set" / "tasks") == before
     with pytest.raises(ConfigError, match="tasks: 'vgq' is not known: choose nlvr or visdial"):
         run(tasks=["vgq"])
+
+
+@pytest.fixture
+def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Makes a set, and tasks, of some hundred people."""
+    does = (*TRADES, "surfing", "running", "swimming")
+    found = [d for d in openmoji.drawings() if any(thing in d.name for thing in does)]
+    monkeypatch.setattr(openmoji, "drawings", lambda: list(found))
+    for module in (questions, statements):
+        monkeypatch.setattr(module, "LEAST", {"train": 4, "heldout": 3})
+
+    def make(**settings: object) -> None:
+        given = {"size": 24, "held_out": 2, "output_dir": str(tmp_path / "set"), **settings}
+        pair_set.collect(pair_set.CollectConfig(**given), lambda line: None)
+
+    return make
+
+
+@pytest.mark.parametrize("task", ["nlvr", "vqa", "video"])
+def test_too_few_held_out_pictures_are_said_before_a_set_is_written(
+    few: Callable[..., None], tmp_path: Path, task: str
+) -> None:
+    said = f"^tasks {task}: .*; raise --held_out: 2 pictures are too few$"
+    with pytest.raises(ConfigError, match=said):
+        few(tasks=["visdial", task])
+    assert not list(tmp_path.iterdir())
+
+
+def test_they_are_said_of_a_complete_set_too(few: Callable[..., None], tmp_path: Path) -> None:
+    few()
+    before = contents(tmp_path)
+    with pytest.raises(ConfigError, match="^tasks video: no heldout picture is .*; raise --held_o"):
+        few(tasks="video")
+    assert contents(tmp_path) == before | {"set/tasks": ""}
+
+
+def test_more_held_out_pictures_are_not_asked_for_where_training_lacks_them() -> None:
+    def raw(number: int, name: str) -> RawSample:
+        return RawSample(str(number), str(number), "", [name], number, picture(number))
+
+    parts = {part: [raw(n, "red heart") for n in range(3)] for part in ("train", "heldout")}
+    for task, said in (
+        ("visdial", "no train picture shows one person or one skin tone: nothing can be asked"),
+        ("video", "no train picture is named man light skin tone: clips cannot be made of them"),
+        ("vqa", "too few pictures share words: nothing can be asked about them"),
+        ("nlvr", "too few pictures share words: nothing can be stated about two of them"),
+    ):
+        with pytest.raises(ConfigError, match=f"^tasks {task}: {said}$"):
+            refuse_few([task], parts)
+    parts["train"] = [raw(0, "man")]
+    with pytest.raises(ConfigError, match="no heldout picture shows .*; raise --held_out: 3 pict"):
+        refuse_few(["visdial"], parts)

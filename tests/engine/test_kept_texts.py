@@ -57,6 +57,7 @@ def test_every_kept_text_is_a_pair(cleaned: Path) -> None:
     expected = [(key, [text]) for key, texts in KEPT for text in texts]
     assert [(one.key, one.captions) for one in read] == expected
     for one in read:
+        assert one.synthetic == (" of " in one.captions[0],)
         assert one.image == picture(int(one.key))
         assert (one.uid, one.problem) == (f"uid-{int(one.key)}", None)
 

@@ -53,7 +53,7 @@ def _cases() -> dict[str, Case]:
     for dtype, kind in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
         block_m, block_n, step_e, warps = triton_kernels.TILES[kind]
         tile = {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_E": WIDTH, "STEP_E": step_e}
-        draw_tile = {"BLOCK_M": draw.BLOCK_M, "BLOCK_N": draw.BLOCK_N, "BLOCK_E": WIDTH}
+        draw_tile = {"BLOCK_M": draw.BLOCK_M, "BLOCK_N": draw.BLOCK_N[kind], "BLOCK_E": WIDTH}
         for flag in (False, True):
             name = f"{dtype}_{'ids' if flag else 'plain'}"
             # The queue stays float32 beside bf16 features.

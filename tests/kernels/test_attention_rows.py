@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from kernels import attention_rows
+from kernels import attention, attention_rows
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
 FAST = ["triton", "padded"]
+FLOOR = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 4e-3}
 # Lengths of rows, and how many tokens of no row stand behind each.
 LAYOUTS = {
     "odd": ([5, 2, 9, 1, 16], [0, 0, 0, 0, 0]),
@@ -45,9 +46,14 @@ def outcome(
 
 
 def compare(backend: str, inputs: list[torch.Tensor], *where: object, **settings: object) -> None:
-    exact = outcome("reference", [t.double() for t in inputs], *where, **settings)
-    for got, want in zip(outcome(backend, inputs, *where, **settings), exact, strict=True):
-        torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-5)
+    """At most twice as wrong as the definition in the same dtype, against float64."""
+    truth = outcome("reference", [t.double() for t in inputs], *where, **settings)
+    plain = outcome("reference", inputs, *where, **settings)
+    ours = outcome(backend, inputs, *where, **settings)
+    for want, torchs, got in zip(truth, plain, ours, strict=True):
+        assert got.dtype == torchs.dtype
+        allowed = 2 * (torchs.double() - want).abs().max() + FLOOR[got.dtype]
+        assert (got.double() - want).abs().max() <= allowed
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -55,10 +61,12 @@ def compare(backend: str, inputs: list[torch.Tensor], *where: object, **settings
 @pytest.mark.parametrize("backend", FAST)
 def test_equals_the_definition(backend: str, kind: str, causal: bool) -> None:
     rows, used = layout(*LAYOUTS[kind])
-    inputs = [tokens(len(used), 2, 16, seed) for seed in range(3)]
-    longest = (max(LAYOUTS[kind][0]),) * 2
-    compare(backend, inputs, *rows, *rows, longest, causal=causal)
-    for result in outcome(backend, inputs, *rows, *rows, longest, causal=causal):
+    longest = max(LAYOUTS[kind][0])
+    dtype = torch.float16 if longest > 32 else torch.float32
+    inputs = [tokens(len(used), 2, 16, seed).to(dtype) for seed in range(3)]
+    where = (*rows, *rows, (longest, longest))
+    compare(backend, inputs, *where, causal=causal)
+    for result in outcome(backend, inputs, *where, causal=causal):
         assert (result[~used] == 0).all()
 
 
@@ -81,6 +89,30 @@ def test_other_queries_than_keys(
     rows, used = layout(*LAYOUTS["short and long"])
     inputs = [tokens(len(count), 2, 16), tokens(len(used), 2, 16, 1), tokens(len(used), 2, 16, 2)]
     compare(backend, inputs, *asking, *rows, longest)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_padded_is_attention_of_padded_rows_to_the_bit(dropout: float) -> None:
+    """On a CPU `auto` must not change a bit."""
+    rows, used = layout([5, 2, 9], [0, 3, 1])
+    rows, count = [tensor.cpu() for tensor in rows], len(used)
+    inputs = [tokens(count, 2, 16, seed).cpu().requires_grad_() for seed in range(3)]
+    seen = torch.arange(9) < rows[1][:, None]
+    padded = []
+    for tensor in inputs:
+        full = tensor.new_zeros(3, 9, 2, 16)
+        full[seen] = tensor.detach()[used.cpu()]
+        padded.append(full.transpose(1, 2).requires_grad_())
+    torch.manual_seed(5)
+    ours = attention_rows(*inputs, *rows, *rows, (9, 9), dropout=dropout)
+    torch.manual_seed(5)
+    before = attention(*padded, key_mask=seen, dropout=dropout).transpose(1, 2)
+    assert torch.equal(ours[used.cpu()], before[seen])
+    gradients = torch.autograd.grad(ours.square().sum(), inputs)
+    expected = torch.autograd.grad(before[seen].square().sum(), padded)
+    for got, want in zip(gradients, expected, strict=True):
+        assert torch.equal(got[used.cpu()], want.transpose(1, 2)[seen])
+        assert not got[~used.cpu()].any()
 
 
 def test_long_queries_of_short_rows() -> None:
@@ -123,7 +155,7 @@ def test_no_rows_and_equal_runs() -> None:
 
 def mask_of(rows: Rows, count: int, heads: int, seed: int, dropout: float) -> torch.Tensor:
     """[T, heads, 64] weights after dropout: what attention gives to values of the identity."""
-    flat = torch.zeros(count, heads, 64, device=DEVICE)
+    flat = torch.zeros(count, heads, 64, device=DEVICE, dtype=torch.float16)
     places = torch.arange(count, device=DEVICE)
     for first, length in zip(*(t.tolist() for t in rows), strict=True):
         here = places[first : first + length]
@@ -138,7 +170,7 @@ def test_dropout_keeps_its_share_and_scales() -> None:
     rows, used = layout([64, 64, 10, 64], [0, 0, 0, 0])
     weights = mask_of(rows, len(used), 4, 3, 0.3)
     full = weights[rows[0][0] : 64] * 64 * 0.7
-    assert ((full - 1).abs().lt(1e-5) | full.eq(0)).all()
+    assert ((full - 1).abs().lt(2e-3) | full.eq(0)).all()
     kept = torch.cat([weights[:128], weights[138:]]).ne(0).float().mean()
     # 49152 draws: a standard deviation is 0.002.
     assert 0.69 < kept < 0.71
@@ -203,7 +235,7 @@ def test_wrong_input_is_named(change: dict[str, object], message: str) -> None:
 
 @pytest.mark.parametrize(
     ("width", "longest", "message"),
-    [(8, 65, "65 tokens are longer than 64"), (80, 4, "80 are wider than 64")],
+    [(8, 33, "33 float32 tokens are longer than 32"), (80, 4, "80 are wider than 64")],
 )
 def test_too_large_for_a_program(width: int, longest: int, message: str) -> None:
     (first, length), _ = layout([4, 2], [0, 0])
@@ -230,13 +262,8 @@ def test_on_a_gpu_as_wrong_as_the_definition_in_bf16(
     rows, used = layout(*LAYOUTS[kind])
     inputs = [tokens(len(used), *heads_and_width, seed).bfloat16() for seed in range(3)]
     where = (*rows, *rows, (max(LAYOUTS[kind][0]),) * 2)
-    truth = outcome("reference", [t.double() for t in inputs], *where, causal=causal)
-    plain = outcome("reference", inputs, *where, causal=causal)
+    compare("auto", inputs, *where, causal=causal)
     ours = outcome("auto", inputs, *where, causal=causal)
-    for want, torchs, got in zip(truth, plain, ours, strict=True):
-        allowed = 2 * (torchs.double() - want).abs().max() + 4e-3
-        assert got.dtype == torch.bfloat16
-        assert (got.double() - want).abs().max() <= allowed
     again = outcome("auto", inputs, *where, causal=causal)
     assert all(torch.equal(one, other) for one, other in zip(ours, again, strict=True))
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from kernels import add_norm, linear_gelu
+from kernels import add_norm, linear, linear_gelu
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Shares of the largest value. Triton's interpreter cuts float32 off where it stores bfloat16
@@ -85,6 +85,28 @@ def test_linear_gelu_under_autocast_is_as_wrong_as_torch() -> None:
     assert [t.dtype for t in found[1]] == [t.dtype for t in found[0]]
     for got, want in zip(found[1], found[0], strict=True):
         assert (got - want).abs().max() <= 0.03 * want.abs().max()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("shape", "out"), [((7, 16), 9), ((2, 70, 8), 256), ((1, 3), 130)])
+def test_linear(shape: tuple[int, ...], out: int, dtype: torch.dtype) -> None:
+    def ours(backend: str) -> Callable[..., tuple[torch.Tensor, ...]]:
+        return lambda *inputs: (linear(*inputs, backend=backend),)
+
+    compare(ours, random(shape, (out, shape[-1]), (out,)), [dtype] * 3)
+
+
+def test_linear_under_autocast_gives_the_dtypes_of_torch() -> None:
+    found = []
+    for backend in ("reference", "triton"):
+        leaves = [tensor.requires_grad_() for tensor in random((9, 32), (48, 32), (48,))]
+        with torch.autocast(DEVICE, torch.bfloat16):
+            out = linear(*leaves, backend=backend)
+        upstream = torch.ones_like(out)
+        found.append([out.detach(), *torch.autograd.grad(out, leaves, upstream)])
+    assert [t.dtype for t in found[1]] == [t.dtype for t in found[0]]
+    for got, want in zip(found[1], found[0], strict=True):
+        assert (got - want).abs().max() <= 0.02 * want.abs().max()
 
 
 def norm(backend: str, **settings: object) -> Callable[..., tuple[torch.Tensor, ...]]:

@@ -1,4 +1,4 @@
-"""The element-wise kernels of the layers compile for Hopper and keep their values in registers."""
+"""The small kernels of the layers compile for Hopper and keep their values in registers."""
 
 import os
 import re
@@ -10,7 +10,8 @@ import pytest
 
 from tests.kernels.sm90 import cuobjdump
 
-# Kernel, type of what is low-precision under autocast, and width: ViT-B's, and the widest.
+# Kernel, type of what is low-precision under autocast, and width: ViT-B's, and the widest; of
+# attention the length of rows.
 CASES = [
     ("bias_gelu_kernel", "bf16", 3072),
     ("bias_gelu_backward_kernel", "bf16", 3072),
@@ -21,25 +22,45 @@ CASES = [
     ("add_norm_backward_kernel", "fp32", 768),
     ("add_norm_backward_kernel", "bf16", 4096),
     ("adamw_ema_kernel", "fp32", 0),
+    ("attention_rows_kernel", "bf16", 30),
+    ("attention_rows_kernel", "bf16", 64),
+    ("attention_rows_kernel", "fp32", 30),
+    ("attention_rows_backward_kernel", "bf16", 30),
+    ("attention_rows_backward_kernel", "bf16", 64),
+    ("attention_rows_backward_kernel", "fp32", 30),
+    ("column_sum_kernel", "bf16", 768),
+    ("column_sum_kernel", "fp32", 3072),
 ]
 COMPILE = """
 import importlib
 import sys
 
+import torch
 import triton
 import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 LOW = {"product_ptr", "upstream_ptr", "by_product_ptr", "out_ptr", "branch_ptr", "normed_ptr"}
-LOW |= {"by_normed_ptr", "by_branch_ptr", "active_ptr"}
+LOW |= {"by_normed_ptr", "by_branch_ptr", "active_ptr", "x_ptr"}
+LOW |= {"query_ptr", "key_ptr", "value_ptr", "by_query_ptr", "by_key_ptr", "by_value_ptr"}
+LONG = ("table_ptr", "programs_ptr", "seed_ptr")
+WHOLE = ("rows", "width", "rows_each", "heads", "queries", "tokens", "threshold")
+FOLDERS = {"bias": "bias_gelu", "add": "add_norm", "adamw": "adamw_ema", "column": "linear"}
+FOLDERS |= {"attention": "attention_rows"}
 for case in sys.argv[2:]:
     name, kind, width = case.split(",")
-    folder = next(f for f in ("bias_gelu", "add_norm", "adamw_ema") if name.startswith(f))
+    folder = FOLDERS[name.partition("_")[0]]
     module = importlib.import_module(f"kernels.{folder}.triton_kernels")
     kernel = getattr(module, name)
     if folder == "adamw_ema":
         tiles = {"num_warps": module.WARPS, "BLOCK": module.BLOCK, "COPY": tl.bfloat16}
+    elif folder == "attention_rows":
+        dtype = torch.bfloat16 if kind == "bf16" else torch.float32
+        tiles = module.tiles((int(width), int(width)), 64, dtype)
+        tiles |= {"CAUSAL": True, "DROPOUT": True}
+    elif folder == "linear":
+        tiles = {"BLOCK_M": module.BLOCK_M, "BLOCK_N": module.BLOCK_N, "num_warps": module.WARPS}
     else:
         tiles = module.tiles(int(width))
     options = {"num_warps": tiles.pop("num_warps")}
@@ -52,16 +73,16 @@ for case in sys.argv[2:]:
             signature[argument] = "constexpr"
         elif argument.endswith("_ptr"):
             signature[argument] = "*" + (kind if argument in LOW else "fp32")
-            if argument in ("table_ptr", "programs_ptr"):
+            if argument in LONG or argument.endswith(("first_ptr", "length_ptr")):
                 signature[argument] = "*i64"
         else:
-            whole = argument in ("rows", "width", "rows_each")
+            whole = argument in WHOLE or argument.endswith("stride")
             signature[argument] = "i32" if whole else "fp32"
     places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
     aligned = {
         (i,): [["tt.divisibility", 16]]
         for i, n in enumerate(kernel.arg_names)
-        if n.endswith("_ptr") or n == "width"
+        if n.endswith(("_ptr", "_stride")) or n == "width"
     }
     source = ASTSource(fn=kernel, signature=signature, constexprs=places, attrs=aligned)
     built = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)

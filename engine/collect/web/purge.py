@@ -67,7 +67,7 @@ def purge(uids_file: Path, places: Sequence[str], progress: Callable[[str], None
 
 def _read_uids(path: Path) -> frozenset[str]:
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeError) as error:
         problem = getattr(error, "strerror", None) or "no UTF-8 text"
         raise ConfigError(f"--uids {path}: {problem}") from None

@@ -1,0 +1,71 @@
+"""Passes that are recorded train what passes that are not do; on a GPU they are replayed."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from engine.training.recorded import RecordedPasses
+from tests.forked import run, succeed
+from tests.runs import weights, write_config
+from tests.shards import write_shards
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_gradients_add_up_for_every_shape(device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(6, 5), nn.Dropout(0.5), nn.Linear(5, 3)).to(device)
+    plain = nn.Sequential(nn.Linear(6, 5), nn.Dropout(0.5), nn.Linear(5, 3)).to(device)
+    plain.load_state_dict(network.state_dict())
+    recorded = RecordedPasses(network.parameters())
+
+    def passes(placed: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        loss = (network(placed["x"]) * placed["scale"]).square().sum()
+        loss.backward()
+        return (loss.detach(),)
+
+    for step in range(5):
+        recorded.begin()
+        plain.zero_grad()
+        for rows in (4, 7, 4):
+            given = {"x": torch.randn(rows, 6), "scale": torch.tensor(1.0 + step)}
+            torch.manual_seed(100 * step + rows)
+            (loss,) = recorded.run(rows, given, passes)
+            torch.manual_seed(100 * step + rows)
+            x, scale = given["x"].to(device), given["scale"].to(device)
+            expected = (plain(x) * scale).square().sum()
+            expected.backward()
+            torch.testing.assert_close(loss, expected.detach())
+        for one, other in zip(network.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(one.grad, other.grad)
+        # As DeepSpeed leaves them after a step.
+        network.zero_grad(set_to_none=True)
+
+
+@pytest.mark.slow
+def test_a_run_ends_with_the_same_bits(tmp_path: Path) -> None:
+    """With two micro-batches a step, one step that is refused, and texts of several lengths."""
+    data, kept = write_shards(tmp_path / "data", 32), []
+    for name, words in (("apart", []), ("recorded", ["--record"])):
+        config = write_config(tmp_path, name, data, train={"micro_batch_size": 4})
+        succeed("tests.train_many", ["--poison", 2, *words, config], tmp_path / "log")
+        moments = tmp_path / name / "checkpoints" / "step_00000004" / "optimizer.safetensors"
+        kept.append(weights(tmp_path / name, 4) | load_file(moments))
+    assert kept[0].keys() == kept[1].keys()
+    for name, want in kept[0].items():
+        assert torch.equal(kept[1][name], want), name
+
+
+def test_a_cpu_refuses_to_record(tmp_path: Path) -> None:
+    config = write_config(
+        tmp_path, "run", write_shards(tmp_path / "data", 8), train={"cuda_graph": True}
+    )
+    ((code, said),) = run("tests.train_many", [config], tmp_path / "log")
+    assert code == 2
+    assert "train.cuda_graph: it needs an NVIDIA GPU, and the run is on a cpu" in said
