@@ -16,6 +16,9 @@ from kernels.attention_pictures.triton_kernels import (
     words,
 )
 
+# Of the kernel that takes all queries of a picture: they seldom fill more than a tile of 64.
+KEY_TILES = {torch.float32: (32, 32), torch.float16: (32, 64), torch.bfloat16: (32, 64)}
+
 
 @triton.jit(do_not_specialize=["pictures", "tokens", "keys", "threshold"])
 def attention_pictures_query_kernel(
@@ -121,6 +124,12 @@ def attention_pictures_key_kernel(
     store_tile(by_value_ptr, by_value * rescale, number, seen, stride, head, WIDTH)
 
 
+def key_tiles(width: int, dtype: torch.dtype) -> dict[str, int]:
+    """Constants of a launch of the kernel that takes all queries of a picture."""
+    queries, keys = KEY_TILES[dtype]
+    return tiles(width, dtype) | {"BLOCK_Q": queries, "BLOCK_N": keys}
+
+
 def backward(
     upstream: torch.Tensor,
     out: torch.Tensor,
@@ -142,13 +151,14 @@ def backward(
     # One and the same for both kernels: the second reads what the first has found.
     found = (torch.empty_like(log_sum), log_sum, order if drawn is None else drawn, order, starts)
     upstream, inputs = upstream.contiguous(), (query, key, value)
-    settings = numbers(*inputs, dropout) | tiles(query.shape[2], query.dtype)
+    settings = numbers(*inputs, dropout)
     settings["by_scale"] = settings["scale"] / LOG2_E
-    programs = len(key) * query.shape[1]
+    programs, shape = len(key) * query.shape[1], (query.shape[2], query.dtype)
     launch = attention_pictures_query_kernel[(programs,)]
-    launch(upstream, out, *inputs, by_query, *found, **settings)
+    launch(upstream, out, *inputs, by_query, *found, **settings, **tiles(*shape))
     del settings["pictures"]
-    blocks = triton.cdiv(key.shape[1], settings["BLOCK_N"])
+    constants = key_tiles(*shape)
+    blocks = triton.cdiv(key.shape[1], constants["BLOCK_N"])
     launch = attention_pictures_key_kernel[(programs * blocks,)]
-    launch(upstream, *inputs, *by_pictures, *found, **settings)
+    launch(upstream, *inputs, *by_pictures, *found, **settings, **constants)
     return gradients

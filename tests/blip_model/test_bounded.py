@@ -8,6 +8,7 @@ import torch
 from blip_model import packed_text
 from blip_model.blip import Blip
 from blip_model.caption import BlipCaption
+from blip_model.med import MedAttention
 from blip_model.momentum import Momentum
 from blip_model.packing import Packing
 from blip_model.pretrain import BlipPretrain
@@ -93,6 +94,18 @@ def test_a_step_with_the_kernel_of_texts_is_the_same(
     kernel = partial(attention_rows, backend="triton")
     monkeypatch.setattr(packed_text, "attention_rows", kernel)
     same(losses_and_gradients(BlipPretrain, capacity), padded)
+
+
+@pytest.mark.parametrize("more", [None, 5])
+@pytest.mark.parametrize("kind", [BlipPretrain, BlipRetrieval, BlipCaption])
+def test_a_step_with_the_kernel_of_pictures_is_the_same(
+    kind: type[Blip], more: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tokens of no picture are the spare places."""
+    capacity = None if more is None else int(tiny_inputs(COUNT, tokens=TOKENS)[2].sum()) + more
+    padded = losses_and_gradients(kind, capacity)
+    monkeypatch.setattr(MedAttention, "looking", "triton")
+    same(losses_and_gradients(kind, capacity), padded)
 
 
 def same(found: list[torch.Tensor], exact: list[torch.Tensor]) -> None:
