@@ -22,7 +22,7 @@ LAUNCH = {"num_warps": 4, "num_stages": 2}
 
 
 @triton.jit
-def load_tile(ptr, row, present, stride, head, WIDTH: tl.constexpr, K: tl.constexpr):
+def load_tile(ptr, row, present, stride, head, WIDTH: tl.constexpr, K: tl.constexpr) -> tl.tensor:
     """A head [rows, K] of rows anywhere, zeros where a row is not present."""
     k = tl.arange(0, K)
     places = row.to(tl.int64)[:, None] * stride + head * WIDTH + k[None, :]
@@ -30,7 +30,7 @@ def load_tile(ptr, row, present, stride, head, WIDTH: tl.constexpr, K: tl.conste
 
 
 @triton.jit
-def store_tile(ptr, tile, row, present, stride, head, WIDTH: tl.constexpr):
+def store_tile(ptr, tile, row, present, stride, head, WIDTH: tl.constexpr) -> None:
     """A head [rows, K] to rows anywhere."""
     k = tl.arange(0, tile.shape[1])
     places = row.to(tl.int64)[:, None] * stride + head * WIDTH + k[None, :]
@@ -38,7 +38,7 @@ def store_tile(ptr, tile, row, present, stride, head, WIDTH: tl.constexpr):
 
 
 @triton.jit
-def kept(first, second, key, threshold):
+def kept(first, second, key, threshold) -> tl.tensor:
     """Which weights dropout keeps: of a query's two random words, mixed with a key's number.
 
     Four rounds of Philox for each weight would take longer than the products. The mixing is that
@@ -52,7 +52,7 @@ def kept(first, second, key, threshold):
 
 
 @triton.jit
-def words(word_ptr, head, tokens, heads, place, present):
+def words(word_ptr, head, tokens, heads, place, present) -> tuple[tl.tensor, tl.tensor]:
     """The two random words of queries."""
     first = tl.load(word_ptr + head * tokens + place, present, 0)
     second = tl.load(word_ptr + (heads + head) * tokens + place, present, 0)
@@ -63,7 +63,7 @@ def words(word_ptr, head, tokens, heads, place, present):
 def clear(
     ptr, order_ptr, starts_ptr, picture, pictures, tokens, stride, head, WIDTH: tl.constexpr,
     Q: tl.constexpr, K: tl.constexpr,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """Zeros for a picture's share of the tokens that look at none."""
     spare = tl.load(starts_ptr + pictures).to(tl.int32)
     for start in range(spare + picture * Q, tokens, pictures * Q):

@@ -136,12 +136,12 @@ def mask_of(
 ) -> torch.Tensor:
     """[T, heads, keys] weights after dropout, times their number: from values of the identity."""
     tokens = len(blocks[0])
-    zeros = torch.zeros(tokens, heads, 16, device=DEVICE)
-    nothing = torch.zeros(pictures, keys, heads, 16, device=DEVICE)
+    zeros = torch.zeros(tokens, heads, 64, device=DEVICE)
+    nothing = torch.zeros(pictures, keys, heads, 64, device=DEVICE)
     shown = []
-    for first in range(0, keys, 16):
+    for first in range(0, keys, 64):
         identity = nothing.clone()
-        for column in range(min(16, keys - first)):
+        for column in range(min(64, keys - first)):
             identity[:, first + column, :, column] = keys
         torch.manual_seed(seed)
         settings = {"dropout": dropout, "backend": "triton"}
@@ -150,21 +150,21 @@ def mask_of(
 
 
 def test_dropout_keeps_its_share_and_scales() -> None:
-    _, blocks = layout([64, 48, 80], 2)
-    weights = mask_of(blocks, 2, 3, 80, 3, 0.3)[blocks[0][:192]]
+    _, blocks = layout([32, 50, 64], 2)
+    weights = mask_of(blocks, 2, 3, 64, 3, 0.3)[blocks[0][:146]]
     assert ((weights * 0.7 - 1).abs().lt(1e-4) | weights.eq(0)).all()
     kept = weights.ne(0)
-    # 30720 draws: a standard deviation is 0.0026.
-    assert 0.687 < kept.float().mean() < 0.713
-    again = mask_of(blocks, 2, 3, 80, 3, 0.3)[blocks[0][:192]]
+    # 18688 draws: a standard deviation is 0.0034.
+    assert 0.68 < kept.float().mean() < 0.72
+    again = mask_of(blocks, 2, 3, 64, 3, 0.3)[blocks[0][:146]]
     assert torch.equal(weights, again)
-    others = mask_of(blocks, 2, 3, 80, 4, 0.3)[blocks[0][:192]].ne(0)
+    others = mask_of(blocks, 2, 3, 64, 4, 0.3)[blocks[0][:146]].ne(0)
     # Independent masks agree on 0.58 of the places.
     shifted = [others, kept.flip(1), *(kept.roll(1, place) for place in (0, 2))]
-    for other in (*shifted, kept.roll(16, 2), kept.roll(64, 0)):
+    for other in (*shifted, kept.roll(32, 2), kept.roll(32, 0)):
         assert 0.56 < (kept == other).float().mean() < 0.60
     # By binomial laws the shares of a query's keys, and of a key's queries, spread this much.
-    for axis, draws in ((2, 80), (0, 192)):
+    for axis, draws in ((2, 64), (0, 146)):
         expected = (0.7 * 0.3 / draws) ** 0.5
         assert 0.8 < kept.float().mean(axis).std() / expected < 1.2
 
