@@ -41,9 +41,9 @@ def store_tile(ptr, tile, row, present, stride, head, WIDTH: tl.constexpr) -> No
 def kept(first, second, key, threshold) -> tl.tensor:
     """Which weights dropout keeps: of a query's two random words, mixed with a key's number.
 
-    Four rounds of Philox for each weight would take longer than the products. The mixing is that
-    of lowbias32 (Wellons 2018, nullprogram.com/blog/2018/07/31), its second half under the second
-    word; the high bits decide, so its last shift is left out.
+    Philox for each weight would take longer than the products do. The mixing is that of lowbias32
+    (Wellons 2018, nullprogram.com/blog/2018/07/31), its second half under the second word; the
+    high bits decide, so its last shift is left out.
     """
     x = first ^ (key.to(tl.uint32) * 0x9E3779B9)
     x = (x ^ (x >> 16)) * 0x7FEB352D
