@@ -55,8 +55,9 @@ def attention_pictures_query_kernel(
             key = load_tile(key_ptr, number, seen, key_stride, head, WIDTH, BLOCK_K)
             value = load_tile(value_ptr, number, seen, value_stride, head, WIDTH, BLOCK_K)
             scores = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
-            # Without the mask a key that is not there could weigh infinitely much.
-            weights = tl.where(seen[None, :], tl.exp2(scores - log_sum[:, None]), 0.0)
+            # No weight is above 1 but for rounding, or of a key that is not there: that adds 0, as
+            # the key is 0, but might be infinite.
+            weights = tl.exp2(tl.minimum(scores - log_sum[:, None], 0.0))
             by_weights = tl.dot(upstream, tl.trans(value), input_precision="ieee")
             if DROPOUT:
                 stays = kept(first[:, None], second[:, None], number[None, :], threshold)

@@ -102,10 +102,11 @@ def attention_pictures_kernel(
             seen = number < keys
             key = load_tile(key_ptr, number, seen, key_stride, head, WIDTH, BLOCK_K)
             value = load_tile(value_ptr, number, seen, value_stride, head, WIDTH, BLOCK_K)
-            scores = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
+            scores = tl.dot(query, tl.trans(key), input_precision="ieee")
             scores = tl.where(seen[None, :], scores, UNSEEN)
-            higher = tl.maximum(top, tl.max(scores, 1))
-            weights = tl.exp2(scores - higher[:, None])
+            # Scaled after the maximum: one instruction with the difference.
+            higher = tl.maximum(top, tl.max(scores, 1) * scale)
+            weights = tl.exp2(scores * scale - higher[:, None])
             fading = tl.exp2(top - higher)
             total = total * fading + tl.sum(weights, 1)
             if DROPOUT:
