@@ -95,6 +95,7 @@ FIGURES = {
     "kernel_attention_cross_ratio_sdpa": Figure(),
     "kernel_attention_packed_ratio": Figure(),
     "kernel_attention_rows_ratio": Figure(),
+    "kernel_looking_ratio": Figure(),
     "kernel_ema_ratio": Figure(),
     "kernel_linear_gelu_ratio": Figure(),
     "kernel_mlp_ratio": Figure(),

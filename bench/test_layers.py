@@ -10,9 +10,12 @@ from bench.conftest import Compare
 from bench.interleaved import ratio
 from bench.plan import LENGTHS, Plan
 from bench.record import Record
-from bench.test_kernels import agree, with_gradient
+from bench.test_kernels import Side, agree, with_gradient
 from blip_model.config import BlipConfig, preset
+from blip_model.looking import Looking, look
+from blip_model.med import MedAttention
 from blip_model.momentum import Momentum, online_name
+from blip_model.packing import Packing
 from blip_model.pretrain import BlipPretrain
 from engine.config import TrainSection
 from engine.training.optimizer import build_optimizer
@@ -130,6 +133,36 @@ def test_attention_rows(compare: Compare, plan: Plan, record: Record, config: Bl
     times = compare(f"attention_rows, {shape[0]} tokens", dropping)
     faster = ratio(times["padded"], times["triton"])
     record.figure(f"kernel_attention_rows_ratio{plan.suffix}", faster)
+
+
+def test_looking(compare: Compare, plan: Plan, record: Record, config: BlipConfig) -> None:
+    """Cross-attention of a step's four kinds of texts; without dropout both sides must agree."""
+    count, device = plan.kernel_batch, plan.device
+    block = MedAttention(config, config.vision_width).to(device)
+    places = torch.arange(max(LENGTHS), device=device)
+    lengths = torch.tensor(LENGTHS, device=device).repeat(count // len(LENGTHS))
+    own, wrong = (Packing.of(places < many[:, None]) for many in (lengths, lengths.roll(1)))
+    kinds, others = (own, wrong, own, own), torch.randperm(len(lengths), device=device)
+    states = torch.randn(sum(len(kind) for kind in kinds), config.text_width, device=device)
+    pictures = torch.randn(len(lengths), config.image_tokens, config.vision_width, device=device)
+    leaves = [states.requires_grad_(), pictures.bfloat16().requires_grad_()]
+    leaves += [block.self.key.weight, block.self.value.weight]
+    upstream = torch.randn_like(states)
+
+    def looks(looking: Looking) -> Side:
+        def run() -> torch.Tensor:
+            with torch.autocast("cuda", torch.bfloat16):
+                return look(block, *leaves[:2], looking)
+
+        return with_gradient(run, leaves, upstream)
+
+    ways = {"padded": True, "ours": False}
+    sides = {name: looks(Looking.of(kinds, others, padded=pad)) for name, pad in ways.items()}
+    block.eval()
+    agree(sides, 0.05)
+    block.train()
+    times = compare(f"look, {len(states)} tokens", sides)
+    record.figure(f"kernel_looking_ratio{plan.suffix}", ratio(times["padded"], times["ours"]))
 
 
 def test_adamw_ema(compare: Compare, plan: Plan, record: Record, config: BlipConfig) -> None:

@@ -7,19 +7,17 @@ after it is shared. A picture's keys and values are projected once a layer. With
 rows of captions are left out.
 """
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 
 from blip_model.blip import Blip
 from blip_model.layers import for_products
-from blip_model.med import MedAttention, MedLayer, TextDecoder
+from blip_model.looking import Looking, look, pads
+from blip_model.med import MedLayer, TextDecoder
 from blip_model.packed_caption import caption_loss
-from blip_model.packed_text import SharedEmbeddings, heads, self_attend
+from blip_model.packed_text import SharedEmbeddings, self_attend
 from blip_model.packing import Packing
 from blip_model.recompute import run_layer
-from kernels import attention
 
 # Places of the two first tokens among those that `embed_texts` adds.
 ENC, DEC = 0, 1
@@ -105,6 +103,10 @@ def _shared_layers(
     if decoder is not None:
         captions = embedded.read(embedded.places(rows, own, DEC))
         causal_layers, told = decoder.bert.encoder.layer, (own,)
+    padded = pads(text.encoder.layer[0].crossattention, image_states)
+    firsts = (Packing.singles(count, device),) * 3
+    looking = Looking.of((own, wrong, own, *told), image_of_text, padded=padded)
+    looking_last = Looking.of((*firsts, *told), image_of_text, padded=padded)
 
     def run(
         layer: MedLayer,
@@ -113,13 +115,12 @@ def _shared_layers(
         captions: torch.Tensor,
         last: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        kinds = (Packing.singles(count, device),) * 3 if last else (own, wrong, own)
         encoded = self_attend(layer.attention, encoded, encoder_packing, first_only=last)
         if decoder_layer is not None:
             captions = self_attend(decoder_layer.attention, captions, own, causal=True)
         states = torch.cat([encoded, captions])
-        looking = ((*kinds[:2], *told), kinds[2])
-        states = _look(layer.crossattention, states, image_states, image_of_text, *looking)
+        seen = looking_last if last else looking
+        states = look(layer.crossattention, states, image_states, seen)
         states = layer.feed_forward(states)
         return states.split([len(encoded), len(captions)])
 
@@ -135,56 +136,3 @@ def _matching(model: Blip, encoded: torch.Tensor) -> torch.Tensor:
     logits = model.itm_head(encoded).float()
     labels = (torch.arange(len(encoded), device=encoded.device) < len(encoded) // 3).long()
     return F.cross_entropy(logits, labels)
-
-
-def _look(
-    block: MedAttention,
-    states: torch.Tensor,
-    image_states: torch.Tensor,
-    image_of_text: torch.Tensor,
-    own: tuple[Packing, ...],
-    misled: Packing,
-) -> torch.Tensor:
-    """Cross-attention of all kinds of rows; `states` holds positives, wrong, misled, captions.
-
-    `own` are the packings of rows that look at their own picture: positives, wrong, and captions
-    where there are any.
-    """
-    pictures = (block.self.key(image_states), block.self.value(image_states))
-    keys, values = (heads(block, projected) for projected in pictures)
-    dropout = block.dropout if block.training else 0.0
-    kinds = (*own[:2], misled, *own[2:])
-    queries = block.self.query(states).split([len(packing) for packing in kinds])
-    padded = [packing.pad(query) for packing, query in zip(kinds, queries, strict=True)]
-    together = torch.cat([*padded[:2], *padded[3:]], 1)
-    seen = attention(heads(block, together), keys, values, dropout=dropout)
-    lengths = [part.shape[1] for part in (*padded[:2], *padded[3:])]
-    seen = seen.transpose(1, 2).flatten(2).split(lengths, 1)
-    others = (heads(block, _Rows.apply(projected, image_of_text)) for projected in pictures)
-    elsewhere = attention(heads(block, padded[2]), *others, dropout=dropout)
-    elsewhere = elsewhere.transpose(1, 2).flatten(2)
-    contexts = (*seen[:2], elsewhere, *seen[2:])
-    packed = [packing.pack(context) for packing, context in zip(kinds, contexts, strict=True)]
-    return block.output(torch.cat(packed), states)
-
-
-class _Rows(torch.autograd.Function):
-    """x[index], some rows taken several times.
-
-    Their gradients are added up by a product, in one order: PyTorch's own way adds numbers one by
-    one, on a GPU in any order and as long as the products of the layer take.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(index)
-        ctx.count = len(x)
-        return x.index_select(0, index)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None]:
-        (index,) = ctx.saved_tensors
-        rows = torch.arange(ctx.count, device=index.device)
-        taken = (rows[:, None] == index).to(upstream.dtype)
-        return (taken @ upstream.flatten(1)).view(ctx.count, *upstream.shape[1:]), None

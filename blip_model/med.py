@@ -78,7 +78,13 @@ class AddNorm(nn.Module):
 
 
 class MedAttention(nn.Module):
-    """Attention of tokens over themselves or over a picture's states."""
+    """Attention of tokens over themselves or over a picture's states.
+
+    Attributes:
+        looking: backend of `kernels.attention_pictures_runs`, for all of them.
+    """
+
+    looking = "auto"
 
     def __init__(self, config: BlipConfig, source_width: int) -> None:
         super().__init__()

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from blip_model.layers import for_products
+from blip_model.looking import heads, look_by_blocks, own_blocks, pads
 from blip_model.med import MedAttention, MedLayer, TextTransformer
 from blip_model.packing import Packing
 from blip_model.recompute import run_layer
@@ -113,12 +114,17 @@ def cross_attend(
         block: the layer's cross-attention.
         states: [T, D].
         image_states: [B, P, vision width].
-        asking: of the T tokens into B rows, each of which looks at the picture of its number.
+        asking: of the T tokens into B rows, each of which looks at the picture of its number;
+            from `Packing.of`.
         image_mask: [B, P] bool, which of the states are there; None where all are.
 
     Returns:
         [T, D].
     """
+    if image_mask is None and not pads(block, image_states):
+        pictures = (block.self.key(image_states), block.self.value(image_states))
+        asked = (block.self.query(states), pictures, own_blocks(asking))
+        return block.output(look_by_blocks(block, *asked), states)
     keys, values = block.self.keys_values(image_states)
     queries = heads(block, asking.pad(block.self.query(states)))
     dropout = block.dropout if block.training else 0.0
@@ -159,11 +165,6 @@ def looking_states(
     for layer in text.encoder.layer:
         states = run_layer(run, layer, states, recompute=text.recompute)
     return states
-
-
-def heads(block: MedAttention, padded: torch.Tensor) -> torch.Tensor:
-    """[rows, length, D] -> [rows, H, length, K]."""
-    return padded.unflatten(2, (block.self.heads, -1)).transpose(1, 2)
 
 
 def first_states(embedded: SharedEmbeddings) -> torch.Tensor:

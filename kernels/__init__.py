@@ -6,6 +6,11 @@ from kernels.all_gather import all_gather
 from kernels.attention.absorbed import attention_absorbed
 from kernels.attention.op import attention
 from kernels.attention.packed import attention_packed
+from kernels.attention_pictures.op import (
+    attention_pictures,
+    attention_pictures_runs,
+    by_picture,
+)
 from kernels.attention_rows.op import attention_rows
 from kernels.bias_gelu.op import linear_gelu
 from kernels.ema import ema_
@@ -22,7 +27,10 @@ __all__ = [
     "attention",
     "attention_absorbed",
     "attention_packed",
+    "attention_pictures",
+    "attention_pictures_runs",
     "attention_rows",
+    "by_picture",
     "draw_hard_negatives",
     "ema_",
     "itc_loss",

@@ -13,7 +13,9 @@ from kernels import (
     add_norm,
     attention,
     attention_packed,
+    attention_pictures,
     attention_rows,
+    by_picture,
     draw_hard_negatives,
     itc_loss,
     linear_gelu,
@@ -43,6 +45,7 @@ def triton_probes() -> dict[str, Probe]:
         "add_norm": _add_norm,
         "linear_gelu": _linear_gelu,
         "attention_rows": _attention_rows,
+        "attention_pictures": _attention_pictures,
         "itc_loss": _itc_loss,
         "lm_loss": _lm_loss,
         "draw_hard_negatives": _draw,
@@ -117,6 +120,15 @@ def _attention_rows(backend: str) -> torch.Tensor:
     lengths = torch.tensor(LENGTHS, device=inputs[0].device)
     rows = (lengths.cumsum(0) - lengths, lengths)
     seen = attention_rows(*inputs, *rows, *rows, (max(LENGTHS),) * 2, backend=backend)
+    seen.square().sum().backward()
+    return _flat(seen, *(tensor.grad for tensor in inputs))
+
+
+def _attention_pictures(backend: str) -> torch.Tensor:
+    pictures = (ROWS, TOKENS, HEADS, WIDTH)
+    inputs = _leaves((sum(LENGTHS), HEADS, WIDTH), pictures, pictures)
+    picture = torch.arange(sum(LENGTHS), device=inputs[0].device) % (ROWS + 1)
+    seen = attention_pictures(*inputs, *by_picture(picture, ROWS), backend=backend)
     seen.square().sum().backward()
     return _flat(seen, *(tensor.grad for tensor in inputs))
 

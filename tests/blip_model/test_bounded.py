@@ -8,6 +8,8 @@ import torch
 from blip_model import packed_text
 from blip_model.blip import Blip
 from blip_model.caption import BlipCaption
+from blip_model.looking import Looking, own_blocks
+from blip_model.med import MedAttention
 from blip_model.momentum import Momentum
 from blip_model.packing import Packing
 from blip_model.pretrain import BlipPretrain
@@ -93,6 +95,29 @@ def test_a_step_with_the_kernel_of_texts_is_the_same(
     kernel = partial(attention_rows, backend="triton")
     monkeypatch.setattr(packed_text, "attention_rows", kernel)
     same(losses_and_gradients(BlipPretrain, capacity), padded)
+
+
+def test_spare_places_look_at_no_picture() -> None:
+    packing = Packing.of(mask_of([2, 4], 4), 9)
+    looking = Looking.of((packing,) * 4, torch.tensor([1, 0]), padded=False)
+    order, starts = looking.blocks
+    assert starts.tolist() == [0, 3 * 2 + 4, 3 * 2 + 4 + 3 * 4 + 2]
+    assert order[:10].tolist() == [0, 1, 9, 10, 20, 21, 22, 23, 27, 28]
+    assert order[24:].tolist() == [9 * kind + place for kind in range(4) for place in (6, 7, 8)]
+    order, starts = own_blocks(packing)
+    assert order.tolist() == [*range(9)] and starts.tolist() == [0, 2, 6]
+
+
+@pytest.mark.parametrize("more", [None, 5])
+@pytest.mark.parametrize("kind", [BlipPretrain, BlipRetrieval, BlipCaption])
+def test_a_step_with_the_kernel_of_pictures_is_the_same(
+    kind: type[Blip], more: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tokens of no picture are the spare places."""
+    capacity = None if more is None else int(tiny_inputs(COUNT, tokens=TOKENS)[2].sum()) + more
+    padded = losses_and_gradients(kind, capacity)
+    monkeypatch.setattr(MedAttention, "looking", "triton")
+    same(losses_and_gradients(kind, capacity), padded)
 
 
 def same(found: list[torch.Tensor], exact: list[torch.Tensor]) -> None:

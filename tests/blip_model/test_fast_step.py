@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from blip_model.config import preset
+from blip_model.med import MedAttention
 from blip_model.momentum import Momentum
 from blip_model.pretrain import BlipPretrain
 from kernels.lm_loss import chunked, op
@@ -64,6 +65,13 @@ def compare(parts: tuple, **settings: object) -> None:
 
 @pytest.mark.parametrize("kind", LENGTHS)
 def test_losses_and_gradients_equal_the_definition(kind: str) -> None:
+    compare(batch(LENGTHS[kind]))
+
+
+@pytest.mark.parametrize("kind", ["odd", "one word and full"])
+def test_with_the_kernel_of_pictures(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a GPU runs it."""
+    monkeypatch.setattr(MedAttention, "looking", "triton")
     compare(batch(LENGTHS[kind]))
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.kernels.sm90 import cuobjdump
 
 # Kernel, type of what is low-precision under autocast, and width: ViT-B's, and the widest; of
-# attention the length of rows.
+# attention the length of rows, and the width of a head where that does not matter.
 CASES = [
     ("bias_gelu_kernel", "bf16", 3072),
     ("bias_gelu_backward_kernel", "bf16", 3072),
@@ -22,6 +22,12 @@ CASES = [
     ("add_norm_backward_kernel", "fp32", 768),
     ("add_norm_backward_kernel", "bf16", 4096),
     ("adamw_ema_kernel", "fp32", 0),
+    ("attention_pictures_kernel", "bf16", 64),
+    ("attention_pictures_kernel", "fp32", 64),
+    ("attention_pictures_query_kernel", "bf16", 64),
+    ("attention_pictures_query_kernel", "fp32", 64),
+    ("attention_pictures_key_kernel", "bf16", 64),
+    ("attention_pictures_key_kernel", "fp32", 64),
     ("attention_rows_kernel", "bf16", 30),
     ("attention_rows_kernel", "bf16", 64),
     ("attention_rows_kernel", "fp32", 30),
@@ -44,14 +50,18 @@ from triton.compiler import ASTSource
 LOW = {"product_ptr", "upstream_ptr", "by_product_ptr", "out_ptr", "branch_ptr", "normed_ptr"}
 LOW |= {"by_normed_ptr", "by_branch_ptr", "active_ptr", "x_ptr"}
 LOW |= {"query_ptr", "key_ptr", "value_ptr", "by_query_ptr", "by_key_ptr", "by_value_ptr"}
-LONG = ("table_ptr", "programs_ptr", "seed_ptr")
+LONG = ("table_ptr", "programs_ptr", "seed_ptr", "order_ptr", "starts_ptr")
 WHOLE = ("rows", "width", "rows_each", "heads", "queries", "tokens", "threshold")
+WHOLE += ("pictures", "keys")
 FOLDERS = {"bias": "bias_gelu", "add": "add_norm", "adamw": "adamw_ema", "column": "linear"}
 FOLDERS |= {"attention": "attention_rows"}
 for case in sys.argv[2:]:
     name, kind, width = case.split(",")
-    folder = FOLDERS[name.partition("_")[0]]
-    module = importlib.import_module(f"kernels.{folder}.triton_kernels")
+    folder, file = FOLDERS[name.partition("_")[0]], "triton_kernels"
+    if "pictures" in name:
+        folder = "attention_pictures"
+        file = "triton_kernels" if name == "attention_pictures_kernel" else "triton_backward"
+    module = importlib.import_module(f"kernels.{folder}.{file}")
     kernel = getattr(module, name)
     if folder == "adamw_ema":
         tiles = {"num_warps": module.WARPS, "BLOCK": module.BLOCK, "COPY": tl.bfloat16}
@@ -59,12 +69,16 @@ for case in sys.argv[2:]:
         dtype = torch.bfloat16 if kind == "bf16" else torch.float32
         tiles = module.tiles((int(width), int(width)), 64, dtype)
         tiles |= {"CAUSAL": True, "DROPOUT": True}
+    elif folder == "attention_pictures":
+        dtype = torch.bfloat16 if kind == "bf16" else torch.float32
+        make = module.key_tiles if "_key_" in name else module.tiles
+        tiles = make(int(width), dtype) | {"DROPOUT": True}
     elif folder == "linear":
         tiles = {"BLOCK_M": module.BLOCK_M, "BLOCK_N": module.BLOCK_N, "num_warps": module.WARPS}
     else:
         size = module.BACKWARD if "backward" in name else module.FORWARD
         tiles = module.tiles(int(width), size)
-    options = {"num_warps": tiles.pop("num_warps")}
+    options = {name: tiles.pop(name) for name in ("num_warps", "num_stages") if name in tiles}
     constants = tiles | {"HAS_TOTAL": True, "HAS_BRANCH": kind == "bf16", "ALIGNED": True}
     constants |= {"WITH_ACTIVE": kind == "bf16", "EXACT": kind == "fp32"}
     constants["STAGES"] = 3 if int(width) <= 2048 else 1
@@ -77,6 +91,8 @@ for case in sys.argv[2:]:
             signature[argument] = "*" + (kind if argument in LOW else "fp32")
             if argument in LONG or argument.endswith(("first_ptr", "length_ptr")):
                 signature[argument] = "*i64"
+            elif argument == "word_ptr":
+                signature[argument] = "*i32"
         else:
             whole = argument in WHOLE or argument.endswith("stride")
             signature[argument] = "i32" if whole else "fp32"
