@@ -15,6 +15,7 @@ from engine.data.counter import Draws
 from engine.data.device_augment import encoded_operations
 from engine.data.fast_view import Box, usable_sides
 from engine.data.jpeg import is_whole
+from engine.data.jpeg_header import keeps_rgb
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,11 @@ def plan(
 ) -> PlannedView | None:
     """The view that `augmentation` draws; None where the host must decode, or judge, the picture.
 
-    Whole colour JPEGs of 8 bits are planned. All else (PNG, WebP, grey, CMYK, cut off, too large,
-    not a picture) goes the host's way, which makes the view or says what is bad.
+    Whole colour JPEGs of 8 bits are planned. All else (PNG, WebP, grey, CMYK, kept as RGB, cut
+    off, too large, not a picture) goes the host's way, which makes the view or says what is bad.
     """
     sides = usable_sides(content, max_pixels)
-    if sides is None or not is_whole(content):
+    if sides is None or not is_whole(content) or keeps_rgb(content):
         return None
     box = crop_box(*sides, augmentation.min_crop_scale, draws)
     mirror, operations = augmentation.drawn(draws)

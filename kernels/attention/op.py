@@ -6,7 +6,7 @@ from kernels.attention import flash_attn, flex, sdpa, xformers
 from kernels.attention.reference import attention_reference
 from kernels.backend import choose
 
-LONGEST_MATERIALISED = 1024
+LONGEST_MATERIALISED, FEW_KEYS = 1024, 64
 LARGEST_BLOCK = 16 * 2**20
 FORCED = (*sdpa.KINDS, *flash_attn.PACKAGES, "xformers", "flex")
 
@@ -72,11 +72,14 @@ def attention(
 def _materialise(query: torch.Tensor, key: torch.Tensor) -> bool:
     """Whether two products and a softmax are the faster way: on a CPU, but not always (bench/).
 
-    The fused kernel has a slow backward pass and no bf16 products there: at up to 600 tokens it
-    takes 1.1 to 8 times as long. In fp32 without a backward pass it takes half as long, and it
-    stays for lengths whose scores would not fit.
+    A GPU's fused kernels take 64 queries at least: a single one of few keys, as in decoding, has
+    no use for them. On a CPU the fused kernel has a slow backward pass and no bf16 products: at up
+    to 600 tokens it takes 1.1 to 8 times as long. In fp32 without a backward pass it takes half as
+    long, and it stays for lengths whose scores would not fit.
     """
-    if query.device.type != "cpu" or key.shape[2] > LONGEST_MATERIALISED:
+    if query.device.type != "cpu":
+        return query.shape[2] == 1 and key.shape[2] <= FEW_KEYS
+    if key.shape[2] > LONGEST_MATERIALISED:
         return False
     return torch.is_grad_enabled() or query.dtype != torch.float32
 

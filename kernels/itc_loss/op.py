@@ -38,8 +38,8 @@ def itc_loss(
         queue_ids: [Q] int64.
         group_size: a row sees in-batch keys of its own group of so many rows only, and the whole
             queue; None means the whole batch.
-        backend: `triton` (GPU), `triton_gemm` (GPU, the library's products; for comparison, never
-            chosen by itself), `torch` (streaming), `reference` (materialised) or `auto`. Under
+        backend: `triton` (GPU), `triton_gemm` (GPU, the library's products: the faster one where
+            they are float32), `torch` (streaming), `reference` (materialised) or `auto`. Under
             autocast the first two take the products' operands in its dtype, as PyTorch's own
             would; sums, scores and gradients stay float32.
 
@@ -63,7 +63,7 @@ def itc_loss(
     problems = {"triton": triton, "torch": None, "reference": None, "triton_gemm": triton}
     if dtype != torch.bfloat16:
         # No tensor cores multiply whole float32 numbers: the library's products are faster.
-        problems = {"torch": None} | problems
+        problems = {"triton_gemm": triton} | problems
     chosen = choose("itc_loss", backend, problems, query_BE)
     with torch.autocast(device, enabled=False):
         rest = (momentum_query_BE, keys_BE, queue_QE)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.data.jpeg_header import colour_sides
+from engine.data.jpeg_header import colour_sides, keeps_rgb
 
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (37, 53, 3), np.uint8))
 
@@ -32,6 +32,24 @@ KINDS = (
 @pytest.mark.parametrize("settings", KINDS)
 def test_sides_of_colour_pictures(settings: dict[str, object]) -> None:
     assert colour_sides(jpeg(PHOTO, **settings)) == (53, 37)
+
+
+@pytest.mark.parametrize("settings", KINDS)
+def test_who_keeps_red_green_and_blue(settings: dict[str, object]) -> None:
+    assert keeps_rgb(jpeg(PHOTO, **settings)) is ("keep_rgb" in settings)
+
+
+def test_adobes_segment_says_what_was_done_to_the_colours() -> None:
+    content = jpeg(PHOTO)
+    for transform, kept in ((0, True), (1, False)):
+        segment = b"Adobe" + bytes([0, 100, 0, 0, 0, 0, transform])
+        added = b"\xff\xee" + (len(segment) + 2).to_bytes(2) + segment
+        assert keeps_rgb(content[:2] + added + content[2:]) is kept
+
+
+def test_cut_off_anywhere_nothing_is_said() -> None:
+    content = jpeg(PHOTO, keep_rgb=True)
+    assert {keeps_rgb(content[:end]) for end in range(40)} <= {True, False}
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])

@@ -212,6 +212,7 @@ def test_wrong_input_is_named(change: dict[str, object], message: str) -> None:
         attention_pictures(**{**good, "starts": torch.tensor([0, 2, 5]), **change})
 
 
+@pytest.mark.skipif(GPU, reason="a GPU is here: the interpreter takes its place elsewhere")
 def test_who_has_padding_asks_first(monkeypatch: pytest.MonkeyPatch) -> None:
     states = torch.zeros(1)
     assert not attention_pictures_runs(states, 64)
