@@ -69,6 +69,7 @@ FIGURES = {
     "step_time_ratio_tf32": Figure(),
     "step_time_ratio_shipped": Figure(at_least=(("cpu", 3.5),)),
     "step_time_ratio_strong": Figure(at_least=(("gpu", 1.75),)),
+    "kernel_time_ratio_strong": Figure(),
     "images_per_second": Figure("/s", at_least=(("gpu", 2100),)),
     "gemm_ceiling": Figure("FLOP/s"),
     "gemm_forward": Figure("FLOP/s"),
