@@ -14,13 +14,15 @@ def captions(
     prompt_ids: torch.Tensor,
     how: Nucleus | Beams,
     uniforms: torch.Tensor | None = None,
+    *,
+    record: bool = True,
 ) -> torch.Tensor:
     """Captions of pictures that are all there: [B, captions a picture, max_length].
 
     See `Encoded` and `caption_groups`.
     """
     group = Encoded(image_states, prompt_ids, uniforms)
-    (made,) = caption_groups(model, [group], how, len(group))
+    (made,) = caption_groups(model, [group], how, len(group), record=record)
     return made
 
 

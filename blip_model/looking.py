@@ -52,8 +52,7 @@ class Looking:
 
 def pads(block: MedAttention, image_states: torch.Tensor) -> bool:
     """Whether rows are padded to look at pictures: `attention_pictures` does not run."""
-    width = block.self.query.out_features // block.self.heads
-    return not attention_pictures_runs(image_states, width, block.looking)
+    return not attention_pictures_runs(image_states, block.self.head_width, block.looking)
 
 
 def own_blocks(packing: Packing) -> Blocks:

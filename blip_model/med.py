@@ -48,6 +48,7 @@ class Projections(nn.Module):
     def __init__(self, config: BlipConfig, source_width: int) -> None:
         super().__init__()
         self.heads = config.text_heads
+        self.head_width = config.text_width // config.text_heads
         self.query = Linear(config.text_width, config.text_width)
         self.key = Linear(source_width, config.text_width)
         self.value = Linear(source_width, config.text_width)

@@ -6,6 +6,7 @@ Which picture is where, and when, follows from the pictures alone; so do the cap
 from collections import deque
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from weakref import WeakKeyDictionary
 
 import torch
@@ -62,7 +63,12 @@ def joined(parts: list[Encoded]) -> Encoded:
 
 @torch.no_grad()
 def caption_groups(
-    model: Blip, groups: Iterable[Encoded], how: Nucleus | Beams, slots: int
+    model: Blip,
+    groups: Iterable[Encoded],
+    how: Nucleus | Beams,
+    slots: int,
+    *,
+    record: bool = True,
 ) -> Iterator[torch.Tensor]:
     """Captions of groups of pictures, group by group in the order in which they come.
 
@@ -72,6 +78,8 @@ def caption_groups(
             was yielded.
         how: captions are made.
         slots: pictures at once.
+        record: on a GPU, what is done for a token, and replay it; what was recorded is kept for
+            the next call like it. Not worth it for few tokens and ever other sizes.
 
     Yields:
         [B, captions a picture, max_length] ids, prompt included, padded after [SEP].
@@ -80,17 +88,17 @@ def caption_groups(
         raise ValueError(f"{slots} slots hold no picture")
     line = _Line(groups)
     name = _name(model, how, slots, line.first())
-    held = _taken(model, name) or _Held(model, how, slots)
+    held = _taken(model, name) or _Held(model, how, slots, record)
     while True:
         free = held.free
         if len(free) >= ADMIT_AT * len(held.names) and (came := line.take(len(free))):
             held.admit(free, *came)
         if held.running:
-            for name, rows in held.step(can_shrink=line.over):
-                line.put(name, rows)
+            for picture, rows in held.step(can_shrink=line.over):
+                line.put(picture, rows)
         yield from line.whole()
         if line.over and not held.running:
-            if held.cache.lengths.is_cuda:
+            if record and held.cache.lengths.is_cuda:
                 _HELD[model] = (name, held)
             return
 
@@ -107,13 +115,18 @@ def _name(model: Blip, how: Nucleus | Beams, slots: int, first: Encoded | None) 
     kind = next(model.parameters()).device.type
     autocast = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
     places = tuple(parameter.data_ptr() for parameter in model.text_decoder.parameters())
-    return how, slots, sizes, autocast, places
+    return how, slots, sizes, autocast, torch.is_inference_mode_enabled(), places
 
 
 def _taken(model: Blip, name: Hashable) -> "_Held | None":
     """What was recorded under this name, which nobody else uses meanwhile."""
     kept, held = _HELD.pop(model, (None, None))
-    return held if kept == name else None
+    if kept == name or held is None:
+        return held
+    # The allocator gives recordings' memory back only when it is asked to.
+    del held
+    torch.cuda.empty_cache()
+    return None
 
 
 class _Held:
@@ -123,19 +136,21 @@ class _Held:
         model: with a decoder, in eval mode.
         how: captions are made.
         slots: S.
+        record: on a GPU.
 
     Attributes:
         names: which picture each slot holds, or None.
     """
 
-    def __init__(self, model: Blip, how: Nucleus | Beams, slots: int) -> None:
+    def __init__(self, model: Blip, how: Nucleus | Beams, slots: int, record: bool = True) -> None:
         self.cache = DecodingCache(model, slots, how.rows, how.max_length)
         self.work = how.start(model.config, slots, self.cache.lengths.device)
         self.names: list[Name | None] = [None] * slots
         self._logits: torch.Tensor | None = None
-        self._fill, self._choose, self._extend = map(
-            Replayed, (self._enter, self.work.choose, self._follow)
-        )
+        # Of the parts and not of this: a cycle would keep caches until somebody collects it.
+        work = (partial(_enter, self.cache), self.work.choose, partial(_follow, self.cache))
+        self._enter = work[0]
+        self._fill, self._choose, self._extend = map(Replayed, work) if record else work
 
     @property
     def free(self) -> list[int]:
@@ -186,18 +201,6 @@ class _Held:
             (self._logits,) = self._extend(tokens, sources)
         return list(zip(done, rows, strict=True))
 
-    def _enter(
-        self, slots: torch.Tensor, image_states: torch.Tensor, prompt_ids: torch.Tensor
-    ) -> tuple[torch.Tensor]:
-        """Logits after the prompts of pictures that take slots."""
-        return (self.cache.admit(slots, image_states, prompt_ids),)
-
-    def _follow(self, tokens: torch.Tensor, sources: torch.Tensor | None) -> tuple[torch.Tensor]:
-        """Logits after these tokens [S * R] of rows that go on from others, or from themselves."""
-        if sources is not None:
-            self.cache.reorder(sources)
-        return (self.cache.extend(tokens),)
-
     def _shrink(
         self, tokens: torch.Tensor, sources: torch.Tensor | None
     ) -> tuple[torch.Tensor, None]:
@@ -214,6 +217,22 @@ class _Held:
 
     def _tensor(self, slots: list[int]) -> torch.Tensor:
         return torch.tensor(slots, device=self.cache.lengths.device)
+
+
+def _enter(
+    cache: DecodingCache, slots: torch.Tensor, image_states: torch.Tensor, prompt_ids: torch.Tensor
+) -> tuple[torch.Tensor]:
+    """Logits after the prompts of pictures that take slots."""
+    return (cache.admit(slots, image_states, prompt_ids),)
+
+
+def _follow(
+    cache: DecodingCache, tokens: torch.Tensor, sources: torch.Tensor | None
+) -> tuple[torch.Tensor]:
+    """Logits after these tokens [S * R] of rows that go on from others, or from themselves."""
+    if sources is not None:
+        cache.reorder(sources)
+    return (cache.extend(tokens),)
 
 
 class _Line:

@@ -133,5 +133,5 @@ class BlipVqa(Blip):
             rows = (lengths == length).nonzero()[:, 0]
             start = rows.new_full((len(rows), 1), self.config.bos_token_id)
             states = questions.states[rows, :length]
-            written[rows] = captions(self, states, start, how)[:, 0]
+            written[rows] = captions(self, states, start, how, record=False)[:, 0]
         return written

@@ -97,7 +97,8 @@ class TrainSection:
             first step of a shape takes minutes. Without ZeRO or with its stages 1 and 2.
         cuda_graph: record the passes over a micro-batch, for each of the few shapes that batches
             are brought to, and replay them: a GPU then never waits for the host to launch its
-            thousands of kernels. By default where one process has a GPU.
+            thousands of kernels. By default where one process has a GPU and keeps what its layers
+            compute.
     """
 
     epochs: int = 20

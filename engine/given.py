@@ -11,7 +11,7 @@ FRACTIONS = ("top_p", "temperature", "repetition_penalty", "length_penalty")
 
 
 def refuse_wrong(**settings: object) -> None:
-    """Look at settings of `GIVEN`; None is none.
+    """Look at settings of `GIVEN`.
 
     Raises:
         ConfigError: another kind of number or none, one outside its range, or a least length that

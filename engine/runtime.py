@@ -149,6 +149,11 @@ def choose_device(device: str) -> str:
     if number and int(number) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise ConfigError(f"device is {device} but there are {count} GPUs, from cuda:0 on")
+    if number and int(number) != (current := torch.cuda.current_device()):
+        raise ConfigError(
+            f"device is {device} but this process's GPU is cuda:{current}: call "
+            f"torch.cuda.set_device({number}) before, or set CUDA_VISIBLE_DEVICES"
+        )
     return ("cuda" if has_gpu else "cpu") if device == "auto" else device
 
 

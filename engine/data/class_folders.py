@@ -23,7 +23,8 @@ def has_classes(folder: Path) -> bool:
     if not any(part.is_dir() and find_files(part, SUFFIXES) for part in parts):
         return False
     for part in parts:
-        if part.suffix.lower() in SUFFIXES and part.is_file():
+        hidden = part.name.startswith(".")
+        if not hidden and part.suffix.lower() in SUFFIXES and part.is_file():
             raise ConfigError(
                 f"{folder}: {printable(part.name)} stands beside the folders of the classes: move "
                 "it into the folder of its class, or out of this one"

@@ -113,9 +113,14 @@ class DeepSpeedEngine:
         if kind not in self.records_on:
             problem = f"it needs an NVIDIA GPU, and the run is on a {kind}"
         elif not self._alone:
-            problem = "it is for one process, without a DeepSpeed configuration that shares"
+            problem = "it is for one process"
+        elif config.deepspeed.config is not None:
+            problem = "a DeepSpeed configuration may look at every pass"
         elif config.train.compile:
             problem = "train.compile makes programs of its own"
+        elif wanted is None and config.train.activation_checkpointing != "none":
+            # No GPU has recorded layers that run again yet.
+            return None
         if wanted and problem is not None:
             raise ConfigError(f"train.cuda_graph: {problem}")
         if wanted is False or problem is not None:

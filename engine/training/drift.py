@@ -32,6 +32,7 @@ FREE = {
     "train.max_skipped_in_a_row",
     "train.activation_checkpointing",
     "train.compile",
+    "train.cuda_graph",
 }
 
 

@@ -71,13 +71,15 @@ class GuardedAdamW(torch.optim.AdamW):
         if self.clip_norm > 0:
             scale = (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)
         # A parameter that was passed over once counts its updates differently from then on.
-        self.even = self.even and len(gradients) == len(parameters)
-        told = _Told(finite)
-        if self.one_pass and self.even:
+        even, told = self.even and len(gradients) == len(parameters), _Told(finite)
+        if self.one_pass and even:
             # Before the host waits to know whether: a GPU would have nothing to do meanwhile.
             self._step_in_one_pass(scale, finite)
         self.overflow = not told.value()
-        if self.overflow or (self.one_pass and self.even):
+        if self.overflow:
+            return
+        self.even = even
+        if self.one_pass and even:
             return
         if self.clip_norm > 0:
             torch._foreach_mul_(gradients, scale)

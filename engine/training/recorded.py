@@ -14,11 +14,16 @@ Outputs = tuple[torch.Tensor, ...]
 Passes = Callable[[Tensors], Outputs]
 
 
+# Shapes that are recorded; a recording of thousands of kernels takes memory on both sides, and
+# what comes in ever other shapes seldom comes again.
+MOST = 32
+
+
 class RecordedPasses:
     """Runs passes that give parameters gradients.
 
-    The first of all runs as it is, so that whatever is loaded or chosen once is; then each shape is
-    recorded. On a CPU nothing is recorded.
+    The first of all runs as it is, so that whatever is loaded or chosen once is; then each of the
+    first shapes is recorded. On a CPU nothing is recorded.
 
     Args:
         parameters: that get gradients; they are handed tensors that stay in their places.
@@ -60,6 +65,8 @@ class RecordedPasses:
             return work()
         if not self._is_warm:
             self._is_warm = True
+            return self._aside(work)
+        if shape not in self._graphs and len(self._graphs) >= MOST:
             return self._aside(work)
         if shape not in self._graphs:
             self._record(shape, work)

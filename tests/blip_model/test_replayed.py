@@ -1,8 +1,12 @@
 """Replayed functions do what they did when they were called; decoding's stay where they are."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 
+from blip_model import slots
 from blip_model.beams import Beams
 from blip_model.caption import BlipCaption
 from blip_model.generate import captions
@@ -86,6 +90,38 @@ def test_what_a_token_reads_and_changes_stays_where_it_is(how: Nucleus | Beams) 
     assert places() == before
 
 
+@pytest.mark.parametrize("how", HOW)
+def test_what_was_held_is_let_go_at_once(how: Nucleus | Beams) -> None:
+    gc.disable()
+    try:
+        held = _Held(captioner(), how, 2)
+        parts = [weakref.ref(part) for part in (held, held.cache, held.work)]
+        del held
+        assert [part() for part in parts] == [None] * 3
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_the_next_call_like_it_finds_what_was_recorded(how: Nucleus | Beams) -> None:
+    """By its name; another number of slots, and weights elsewhere, have another one."""
+    model = captioner()
+    came = group(model, how, 3)
+    name = slots._name(model, how, 3, came)
+    assert slots._name(model, how, 3, group(model, how, 3)) == name
+    assert slots._name(model, how, 2, came) != name
+    with torch.autocast("cpu", torch.bfloat16):
+        assert slots._name(model, how, 3, came) != name
+    held = _Held(model, how, 3)
+    slots._HELD[model] = (name, held)
+    assert slots._taken(model, name) is held
+    assert slots._taken(model, name) is None
+    with torch.no_grad():
+        for parameter in model.text_decoder.parameters():
+            parameter.data = parameter.data.clone()
+    assert slots._name(model, how, 3, came) != name
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not GPU, reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("how", HOW)
@@ -108,10 +144,13 @@ def test_what_a_gpu_recorded_is_used_again_and_never_for_other_weights(
     groups = [group(model, how, 5), group(model, how, 5), group(model, how, 5)]
     expected = [captions(model, g.states, g.prompt_ids, how, g.uniforms) for g in groups]
     model.cuda()
+    used = set()
     for came, want in zip(groups * 2, expected * 2, strict=True):
         there = (part.cuda() for part in (came.states, came.prompt_ids, came.uniforms))
         states, ids, numbers = there
         assert torch.equal(captions(model, states, ids, how, numbers).cpu(), want)
+        used.add(slots._HELD[model][1])
+    assert len(used) == 1
     for parameter in model.text_decoder.parameters():
         parameter.data = parameter.data * 0.9
     once = captions(model, states, ids, how, numbers)

@@ -7,6 +7,7 @@ import torch
 
 from blip_model import Blip
 from blip_model.generate import beam_search
+from blip_model.pair_scores import matching_logits
 from blip_model.stored_products import store_products
 from kernels.packed_linear import packing_problem
 from tests.tiny import spread, tiny_config
@@ -42,10 +43,11 @@ def outputs(model: Blip, precision: str = "bf16") -> list[torch.Tensor]:
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         states = model.encode_image(image)
         score = model.match(ids, mask, states)
+        packed = matching_logits(model, ids, mask, states, torch.ones(3, dtype=torch.int64))
         text = model.text_feature(model.encode_text(ids, mask))
         logits = model.decode(ids, None, states)
         captions = beam_search(model, states, ids[:, :2], max_length=9)
-    return [states, score, text, logits, captions]
+    return [states, score, packed, text, logits, captions]
 
 
 def test_stored_weights_compute_the_same_bits(model: Blip) -> None:
