@@ -68,6 +68,7 @@ class Plain(DeepSpeedEngine):
         learning_rate: float,
     ) -> None:
         self.model, self.stage, self.guarded = model, config.deepspeed.stage, False
+        self.recorded, self._alone = None, False
         model.temp = nn.Parameter(model.temp.detach().reshape(1))
         rates = {"lr": learning_rate, "weight_decay": config.train.weight_decay}
         settings = {
