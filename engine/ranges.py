@@ -52,6 +52,7 @@ WRITING = {
 }
 
 RANGES = {
+    "seed": NOT_NEGATIVE,
     "model.image_size": COUNT,
     "model.dropout": PROBABILITY,
     "model.drop_path": PROBABILITY,

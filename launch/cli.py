@@ -31,7 +31,7 @@ def parse(
     words: tuple[str, str] | None = None,
     verb: str = "",
 ) -> Config:
-    """Read `--config FILE` and dotted flags into a configuration object; later ones win.
+    """Read `--config FILE` and dotted flags, which override it, into a configuration object.
 
     `--print_config` prints the resolved configuration as YAML and exits.
 
@@ -122,7 +122,7 @@ def read(parser: ArgumentParser, argv: Sequence[str] | None = None) -> dict[str,
     """
     words = list(sys.argv[1:] if argv is None else argv)
     # The DeepSpeed launcher adds this flag to every rank; the environment says the same.
-    words = [word for word in words if not word.startswith("--local_rank")]
+    words = _files_first([word for word in words if not word.startswith("--local_rank")])
     try:
         refuse_unreadable(words, {key.rpartition(".")[0] for key in _known_keys(parser)} - {""})
         space = parser.parse_args(words)
@@ -133,6 +133,19 @@ def read(parser: ArgumentParser, argv: Sequence[str] | None = None) -> dict[str,
         raise
     except (ArgumentError, TypeError, ValueError) as error:
         raise ConfigError(_explain(str(error), _known_keys(parser))) from None
+
+
+def _files_first(words: list[str]) -> list[str]:
+    """Flags override settings files wherever they stand; of several files, later ones win."""
+    files, rest, left = [], [], iter(words)
+    for word in left:
+        if word == "--config":
+            files += [word, *([following] if (following := next(left, None)) is not None else [])]
+        elif word.startswith("--config="):
+            files.append(word)
+        else:
+            rest.append(word)
+    return files + rest
 
 
 def _help_formatter() -> type:

@@ -17,8 +17,10 @@ from engine.collect.tasks import make_tasks, refuse_few, refuse_unknown
 from engine.collect.world import make_world
 from engine.config import ConfigError
 from engine.data.images import BadSample
+from engine.data.picture_files import printable
 from engine.data.shards import ShardWriter
 from engine.data.source import RawSample, stable_id
+from engine.differences import differences
 from engine.ranges import PART, SHARE
 
 SOURCES = {"openmoji": openmoji, "openclipart": openclipart, "tuxpaint": tuxpaint}
@@ -139,10 +141,7 @@ def collect(config: CollectConfig, progress: Callable[[str], None] = print) -> P
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"output_dir {folder} is a file")
     if facts_path.is_file():
-        if _settings_of(facts_path) != _settings(config):
-            raise ConfigError(
-                f"{folder} holds a pair set with other settings: choose another folder"
-            )
+        _refuse_others(_settings_of(facts_path), config)
         if not make_tasks(folder, config.task_names, config.seed, progress):
             progress(f"{folder}: complete, nothing to do")
         return folder
@@ -170,6 +169,20 @@ def collect(config: CollectConfig, progress: Callable[[str], None] = print) -> P
 def _settings(config: CollectConfig) -> dict[str, object]:
     apart = ("output_dir", "tasks")
     return {name: value for name, value in asdict(config).items() if name not in apart}
+
+
+def _refuse_others(theirs: object, config: CollectConfig) -> None:
+    """A set of before a setting was there has its default."""
+    ours, plain = _settings(config), _settings(CollectConfig(output_dir=config.output_dir))
+    others = ["of an unknown kind"]
+    if isinstance(theirs, dict):
+        others = differences(plain | theirs, ours)
+    if others:
+        said = printable(", ".join(others))
+        raise ConfigError(
+            f"{config.folder} holds a pair set with other settings ({said}): repeat them or choose "
+            "another folder"
+        )
 
 
 def _settings_of(facts: Path) -> object:

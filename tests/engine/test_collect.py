@@ -1,6 +1,7 @@
 """The default pair set: its split, its bytes, and what an interrupted build leaves."""
 
 import io
+import json
 import re
 import subprocess
 import sys
@@ -166,9 +167,22 @@ def test_a_complete_set_is_left_alone(tmp_path: Path) -> None:
     collect(settings_of(tmp_path / "set"), said.append)
     assert said == [f"{tmp_path / 'set'}: complete, nothing to do"]
     for name, value in [("size", 25), ("held_out", 11), ("seed", 1), ("samples_per_shard", 19)]:
-        with pytest.raises(ConfigError, match="holds a pair set with other settings"):
+        others = rf"holds a pair set with other settings \({name} \d+ -> {value}\): repeat them"
+        with pytest.raises(ConfigError, match=others):
             collect(settings_of(tmp_path / "set", **{name: value}), silent)
     assert contents(tmp_path) == before
+
+
+@pytest.mark.usefixtures("few")
+def test_a_set_of_before_a_setting_was_there_has_its_default(tmp_path: Path) -> None:
+    collect(settings_of(tmp_path / "set"), silent)
+    facts = tmp_path / "set" / "collection.json"
+    told = json.loads(facts.read_text())
+    del told["settings"]["noise"], told["settings"]["clean_fraction"]
+    facts.write_text(json.dumps(told))
+    collect(settings_of(tmp_path / "set"), silent)
+    with pytest.raises(ConfigError, match=r"other settings \(noise None -> 0.5\)"):
+        collect(settings_of(tmp_path / "set", noise=0.5), silent)
 
 
 @pytest.mark.usefixtures("few")

@@ -116,3 +116,13 @@ def test_a_saved_run_is_whole_at_every_moment(tmp_path: Path) -> None:
     RunConfig(seed=2).save(path)
     assert ("seed: 1" in seen.read_text(), "seed: 2" in path.read_text()) == (True, True)
     assert {found.name for found in tmp_path.iterdir()} == {path.name, seen.name}
+
+
+def test_flags_override_a_file_wherever_they_stand(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("output_dir: here\nseed: 3\nmodel:\n  dropout: 0.3\n")
+    for words in (["--config", str(path)], [f"--config={path}"]):
+        config = run_of("--seed", "7", *words, "--model.dropout", "0.1")
+        assert (config.seed, config.model.dropout) == (7, 0.1)
+    with pytest.raises(ConfigError, match="--config"):
+        run_of("--seed", "7", "--config")
