@@ -137,14 +137,11 @@ def read(parser: ArgumentParser, argv: Sequence[str] | None = None) -> dict[str,
 
 def _files_first(words: list[str]) -> list[str]:
     """Flags override settings files wherever they stand; of several files, later ones win."""
-    files, rest, left = [], [], iter(words)
-    for word in left:
-        if word == "--config":
-            files += [word, *([following] if (following := next(left, None)) is not None else [])]
-        elif word.startswith("--config="):
-            files.append(word)
-        else:
-            rest.append(word)
+    files, rest = [], []
+    for place, word in enumerate(words):
+        names_one = place > 0 and words[place - 1] == "--config" and not word.startswith("--")
+        of_files = names_one or word == "--config" or word.startswith("--config=")
+        (files if of_files else rest).append(word)
     return files + rest
 
 
