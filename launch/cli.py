@@ -8,6 +8,7 @@ import signal
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -137,11 +138,12 @@ def read(parser: ArgumentParser, argv: Sequence[str] | None = None) -> dict[str,
 
 def _files_first(words: list[str]) -> list[str]:
     """Flags override settings files wherever they stand; of several files, later ones win."""
-    files, rest = [], []
-    for place, word in enumerate(words):
-        names_one = place > 0 and words[place - 1] == "--config" and not word.startswith("--")
-        of_files = names_one or word == "--config" or word.startswith("--config=")
+    files, rest, named = [], [], False
+    for word, following in pairwise([*words, "--"]):
+        begins = word == "--config" and not following.startswith("--")
+        of_files = begins or named or word.startswith("--config=")
         (files if of_files else rest).append(word)
+        named = begins
     return files + rest
 
 
