@@ -241,7 +241,7 @@ class RunConfig:
         if self.train.global_batch_size % self.train.group_size:
             raise ConfigError(
                 f"train.global_batch_size {self.train.global_batch_size} is not a multiple of "
-                f"train.negative_group_size {self.train.group_size}"
+                f"train.negative_group_size {self.train.group_size}: change one of them"
             )
         if self.train.compile and self.deepspeed.stage == 3:
             raise ConfigError(

@@ -84,8 +84,12 @@ def _read_config(path: Path) -> BlipConfig:
         )
     except CheckpointError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except KeyError as error:
+        raise CheckpointError(f"{path}: no usable BLIP configuration: no {error}") from None
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         problem = " ".join(str(error).split())
+        if isinstance(error, TypeError | AttributeError):
+            problem = f"a value is of the wrong kind ({problem})"
         raise CheckpointError(f"{path}: no usable BLIP configuration: {problem}") from None
 
 

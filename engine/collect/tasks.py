@@ -31,12 +31,13 @@ def refuse_unknown(names: Sequence[str]) -> None:
             raise ConfigError(f"tasks: {name!r} is not known: choose {' or '.join(TASKS)}")
 
 
-def refuse_few(names: Sequence[str], parts: Parts) -> None:
-    """Look at the pictures of a set before it is written.
+def refuse_few(names: Sequence[str], parts: Parts, *, built: bool = False) -> None:
+    """Look at the pictures of a set before anything is made of them.
 
     Args:
         names: of tasks.
         parts: the pictures, named, for training and held out.
+        built: the set is complete, and its settings stand.
 
     Raises:
         ConfigError: a task cannot be made of them; says so where more held-out ones are enough.
@@ -46,16 +47,17 @@ def refuse_few(names: Sequence[str], parts: Parts) -> None:
         try:
             look(parts)
         except ConfigError as error:
-            raise ConfigError(f"tasks {name}: {error}{_hint(look, parts)}") from None
+            hint = _hint(look, parts, ", in another folder" if built else "")
+            raise ConfigError(f"tasks {name}: {error}{hint}") from None
 
 
-def _hint(look: Look, parts: Parts) -> str:
+def _hint(look: Look, parts: Parts, where: str) -> str:
     """What helps where training pictures suffice and only held-out ones do not."""
     try:
         look({"train": parts["train"], "heldout": [*parts["heldout"], *parts["train"]]})
     except ConfigError:
         return ""
-    return f"; raise --held_out: {len(parts['heldout'])} pictures are too few"
+    return f"; raise --held_out{where}: {len(parts['heldout'])} pictures are too few"
 
 
 def make_tasks(
@@ -69,19 +71,16 @@ def make_tasks(
     Raises:
         ConfigError: pictures that a task cannot be made of.
     """
-    made = 0
-    for name in names:
-        target = folder / "tasks" / name
-        if target.exists():
-            continue
-        parts = {part: str(folder / part) for part in ("train", "heldout")}
-        make, look = TASKS[name]
+    parts = {part: str(folder / part) for part in ("train", "heldout")}
+    wanted = [name for name in names if not (folder / "tasks" / name).exists()]
+    if wanted:
+        refuse_few(wanted, read_parts(**parts), built=True)
+    for name in wanted:
+        target, make = folder / "tasks" / name, TASKS[name][0]
         try:
             with aside(target) as building:
                 counts = make(building, **parts, seed=seed)
         except ConfigError as error:
-            hint = _hint(look, read_parts(**parts))
-            raise ConfigError(f"tasks {name}: {error}{hint}") from None
+            raise ConfigError(f"tasks {name}: {error}") from None
         progress(f"{target}: {counts['train']} for training, {counts['heldout']} held out")
-        made += 1
-    return made
+    return len(wanted)

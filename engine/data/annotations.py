@@ -107,7 +107,10 @@ def read_picture(path: Path, max_bytes: int = MAX_FILE_BYTES) -> tuple[bytes | N
 def _read_table(path: Path, textless: bool = False) -> pa.Table:
     try:
         if path.suffix == ".json":
-            rows = json.loads(path.read_text(encoding="utf-8-sig"))
+            text = path.read_text(encoding="utf-8-sig")
+            if not text.strip():
+                raise ValueError("it is empty")
+            rows = json.loads(text)
         elif path.suffix == ".parquet":
             rows = pa.parquet.read_table(path)
         else:

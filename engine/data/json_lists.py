@@ -22,6 +22,8 @@ def read_json(path: Path) -> Any:
     try:
         # Editors of other systems write a byte order mark.
         text = path.read_text(encoding="utf-8-sig")
+        if not text.strip():
+            raise ValueError("it is empty")
         return _lines(text) if path.suffix == ".jsonl" else json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         problem = " ".join(str(error).split())
