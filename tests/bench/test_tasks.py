@@ -50,7 +50,8 @@ def write_set(folder: Path, patch: pytest.MonkeyPatch) -> Path:
     patch.setattr(clips, "PEOPLE", ("hand", "index"))
     for name, counts in COUNTS.items():
         small = dict(zip(("count", "held_out"), counts, strict=True))
-        patch.setitem(tasks.TASKS, name, partial(tasks.TASKS[name], **small))
+        make, look = tasks.TASKS[name]
+        patch.setitem(tasks.TASKS, name, (partial(make, **small), look))
     settings = {"size": 32, "held_out": 80, "tasks": list(tasks.TASKS)}
     return collect(CollectConfig(output_dir=str(folder / "set"), **settings), lambda line: None)
 

@@ -167,9 +167,10 @@ def test_too_few_held_out_pictures_are_said_before_a_set_is_written(
 def test_they_are_said_of_a_complete_set_too(few: Callable[..., None], tmp_path: Path) -> None:
     few()
     before = contents(tmp_path)
-    with pytest.raises(ConfigError, match="^tasks video: no heldout picture is .*; raise --held_o"):
-        few(tasks="video")
-    assert contents(tmp_path) == before | {"set/tasks": ""}
+    said = "^tasks video: no heldout picture is .*; raise --held_out, in another folder: 2 pictures"
+    with pytest.raises(ConfigError, match=said):
+        few(tasks=["visdial", "video"])
+    assert contents(tmp_path) == before
 
 
 def test_more_held_out_pictures_are_not_asked_for_where_training_lacks_them() -> None:

@@ -151,7 +151,7 @@ def test_a_process_says_the_same(
 
 
 def test_every_number_of_a_run_has_a_range() -> None:
-    numbers = {
+    numbers = {"seed"} | {
         f"{section.name}.{setting.name}"
         for section in dataclasses.fields(RunConfig)
         if dataclasses.is_dataclass(section.type)
