@@ -53,7 +53,7 @@ def micro_batch_size(config: RunConfig, ranks: int) -> int:
     if micro % train.group_size:
         raise ConfigError(
             f"a rank's micro-batch of {micro} pairs would split negative groups of "
-            f"{train.group_size}: use a smaller train.negative_group_size, a larger micro-batch or "
-            "fewer ranks"
+            f"{train.group_size}: use fewer ranks, a larger micro-batch or a smaller "
+            "train.negative_group_size"
         )
     return micro
