@@ -104,17 +104,18 @@ def test_step_against_the_strong_peer(compare: Compare, plan: Plan, record: Reco
         pytest.skip("on a CPU the peer is the original itself")
     config, count = preset(plan.preset), plan.peer_batch
     ours, batch = Ours(config, plan.queue_size, plan.device), pairs(config, count, plan.device)
-    peer = side(Original(ours, strong=True), batch, "bf16")
-    name = f"step, {plan.preset}, batch {count}, strong peer"
-    times = compare(name, {"strong peer": peer, "ours bf16": side(ours, batch, "bf16")})
+    peer = Original(ours, strong=True)
+    sides = {"strong peer": side(peer, batch, "bf16"), "ours bf16": side(ours, batch, "bf16")}
+    name, sums = f"step, {plan.preset}, batch {count}, strong peer", {}
+    times = compare(name, sides)
     faster = ratio(times["strong peer"], times["ours bf16"])
     record.figure(f"step_time_ratio_strong{plan.suffix}", faster)
-    ours_alone = side(ours, batch, "bf16")
-    kernels = {who: kernel_times(step) for who, step in (("peer", peer), ("ours", ours_alone))}
-    record.kernels[f"{name}, peer"] = kernels["peer"]
     # What the GPU alone takes: a slow host makes the peer wait, and not what is replayed.
-    sums = {who: sum(row["milliseconds"] for row in rows) for who, rows in kernels.items()}
-    record.figure(f"kernel_time_ratio_strong{plan.suffix}", sums["peer"] / sums["ours"])
+    for who, step in sides.items():
+        rows = record.kernels[f"{name}, {who}"] = kernel_times(step)
+        sums[who] = sum(row["milliseconds"] for row in rows)
+    alone = sums["strong peer"] / sums["ours bf16"]
+    record.figure(f"kernel_time_ratio_strong{plan.suffix}", alone)
 
 
 def gemm_ceiling(width: int, count: int) -> float:

@@ -164,8 +164,9 @@ class _Held:
 
     def admit(self, free: list[int], names: list[Name], pictures: Encoded) -> None:
         """Let pictures take the first of the free slots."""
-        slots = self._tensor(free[: len(names)])
-        for slot, name in zip(free, names, strict=False):
+        taken = free[: len(names)]
+        slots = self._tensor(taken)
+        for slot, name in zip(taken, names, strict=True):
             self.names[slot] = name
         self.work.begin(slots, pictures.prompt_ids, pictures.uniforms)
         # As many as there are slots come again and again; other numbers do not.

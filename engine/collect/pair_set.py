@@ -142,7 +142,7 @@ def collect(config: CollectConfig, progress: Callable[[str], None] = print) -> P
         raise ConfigError(f"output_dir {folder} is a file")
     if facts_path.is_file():
         _refuse_others(_settings_of(facts_path), config)
-        if not make_tasks(folder, config.task_names, config.seed, progress):
+        if not make_tasks(folder, config.task_names, config.seed, progress, built=True):
             progress(f"{folder}: complete, nothing to do")
         return folder
     if folder.exists() and any(folder.iterdir()):

@@ -61,9 +61,21 @@ def _hint(look: Look, parts: Parts, where: str) -> str:
 
 
 def make_tasks(
-    folder: Path, names: Sequence[str], seed: int, progress: Callable[[str], None]
+    folder: Path,
+    names: Sequence[str],
+    seed: int,
+    progress: Callable[[str], None],
+    *,
+    built: bool = False,
 ) -> int:
     """Derive tasks from the set in `folder`; one that is there is left as it is.
+
+    Args:
+        folder: of the set.
+        names: of tasks.
+        seed: of what is drawn.
+        progress: takes a line for each.
+        built: the set was complete before, and nobody has looked at its pictures.
 
     Returns:
         How many were made.
@@ -73,7 +85,7 @@ def make_tasks(
     """
     parts = {part: str(folder / part) for part in ("train", "heldout")}
     wanted = [name for name in names if not (folder / "tasks" / name).exists()]
-    if wanted:
+    if wanted and built:
         refuse_few(wanted, read_parts(**parts), built=True)
     for name in wanted:
         target, make = folder / "tasks" / name, TASKS[name][0]

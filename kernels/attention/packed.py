@@ -3,8 +3,8 @@
 import torch
 
 from kernels.attention import flash_attn, flex, sdpa, xformers
-from kernels.attention.op import attention
 from kernels.attention.reference import attention_packed_reference
+from kernels.attention_rows.padded import attend_padded
 from kernels.backend import choose
 
 FORCED = ("sdpa_flash", *flash_attn.PACKAGES, "xformers", "flex", "reference")
@@ -74,28 +74,11 @@ def _padded(
     dropout: float,
 ) -> torch.Tensor:
     """As rows of the longest length; no wait for a GPU."""
-    (rows, columns), (key_rows, key_columns) = (
-        flex.places(start, len(tokens))
-        for start, tokens in zip(starts, (query_THK, key_SHK), strict=True)
-    )
-    asking, answering = rows * longest[0] + columns, key_rows * longest[1] + key_columns
-
-    def pad(tokens: torch.Tensor, at: torch.Tensor, length: int) -> torch.Tensor:
-        padded = tokens.new_zeros((len(starts[0]) - 1) * length, *tokens.shape[1:])
-        padded = padded.index_copy_(0, at, tokens)
-        return padded.unflatten(0, (-1, length)).transpose(1, 2)
-
-    lengths = starts[1].diff()
-    places = torch.arange(longest[1], device=lengths.device)
-    attended = attention(
-        pad(query_THK, asking, longest[0]),
-        pad(key_SHK, answering, longest[1]),
-        pad(value_SHK, answering, longest[1]),
-        causal=causal,
-        key_mask=places < lengths[:, None],
-        dropout=dropout,
-    )
-    return attended.transpose(1, 2).flatten(0, 1).index_select(0, asking)
+    same = starts[0] is starts[1]
+    asking, answering = ((start[:-1], start.diff()) for start in starts)
+    rows = (*asking, *(asking if same else answering))
+    settings = {"causal": causal, "dropout": dropout}
+    return attend_padded(query_THK, key_SHK, value_SHK, rows, longest, **settings)
 
 
 def _problem(name: str, inputs: tuple[torch.Tensor, ...], dropout: float) -> str | None:

@@ -18,7 +18,7 @@ def attend_padded(
     """As `attention_rows`; no wait for a GPU."""
     first, length, key_first, key_length = rows
     places, cells = _maps(first, length, longest[0], len(query_QHK))
-    if key_first is first and key_length is length:
+    if key_first is first and key_length is length and longest[0] == longest[1]:
         key_cells = cells
     else:
         _, key_cells = _maps(key_first, key_length, longest[1], len(key_THK))
