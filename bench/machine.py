@@ -20,6 +20,7 @@ PACKAGES = (
     "numpy",
     "pillow",
     "webdataset",
+    "opencv-python-headless",
     "liger-kernel",
     "cut-cross-entropy",
 )

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench import original_loader
 from bench.conftest import Compare
 from bench.interleaved import Side, ratio
 from bench.plan import Plan
@@ -61,6 +60,14 @@ def pairs_on_disk(folder: Path, count: int, width: int, height: int) -> Path:
     return folder
 
 
+def is_there(peer: str, record: Record) -> bool:
+    """Whether a peer is installed; the record says where it is not."""
+    found = importlib.util.find_spec(peer) is not None
+    if not found:
+        record.note(f"{peer} is not installed: what needs it is not compared")
+    return found
+
+
 @pytest.mark.parametrize("name", SIZES)
 def test_pairs_a_second(
     compare: Compare, plan: Plan, record: Record, tmp_path: Path, name: str
@@ -86,14 +93,13 @@ def test_pairs_a_second(
         loaded = batches(place, size, BATCH, workers)
         return sum(len(tokenizer.encode(texts, MAX_TOKENS)[0]) for _, texts in loaded)
 
-    sides: dict[str, Side] = {
-        "original": lambda: theirs(original_loader.original_batches, pairs / "pairs.json"),
-        "ours": ours,
-    }
-    if importlib.util.find_spec("webdataset") is None:
-        record.note("webdataset is not installed: its loader is not compared")
-    else:
-        sides["webdataset"] = lambda: theirs(original_loader.webdataset_batches, shards)
+    sides: dict[str, Side] = {"ours": ours}
+    if is_there("cv2", record):
+        from bench import original_loader
+
+        sides["original"] = lambda: theirs(original_loader.original_batches, pairs / "pairs.json")
+        if is_there("webdataset", record):
+            sides["webdataset"] = lambda: theirs(original_loader.webdataset_batches, shards)
     assert {side() for side in sides.values()} == {steps * BATCH}
     times = compare(f"loader{name}, {steps * BATCH} pairs, {workers} workers", sides)
     total = [steps * BATCH] * plan.rounds
@@ -108,9 +114,10 @@ def test_samples_a_second_before_decoding(
     compare: Compare, plan: Plan, record: Record, tmp_path: Path
 ) -> None:
     """Shuffled reading through the indexes, every hash checked, and webdataset's streaming."""
-    if importlib.util.find_spec("webdataset") is None:
-        record.note("webdataset is not installed: its reading is not compared")
+    if not (is_there("cv2", record) and is_there("webdataset", record)):
         return
+    from bench import original_loader
+
     photos = [photo(number, *SIZES[""]) for number in range(8)]
     count = 32 * max(plan.pictures, BATCH)
     with ShardWriter(tmp_path, "pairs", count // 4) as writer:

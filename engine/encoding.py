@@ -27,6 +27,7 @@ USES = {
     ANSWERS: "answer questions",
     "cls_head": "judge sentences about two pictures",
 }
+NOT_USABLE = {"empty_caption": "it has no words", "bad_text": "it is no text"}
 # Parts that no pretraining has.
 TUNED = (ANSWERS, "cls_head")
 
@@ -132,7 +133,8 @@ class Encoding:
                 cleaned.append(clean(text, max_words))
             except BadSample as bad:
                 which = f"texts[{number}], {printable(repr(text))[:60]}"
-                raise ConfigError(f"a text is not usable: {which}: {bad.reason}") from None
+                reason = NOT_USABLE.get(bad.reason, bad.reason)
+                raise ConfigError(f"a text is not usable: {which}: {reason}") from None
         limit = min(max_tokens, self.model.config.max_positions)
         ids, mask = self.tokenizer.encode(cleaned, limit)
         return ids.to(self.device), mask.to(self.device)

@@ -158,6 +158,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
     # Without the order of bytes.
     kind, colours = array.dtype.str[1:], array.shape[2:]
     if array.ndim < 2 or colours not in COLOURS.get(kind, ()):
-        raise BadSample(f"{array.dtype} {list(array.shape)}: must be uint8 [H, W, 3] or [H, W]")
+        allowed = "must be uint8 [H, W, 3] or [H, W], or with transparency [H, W, 4] or [H, W, 2]"
+        raise BadSample(f"{array.dtype} {list(array.shape)}: {allowed}")
     refuse_size((array.shape[1], array.shape[0]), MAX_PIXELS)
     return Image.fromarray(array)

@@ -8,6 +8,9 @@ cd "$(dirname "$0")/.."
 bash launch/install.sh
 # METEOR's own program (100 MB), which ours must equal; only that score needs it.
 .venv/bin/python -m pip --disable-pip-version-check --quiet install --no-deps "pycocoevalcap==1.2"
+# OpenCV (60 MB), by which the original augments: what the loader is measured against is tested too.
+.venv/bin/python -m pip --disable-pip-version-check --quiet install --no-deps \
+  "$(grep '^opencv' bench/peers.txt)"
 # DALI (460 MB), of which the suite runs the CPU operators: what it requires for a GPU is left out.
 .venv/bin/python -m pip --disable-pip-version-check --quiet install --no-deps \
   "nvidia-dali-cuda120==2.4.0" "nvidia-nvimgcodec-cu12==0.9.0.20" "optree==0.20.0" \

@@ -4,7 +4,7 @@ One that names a task is a fine-tuning.
 
     python -m tests.train_many [OPTION VALUE ...] CONFIG.yaml ...
 
-On the last rank, at the step that the option names, `--poison` puts a NaN into a pixel,
+On the last rank, at the step that the option names, `--poison` puts a NaN into a picture,
 `--infinite` adds a constant infinity (its gradient is finite) to a loss, and `--stall` waits for
 data forever, and says so; `--terminate` and `--kill` send that rank itself the signal.
 `--programs BACKEND` has what is compiled go through another backend than the default.
@@ -20,7 +20,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,13 @@ class Watched(Trainer):
 
     def _prepare(self, resumed: Checkpoint | None) -> None:
         super()._prepare(resumed)
-        if self.infinite is None or self.runtime.rank != self.runtime.world_size - 1:
+        if self.runtime.rank != self.runtime.world_size - 1:
+            return
+        if self.poison is not None:
+            self.engine.forward = self.poisoned(self.engine.forward)
+            if self.momentum is not None:
+                self.momentum.features = self.poisoned(self.momentum.features)
+        if self.infinite is None:
             return
         forward = self.engine.forward
 
@@ -65,6 +71,17 @@ class Watched(Trainer):
 
         self.engine.forward = infinite
 
+    def poisoned(self, passes: Callable) -> Callable:
+        """The same for another picture at that step."""
+
+        def run(pictures: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            if self.step == self.poison:
+                pictures = pictures.clone()
+                pictures[-1, 0, 0, 0] = float("nan")
+            return passes(pictures, *args, **kwargs)
+
+        return run
+
     def batches(self) -> Iterator[Batch]:
         for batch in super().batches():
             last_rank = self.runtime.rank == self.runtime.world_size - 1
@@ -74,8 +91,6 @@ class Watched(Trainer):
                     time.sleep(600)
             if self.step in self.signals and last_rank:
                 os.kill(os.getpid(), self.signals[self.step])
-            if self.poison == self.step and last_rank:
-                batch.image[-1, 0, 0, 0] = float("nan")
             if self.keys_file:
                 with self.keys_file.with_suffix(f".{self.runtime.rank}").open("a") as file:
                     file.write(json.dumps({"step": self.step, "keys": batch.key}) + "\n")

@@ -1,8 +1,8 @@
 """BLIP's augmentation by its definition, on Pillow; every draw comes from the slot's counters."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -13,7 +13,6 @@ from engine.data.counter import Draws
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
-SCALE, OFFSET = (torch.from_numpy(x)[:, None, None] for x in (1 / (255 * STD), -MEAN / STD))
 RAND_AUGMENT_COUNT, STRENGTH = 2, 5 / 10
 # Degrees, whole pixels, and pixels a line.
 TURN, SHIFT, SHEAR = 30 * STRENGTH, round(10 * STRENGTH), 0.3 * STRENGTH
@@ -125,16 +124,18 @@ def to_bytes(image: Image.Image) -> torch.Tensor:
 
 def to_tensor(image: Image.Image) -> torch.Tensor:
     """RGB picture -> normalised [3, H, W] float32."""
-    return normalised([to_bytes(image)])[0]
+    return normalised(to_bytes(image))
 
 
-def normalised(views: Sequence[torch.Tensor]) -> torch.Tensor:
-    """N views [..., 3, H, W] uint8 -> [N, ..., 3, H, W] float32, normalised as the original does.
+def normalised(views: torch.Tensor) -> torch.Tensor:
+    """[..., 3, H, W] uint8 -> float32, on their device, normalised as the original does."""
+    scale, offset = _scale_and_offset(views.device)
+    return views.float().mul_(scale).add_(offset)
 
-    View by view, so that a view stays in the processor's cache. Without a view, [0].
-    """
-    shape = views[0].shape if views else ()
-    result = torch.empty((len(views), *shape), dtype=torch.float32)
-    for place, view in zip(result, views, strict=True):
-        place.copy_(view).mul_(SCALE).add_(OFFSET)
-    return result
+
+@lru_cache(maxsize=16)
+def _scale_and_offset(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """[3, 1, 1] each, kept on the device: a copy there would have to be waited for."""
+    numbers = 1 / (255 * STD), -MEAN / STD
+    scale, offset = (torch.from_numpy(x)[:, None, None].to(device) for x in numbers)
+    return scale, offset

@@ -13,8 +13,9 @@ class Batch:
     """One micro-batch of a rank, in slot order.
 
     Attributes:
-        image: [B, 3, H, W] float32, normalised; [B, 2, 3, H, W] for statements about two, and
-            [B, F, 3, H, W] for F frames of videos.
+        image: [B, 3, H, W] uint8, a quarter of what has to move once they are normalised, which
+            the device does; [B, 2, 3, H, W] for statements about two, and [B, F, 3, H, W] for F
+            frames of videos.
         input_ids: [B, T] int64, [CLS] first, [SEP] last, padded with 0 to the longest caption.
             Of dialogues [B * A, T], each with A answers.
         attention_mask: as input_ids, 1 where there is a token.

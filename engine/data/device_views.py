@@ -8,7 +8,6 @@ from dataclasses import replace
 import torch
 from torch.utils.data import DataLoader
 
-from engine.data.augment import OFFSET, SCALE
 from engine.data.batch import Batch
 from engine.data.dali import AHEAD, DaliViews
 from engine.data.device_augment import augmented
@@ -44,7 +43,6 @@ class DeviceViews:
     ) -> None:
         self.loader, self.slots, self.remake = loader, slots, remake
         self.device, self.most, self.threads = device, most, threads
-        self._scale, self._offset = SCALE.to(device), OFFSET.to(device)
         self._warned = False
 
     def __len__(self) -> int:
@@ -96,9 +94,9 @@ class DeviceViews:
         return batch if views is None else self._filled(batch, views)
 
     def _filled(self, batch: Batch, views: torch.Tensor) -> Batch:
-        """Views through their operations and normalised, beside those that the host made."""
+        """Views through their operations, beside those that the host made."""
         planned = batch.planned
-        views = augmented(views, planned.operations).float().mul_(self._scale).add_(self._offset)
+        views = augmented(views, planned.operations)
         if len(planned) < len(batch):
             made = batch.image.to(self.device, non_blocking=True)
             others = sorted({*range(len(batch))} - {*planned.rows.tolist()})

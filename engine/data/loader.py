@@ -14,7 +14,7 @@ from blip_model.answers import Answers
 from engine.config import ConfigError, DataSection, RunConfig
 from engine.curriculum import CurriculumStage, stage_at
 from engine.data.answers import weighted
-from engine.data.augment import Augmentation, normalised
+from engine.data.augment import Augmentation
 from engine.data.batch import Batch
 from engine.data.bounds import bounded
 from engine.data.captions import choose_caption
@@ -185,7 +185,7 @@ class Collate:
         label, answers = self.targets(samples, max_tokens)
         images = [sample.image for sample in samples]
         return Batch(
-            image=normalised([made for made in images if isinstance(made, torch.Tensor)]),
+            image=together([made for made in images if isinstance(made, torch.Tensor)]),
             input_ids=ids,
             attention_mask=mask,
             image_id=torch.tensor([sample.image_id for sample in samples]),
@@ -210,6 +210,11 @@ class Collate:
         answers = [sample.answers for sample in samples]
         found = weighted(answers, self.tokenizer, max_tokens, self.bounded)
         return torch.tensor(labels) if labels else None, found
+
+
+def together(views: list[torch.Tensor]) -> torch.Tensor:
+    """Views of one shape -> [N, ...] uint8; without any, [0]."""
+    return torch.stack(views) if views else torch.empty(0, dtype=torch.uint8)
 
 
 def build_loader(

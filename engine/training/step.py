@@ -6,6 +6,7 @@ import torch
 
 from blip_model.momentum import Momentum, MomentumFeatures, online_name
 from engine.config import RunConfig
+from engine.data.augment import normalised
 from engine.data.batch import Batch
 from engine.data.counter import key_of
 from engine.runtime import Runtime
@@ -103,7 +104,8 @@ class TwoPhaseStep:
         self, there: Batch, alpha: torch.Tensor, group_keys: torch.Tensor
     ) -> tuple[MomentumFeatures | None, torch.Tensor]:
         """Forward and backward of a batch on the device."""
-        inputs, features = (there.image, there.input_ids, there.attention_mask), None
+        pictures, features = normalised(there.image), None
+        inputs = (pictures, there.input_ids, there.attention_mask)
         if self.momentum is not None:
             features = self.momentum.features(*inputs, there.capacity)
         contrast = {
@@ -163,18 +165,12 @@ class TwoPhaseStep:
 def culprits(batches: list[Batch], losses: torch.Tensor, runtime: Runtime) -> str:
     """Which samples made a step not finite, as far as it can be seen. Collective, and rare.
 
-    Pixels tell; without any, the samples of the ranks whose losses are not finite are suspects,
-    and where only a gradient was not, those of all ranks are.
+    Suspects are the samples of the ranks whose losses are not finite, and where only a gradient
+    was not, those of all ranks.
     """
-    guilty = [
-        key
-        for batch in batches
-        for key, finite in zip(batch.key, batch.image.isfinite().flatten(1).all(1), strict=True)
-        if not finite
-    ]
     keys = [key for batch in batches for key in batch.key]
-    told = runtime.gather((guilty, [] if losses.isfinite().all() else keys, keys))
-    for number, what in enumerate(("pixels that are not finite", "loss of one of", "one of")):
+    told = runtime.gather(([] if losses.isfinite().all() else keys, keys))
+    for number, what in enumerate(("loss of one of", "one of")):
         found = [key for rank in told for key in rank[number]]
         if found:
             more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""

@@ -91,7 +91,7 @@ def test_views_end_to_end_after_all_operations(device: torch.device) -> None:
     assert apart.mean((1, 2, 3)).max() < 1.5 * rounds(device)
     assert (apart > rounds(device)).float().mean() < 0.05
     # In units of the normalised picture, a step of 255 is at most 1 / (255 * 0.2613).
-    ready = normalised(list(views)) - normalised(expected)
+    ready = normalised(views.cpu()) - normalised(torch.stack(expected))
     assert ready.abs().mean() < 0.25 * rounds(device) / (255 * 0.2613)
 
 

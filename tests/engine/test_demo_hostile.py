@@ -157,8 +157,8 @@ def test_other_methods_are_refused(client: Client, method: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "a text is not usable"),
-        (" .!\u200b", "a text is not usable"),
+        ("", "it has no words"),
+        (" .!\u200b", "it has no words"),
         ("a" * 1001, "longer than 1000 characters"),
     ],
     ids=["nothing", "marks", "long"],

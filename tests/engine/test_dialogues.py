@@ -187,7 +187,7 @@ def test_a_right_answer_stands_before_wrong_ones_that_change(tmp_path: Path) -> 
     config, tokenizer = run_config(write_dialogues(tmp_path, 4)), open_tokenizer(None)
     wrong: dict[str, set[str]] = {}
     for batch in batches(config, 0, 1, 0, 8):
-        assert batch.image.shape == (8, 3, 32, 32) and batch.image.dtype == torch.float32
+        assert batch.image.shape == (8, 3, 32, 32) and batch.image.dtype == torch.uint8
         assert batch.answers is None
         assert batch.label.view(8, 1 + WRONG).tolist() == [[1] + [0] * WRONG] * 8
         words = tokenizer.decode(batch.input_ids.where(batch.input_ids != 102, 1012))
