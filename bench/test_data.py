@@ -19,6 +19,7 @@ from bench.interleaved import Side, ratio
 from bench.plan import Plan
 from bench.record import Record
 from engine.config import DataSection, ModelSection, RunConfig, TrainSection
+from engine.data.augment import normalised
 from engine.data.loader import build_loader
 from engine.data.open_source import open_source
 from engine.data.order import Order
@@ -87,7 +88,9 @@ def test_pairs_a_second(
     def ours() -> int:
         source = open_source(config.data.train)
         spread = {"rank": 0, "world_size": 1, "start_step": 0, "stop_step": steps}
-        return sum(len(batch) for batch in build_loader(config, source, tokenizer, **spread))
+        batches = build_loader(config, source, tokenizer, **spread)
+        # What training does on the device belongs to what the others' loaders do.
+        return sum(len(normalised(batch.image)) for batch in batches)
 
     def theirs(batches: Callable, place: object) -> int:
         loaded = batches(place, size, BATCH, workers)
