@@ -175,7 +175,8 @@ def keep_memory() -> None:
     """Make the C library keep freed memory for the next tensor instead of giving it back.
 
     It maps every block above 32 MiB anew and drops it when freed; touching fresh pages then takes a
-    tenth of an fp32 step and a quarter of one in bf16 (LOG.md). Where the C library is not GNU's, nothing is changed.
+    tenth of an fp32 step and a quarter of one in bf16 (LOG.md). Where the C library is not GNU's,
+    nothing is changed.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
