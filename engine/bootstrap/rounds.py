@@ -26,6 +26,7 @@ from engine.capfilt.run import name_shards
 from engine.config import ConfigError
 from engine.data.open_source import open_source
 from engine.data.tokenizer import Tokenizer, open_tokenizer
+from engine.report.page import ReportConfig, write_report
 from engine.runtime import Runtime
 from engine.stages import Stages, Stopped
 from engine.training.objectives import Pretraining
@@ -77,6 +78,7 @@ class Bootstrap:
                 self._save()
                 self.stages.on_main(self._write_settings)
                 self._loop()
+                self.stages.on_main(self._write_report)
         except Stopped:
             self._say("stopped by a signal, everything is saved; start again to continue")
             return STOPPED
@@ -85,6 +87,13 @@ class Bootstrap:
     def _write_settings(self) -> None:
         path = self.plan.root / SETTINGS
         path.write_text(yaml.safe_dump(to_dict(self.config), sort_keys=False), encoding="utf-8")
+
+    def _write_report(self) -> None:
+        """A page about all rounds."""
+        try:
+            write_report(ReportConfig(run=str(self.plan.root)), self._say)
+        except Exception as error:  # noqa: BLE001 - a finished loop must not fail for its report
+            self._say(f"no report: {error}")
 
     def _loop(self) -> None:
         for number in range(self.config.rounds + 1):

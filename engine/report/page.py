@@ -3,7 +3,7 @@
 import os
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,16 @@ from engine.report.curves import curves
 from engine.report.embedding import TEMPLATES, own_text, policy
 from engine.report.examples import captions, picture_keys, queries
 from engine.report.machine import machine
-from engine.report.rounds import FILE, Round, read_rounds, rounds_view
-from engine.report.run_folder import RunFolder, clip, clip_config, read_run, read_text
+from engine.report.rounds import Round, read_rounds, rounds_view
+from engine.report.run_folder import (
+    RETRIEVAL,
+    RunFolder,
+    clip,
+    clip_config,
+    read_object,
+    read_run,
+    read_text,
+)
 from engine.report.scores import before_and_after, directions, percent, summary
 from engine.report.sections import data_facts, headline
 from engine.report.thumbnails import held_out_thumbnails, is_picture
@@ -50,7 +58,7 @@ class Parts:
 
     Args:
         root: the folder.
-        run: a pretraining run with its evaluations.
+        run: a pretraining run with its evaluations; of a bootstrap that of its best round.
         capfilt: what captioning and filtering left.
         rounds: of a bootstrap.
         notes: lines about parts that could not be read.
@@ -119,12 +127,25 @@ def read_parts(root: Path) -> Parts:
         return Parts(root=root, capfilt=CapFiltPart(read_capfilt(root)), rounds=[], notes=notes)
     rounds = read_rounds(root, notes)
     capfilt = _capfilt_of(root, rounds, notes)
-    run = None
-    if not (rounds and not (root / "pretrain").is_dir()):
-        run = read_run(root)
-    if run is None and not rounds:
-        raise ConfigError(f"--run {root}: {FILE} holds no rounds: nothing to report")
+    looped = rounds and not (root / "pretrain").is_dir()
+    run = _best_run(rounds, notes) if looped else read_run(root)
     return Parts(root=root, run=run, capfilt=capfilt, rounds=rounds, notes=notes)
+
+
+def _best_run(rounds: list[Round], notes: list[str]) -> RunFolder | None:
+    """The pretraining of a loop's best round, beside that before all cleaning."""
+    folders = {one.number: one.folders["pretrain"] for one in rounds if "pretrain" in one.folders}
+    best = next((one.number for one in rounds if one.best), None)
+    if best not in folders or not folders[best].is_dir():
+        return None
+    try:
+        run = read_run(folders[best])
+    except ConfigError as error:
+        notes.append(str(error))
+        return None
+    if best and 0 in folders:
+        return replace(run, earlier_retrieval=read_object(folders[0] / RETRIEVAL, notes))
+    return run
 
 
 def _capfilt_of(root: Path, rounds: list[Round], notes: list[str]) -> CapFiltPart | None:
@@ -197,6 +218,7 @@ def _sections(parts: Parts, thumbnails: Mapping[str, str]) -> tuple[list[str], d
     sections: list[str] = []
     values: dict[str, Any] = {"attribution": None, "configuration": "", "capfilt": None}
     run, capfilt = parts.run, parts.capfilt
+    looped = values["looped"] = run is not None and run.root != parts.root
     if capfilt:
         values["capfilt"] = capfilt.view()
         values["configuration"] = capfilt.folder.config_text
@@ -216,7 +238,7 @@ def _sections(parts: Parts, thumbnails: Mapping[str, str]) -> tuple[list[str], d
             "curves": curves(run),
             "data": facts,
             "attribution": facts["attribution"],
-            "configuration": run.config_text,
+            "configuration": values["configuration"] if looped else run.config_text,
             "cleaned": before_and_after(run.earlier_retrieval, run.retrieval),
         }
         if values["cleaned"]:
@@ -224,7 +246,12 @@ def _sections(parts: Parts, thumbnails: Mapping[str, str]) -> tuple[list[str], d
         values["cases"] = cases(run)
         if values["cases"]:
             sections.append("cases.html")
-        if not (run.metrics or run.config_text or run.retrieval or run.caption):
+        if looped:
+            values["headline"] |= {"sentence": values["rounds"]["sentence"], "comparison": ""}
+            absent = {"headline.html"} if run.caption else {"headline.html", "captions.html"}
+            sections = [name for name in sections if name not in absent]
+            sections = ["plain_headline.html", "rounds.html", *sections]
+        elif not (run.metrics or run.config_text or run.retrieval or run.caption):
             # A folder of an evaluation alone, of which nothing else is to be expected.
             sections = ["plain_headline.html", "cases.html"]
             named = ", ".join(part["title"] for part in values["cases"])
@@ -236,11 +263,13 @@ def _sections(parts: Parts, thumbnails: Mapping[str, str]) -> tuple[list[str], d
     else:
         sections = ["plain_headline.html"]
         values["headline"] = values["capfilt"]["headline"]
-    if parts.rounds:
+    if parts.rounds and not looped:
         sections.append("rounds.html")
     if capfilt:
         sections += ["threshold.html", "samples.html", "reasons.html"]
-    if run and sections[0] == "headline.html":
+    if looped:
+        sections.append("curves.html")
+    elif run and sections[0] == "headline.html":
         sections += ["curves.html", "data.html"]
     values["capfilt_leads"] = capfilt is not None and not run and not parts.rounds
     return [*sections, "configuration.html"], values

@@ -17,7 +17,6 @@ from engine.report.capfilt_folder import Rule, read_capfilt
 from engine.report.capfilt_part import CapFiltPart
 from engine.report.capfilt_samples import shares_of, tally
 from engine.report.capfilt_table import read_texts
-from engine.report.page import ReportConfig, write_report
 from engine.report.word_diff import mark_own
 from tests.capfilt_folder import data_of, words_of, write_capfilt, write_pictures
 from tests.report_run import make_run, page_of, png, write_results
@@ -249,44 +248,6 @@ def test_a_quickstart_shows_its_cleaning_and_what_it_brought(tmp_path: Path) -> 
     assert "the first one 5.0 % 8.0 % +3.0 points" in words
     assert "What the filter kept" in words
     assert len(data_of(page)["pictures"]) == 5
-
-
-def test_rounds_stand_side_by_side(tmp_path: Path) -> None:
-    write_capfilt(tmp_path / "capfilt_1", {"a": some(5)})
-    guard = {"filter_precision": 0.9, "retrieval_r1": 0.2, "distinct_1": None, "kept_share": 0.5}
-    rounds = [
-        {"round": 0, "accepted": True, "reasons": [], "guard": {"retrieval_r1": 0.3}},
-        {
-            "round": 1,
-            "accepted": False,
-            "reasons": ["retrieval_r1 fell, see guard.filter_recall"],
-            "guard": guard,
-        }
-        | {"folders": {"capfilt": "capfilt_1"}},
-        {"round": 2, "accepted": None, "stages": {"captioner": "done", "filter": "running"}},
-    ]
-    (tmp_path / "bootstrap.json").write_text(json.dumps({"rounds": rounds, "best_round": 0}))
-    (tmp_path / "config.yaml").write_text("guard:\n  filter_recall: 0.2\n")
-    page = page_of(tmp_path)
-    words = words_of(page)
-    for expected in (
-        "1 round of cleaning, 0 accepted; the best is the pretraining before all cleaning.",
-        "round 0 ★ best 1 2 verdict start ✕ rejected at work: filter",
-        "Retrieval R@1 30 % 20 % –",
-        "Filter precision – 90 % –",
-        "Round 1 was rejected: retrieval R@1 fell, see guard.filter_recall.",
-        "everything needed to repeat it guard: filter_recall: 0.2",
-    ):
-        assert expected in words, expected
-    assert "Distinct words" not in words
-    assert len(data_of(page)["pictures"]) == 5
-    (tmp_path / "config.yaml").unlink()
-    first = {"rounds": [rounds[0], {**rounds[2], "round": 1}], "best_round": 0}
-    (tmp_path / "bootstrap.json").write_text(json.dumps(first))
-    assert "No round of cleaning is finished yet; the best is the" in words_of(page_of(tmp_path))
-    (tmp_path / "bootstrap.json").write_text('{"rounds": 3}')
-    with pytest.raises(ConfigError, match="nothing to report"):
-        write_report(ReportConfig(run=str(tmp_path)), lambda line: None)
 
 
 def test_tables_are_read_once(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from tests.bootstrap_runs import (
     state,
     words,
 )
+from tests.capfilt_folder import words_of
 from tests.commands import contents
 from tests.forked import run
 from tests.ranks import ROOT
@@ -108,12 +109,18 @@ def test_progress_says_round_stage_and_what_comes_next(world: Path) -> None:
     assert "round 1 of 1: filter_precision " in said
     assert "accepted" in said
     assert "whole: best is round " in said
+    assert f"report: {world / 'whole' / 'report.html'}" in said
+    page = words_of((world / "whole" / "report.html").read_text())
+    assert "The rounds side by side" in page and "How the best round's model learned" in page
 
 
 def test_a_loop_that_is_done_does_nothing(world: Path) -> None:
+    # It is made anew each time, with the time.
+    (world / "whole" / "report.html").unlink(missing_ok=True)
     before = contents(world / "whole")
     code, said = loop(world, world / "whole")
     assert (code, "step" in said) == (0, False), said
+    (world / "whole" / "report.html").unlink(missing_ok=True)
     assert contents(world / "whole") == before
 
 
