@@ -27,7 +27,7 @@ WEB_EXAMPLES = """
     --screen.max_repeats 10 --screen.eval coco/karpathy_test.json
 """
 PURGE_EXAMPLES = """
-  python launch/collect.py purge --uids takedown.txt --data runs/data/web
+  python launch/collect.py purge --uids takedown.txt --data runs/data/web runs/cleaned
   python launch/collect.py purge --uids takedown.txt --data 'shards/{00000..01399}.tar'
 """
 
@@ -83,7 +83,8 @@ def _purge(words: list[str]) -> int:
         required=True,
         nargs="+",
         metavar="SHARDS",
-        help="a collection's folder, .tar files, folders of them, globs, or ranges",
+        help="folders of collections and of what capfilt.py made (tables, too), .tar files, "
+        "folders of them, globs, or ranges",
     )
     given = parser.parse_args(words)
     from engine.collect.web.purge import purge

@@ -15,9 +15,11 @@ END = bytes(2 * BLOCK)
 RECORD = 20 * BLOCK
 
 
-def purge_shard(
-    shard: Path, uids: Collection[str], found: Callable[[list[tuple[str, str]]], None]
-) -> int:
+# Told (key, uid) of samples.
+Found = Callable[[list[tuple[str, str]]], None]
+
+
+def purge_shard(shard: Path, uids: Collection[str], found: Found) -> int:
     """Take samples out of a shard, and make its index anew; nothing is done where it has none.
 
     The index goes first and the shard is replaced whole: a process that is killed in between leaves
@@ -26,7 +28,7 @@ def purge_shard(
     Args:
         shard: the tar file.
         uids: of the samples to take out.
-        found: told (key, uid) of each of them before anything is changed.
+        found: told of each of them before anything is changed.
 
     Returns:
         How many samples were taken out.

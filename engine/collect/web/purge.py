@@ -7,16 +7,20 @@ caption, no bytes.
 import json
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from engine.capfilt.purge import CleanedSet
 from engine.collect.web.folder import PURGED, SETTINGS, CollectionFolder, write_whole
 from engine.config import ConfigError
 from engine.data.index import ShardError
+from engine.data.kept_texts import SHARDS, is_cleaned
 from engine.data.pack import shards_of
-from engine.data.purge import purge_shard
+from engine.data.purge import Found, purge_shard
 
 # What a table keeps of a row: its number, its uid and that nothing is there.
+COLLECTION, CLEANED, LOOSE = "collection", "cleaned", "loose"
 GONE: dict[str, Any] = {"url": None, "key": None, "kept": False, "reason": "purged", "look": None}
 
 
@@ -25,33 +29,37 @@ def purge(uids_file: Path, places: Sequence[str], progress: Callable[[str], None
 
     Args:
         uids_file: a uid a line.
-        places: folders of collections, finished or not; shards, folders of them, globs, ranges.
+        places: folders of collections, finished or not, and of what captioning and filtering made;
+            shards, folders of them, globs, ranges.
         progress: takes the line at the end.
 
     Returns:
         How many were in a shard.
 
     Raises:
-        ConfigError: nothing there, or a collection that is being made.
+        ConfigError: nothing there, or a set that is being made.
         ShardError: shards that are damaged; all others are done.
     """
     uids = _read_uids(uids_file)
-    roots = dict.fromkeys(Path(p).resolve() for p in places if (Path(p) / SETTINGS).is_file())
-    collections = [CollectionFolder(root) for root in roots]
-    others = [place for place in places if not (Path(place) / SETTINGS).is_file()]
-    shards = shards_of(others) if others else []
-    for shard in shards:
-        if (shard.parent / SETTINGS).is_file():
-            raise ConfigError(f"{shard} is part of a collection: name its folder, {shard.parent}")
+    by_kind = _by_kind(places)
+    collections = [CollectionFolder(root) for root in by_kind[COLLECTION]]
+    cleaned = [CleanedSet(root) for root in by_kind[CLEANED]]
+    shards = [Path(one) for one in by_kind[LOOSE]]
     shards += [shard for one in collections for shard in sorted(one.root.glob("*.tar"))]
+    work: list[tuple[Path, Callable[[Found], int]]] = [
+        (shard, partial(purge_shard, shard, uids)) for shard in shards
+    ]
+    work += [
+        (one.root / name, partial(one.purge, name, uids)) for one in cleaned for name in one.names
+    ]
     done, problems = 0, []
     with ExitStack() as locks:
         for one in collections:
             locks.enter_context(one.locked())
             _note(one.root, ({"uid": uid} for uid in sorted(uids)))
-        for shard in shards:
+        for shard, take_out in work:
             try:
-                done += purge_shard(shard, uids, lambda found, at=shard: _note_found(at, found))
+                done += take_out(lambda found, at=shard: _note_found(at, found))
             except ShardError as error:
                 problems.append(str(error))
             except OSError as error:
@@ -59,10 +67,35 @@ def purge(uids_file: Path, places: Sequence[str], progress: Callable[[str], None
         for one in collections:
             _forget(one, uids)
     if problems:
-        some = f"{len(problems)} of {len(shards)} shards"
+        some = f"{len(problems)} of {len(work)} shards"
         raise ShardError(f"{some} are left as they were: {'; '.join(problems)}")
-    progress(f"pictures taken out: {done}; uids: {len(uids)}, shards: {len(shards)}")
+    progress(f"pictures taken out: {done}; uids: {len(uids)}, shards: {len(work)}")
     return done
+
+
+def _by_kind(places: Sequence[str]) -> dict[str, list[Path]]:
+    """Folders of collections, of cleaned sets, and shards of neither.
+
+    Raises:
+        ConfigError: nothing there, or shards of a set that is to be named as a whole.
+    """
+    kinds: dict[str, list[Path]] = {COLLECTION: [], CLEANED: [], LOOSE: []}
+    others = []
+    for place in places:
+        if (Path(place) / SETTINGS).is_file():
+            kinds[COLLECTION].append(Path(place).resolve())
+        elif is_cleaned(Path(place)):
+            kinds[CLEANED].append(Path(place).resolve())
+        else:
+            others.append(place)
+    for shard in shards_of(others) if others else []:
+        if (shard.parent / SETTINGS).is_file():
+            raise ConfigError(f"{shard} is part of a collection: name its folder, {shard.parent}")
+        whole = shard.absolute().parent.parent
+        if is_cleaned(whole) and shard.absolute().parent.name == SHARDS:
+            raise ConfigError(f"{shard} is part of a cleaned set: name its folder, {whole}")
+        kinds[LOOSE].append(shard)
+    return {kind: list(dict.fromkeys(found)) for kind, found in kinds.items()}
 
 
 def _read_uids(path: Path) -> frozenset[str]:

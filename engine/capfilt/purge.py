@@ -1,0 +1,105 @@
+"""Pictures taken out of a finished output: shard and table together, and the ledger knows."""
+
+import io
+import json
+from collections.abc import Collection
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from engine.capfilt.folder import OutputFolder, put, write_file
+from engine.capfilt.ledger import digest_of
+from engine.config import ConfigError
+from engine.data.index import ShardError
+from engine.data.purge import Found, purge_shard
+from engine.report.capfilt_report import REPORT
+
+
+class CleanedSet:
+    """The output of a captioning-and-filtering run.
+
+    Args:
+        root: the run's output_dir.
+
+    Raises:
+        ConfigError: a run is at work in it, or was stopped in a shard.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.folder = root, OutputFolder(root)
+        if self.folder.leases.is_dir() and any(self.folder.leases.iterdir()):
+            raise ConfigError(
+                f"{root}: a run is at work there, or was stopped: let it finish first"
+            )
+        self.names = sorted(path.stem for path in self.folder.table.glob("*.parquet"))
+
+    def purge(self, name: str, uids: Collection[str], found: Found) -> int:
+        """Take pictures out of a shard and their texts out of its table.
+
+        Killed anywhere, the next purge does what is left. The report goes: it shows pictures.
+
+        Args:
+            name: of the shard.
+            uids: of the pictures.
+            found: as `purge_shard` has it.
+
+        Returns:
+            How many were in the shard; dropped ones are in the table alone.
+
+        Raises:
+            ShardError: a shard, table or ledger that is damaged.
+        """
+        table = self.folder.table / f"{name}.parquet"
+        shard = self.folder.shards / f"{name}.tar"
+        content = _without(table, uids)
+        # Cleaned shards may have been published elsewhere.
+        done = purge_shard(shard, uids, found) if shard.is_file() else 0
+        if content is not None:
+            (self.root / REPORT).unlink(missing_ok=True)
+            _replace(table, content)
+        self._note(name, shard, table)
+        return done
+
+    def _note(self, name: str, shard: Path, table: Path) -> None:
+        """What lies there now: a run that comes back would make it again otherwise."""
+        path = self.folder.ledger / f"{name}.json"
+        try:
+            entry = json.loads(path.read_text(encoding="utf-8"))
+            facts = entry["table"]
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, TypeError, KeyError):
+            raise ShardError(f"{path}: damaged") from None
+        digest = digest_of(table)
+        if facts.get("xxh3_128") == digest:
+            return
+        rows = pq.read_metadata(table).num_rows
+        entry["table"] = {"bytes": table.stat().st_size, "xxh3_128": digest, "rows": rows}
+        if shard.is_file():
+            entry["output"] = {"bytes": shard.stat().st_size, "xxh3_128": digest_of(shard)}
+        _replace(path, (json.dumps(entry, indent=1) + "\n").encode())
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    write_file(partial, content)
+    put(partial, path)
+
+
+def _without(path: Path, uids: Collection[str]) -> bytes | None:
+    """A table without the rows of some pictures; None where it has none of them."""
+    try:
+        table = pq.read_table(io.BytesIO(path.read_bytes()), page_checksum_verification=True)
+        theirs = pc.is_in(table["uid"], value_set=pa.array(sorted(uids), pa.string()))
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        problem = " ".join(str(error).split())
+        raise ShardError(f"{path}: not a readable Parquet table: {problem}") from None
+    if not pc.any(theirs).as_py():
+        return None
+    out = io.BytesIO()
+    left = table.filter(pc.invert(theirs))
+    pq.write_table(left, out, compression="zstd", write_page_checksum=True)
+    return out.getvalue()

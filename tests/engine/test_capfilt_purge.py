@@ -1,0 +1,116 @@
+"""Pictures taken out of a cleaned set: shard, table, ledger and report together."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from engine.capfilt import purge as purging
+from engine.collect.web.purge import purge
+from engine.config import ConfigError
+from engine.data.index import ShardError
+from engine.data.kept_texts import KeptTexts
+from tests.capfilt_runs import clean, make_world, outcome
+
+OUT = ("uid-0", "uid-3", "uid-9")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    world = make_world(tmp_path_factory.mktemp("world"))
+    assert clean(world, world / "alone").code == 0
+    return world
+
+
+@pytest.fixture
+def cleaned(world: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(world / "alone", tmp_path / "cleaned"))
+
+
+@pytest.fixture
+def uids(tmp_path: Path) -> Path:
+    (tmp_path / "uids.txt").write_text("\n".join(OUT))
+    return tmp_path / "uids.txt"
+
+
+def rows(folder: Path) -> list[dict]:
+    return [
+        row for path in sorted(folder.glob("table/*")) for row in pq.read_table(path).to_pylist()
+    ]
+
+
+def test_nothing_of_them_stays_and_all_else_does(cleaned: Path, uids: Path) -> None:
+    before, kept = rows(cleaned), KeptTexts(cleaned)
+    texts = {(s.uid, *s.captions) for s in map(kept.read, range(len(kept)))}
+    written = len({row["uid"] for row in before if row["kept"] and row["uid"] in OUT})
+    assert written and {row["uid"] for row in before} >= {*OUT}
+    assert purge(uids, [str(cleaned)]) == written
+    assert rows(cleaned) == [row for row in before if row["uid"] not in OUT]
+    left = KeptTexts(cleaned)
+    assert {(s.uid, *s.captions) for s in map(left.read, range(len(left)))} == {
+        one for one in texts if one[0] not in OUT
+    }
+    assert not (cleaned / "report.html").exists()
+    noted = [json.loads(line) for line in (cleaned / "purged.jsonl").read_text().splitlines()]
+    assert {one["uid"] for one in noted} <= {*OUT}
+    after = outcome(cleaned)
+    assert purge(uids, [str(cleaned)]) == 0
+    assert outcome(cleaned) == after
+
+
+def test_a_run_that_comes_back_makes_nothing_again(world: Path, cleaned: Path, uids: Path) -> None:
+    purge(uids, [str(cleaned)])
+    after = outcome(cleaned)
+    ended = clean(world, cleaned)
+    assert ended.code == 0, ended.err
+    assert outcome(cleaned) == after
+    assert not {row["uid"] for row in rows(cleaned)} & {*OUT}
+
+
+@pytest.mark.parametrize("point", ["put", "digest_of"])
+def test_killed_in_the_middle_the_next_one_ends_it(
+    cleaned: Path, uids: Path, point: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    whole = Path(shutil.copytree(cleaned, cleaned.with_name("whole")))
+    purge(uids, [str(whole)])
+    with monkeypatch.context() as patched:
+        patched.setattr(purging, point, killed)
+        with pytest.raises(KeyboardInterrupt):
+            purge(uids, [str(cleaned)])
+    purge(uids, [str(cleaned)])
+    parts = ("shards", "table", "ledger")
+    assert all(
+        same == outcome(whole)[name]
+        for name, same in outcome(cleaned).items()
+        if name.startswith(parts) and not name.endswith(".partial")
+    )
+    assert not [*cleaned.rglob("*.partial")]
+    KeptTexts(cleaned)
+
+
+def test_a_part_of_it_is_refused(cleaned: Path, uids: Path) -> None:
+    for part in (cleaned / "shards", next((cleaned / "shards").glob("*.tar"))):
+        with pytest.raises(ConfigError, match=f"part of a cleaned set: name its folder, {cleaned}"):
+            purge(uids, [str(part)])
+
+
+def test_while_a_run_is_at_work_it_is_refused(cleaned: Path, uids: Path) -> None:
+    (cleaned / ".work" / "leases").mkdir(parents=True, exist_ok=True)
+    (cleaned / ".work" / "leases" / "pairs_00000@1").touch()
+    before = outcome(cleaned)
+    with pytest.raises(ConfigError, match="a run is at work there, or was stopped"):
+        purge(uids, [str(cleaned)])
+    assert outcome(cleaned) == before
+
+
+def test_a_damaged_table_is_named_and_the_others_are_done(cleaned: Path, uids: Path) -> None:
+    (cleaned / "table" / "pairs_00001.parquet").write_bytes(b"PAR1 no more")
+    with pytest.raises(ShardError, match="1 of 3 shards .*pairs_00001.parquet: not a readable"):
+        purge(uids, [str(cleaned)])
+    first = pq.read_table(cleaned / "table" / "pairs_00000.parquet").to_pylist()
+    assert not {row["uid"] for row in first} & {*OUT}
