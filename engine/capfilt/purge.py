@@ -49,17 +49,21 @@ class CleanedSet:
             How many were in the shard; dropped ones are in the table alone.
 
         Raises:
-            ShardError: a shard, table or ledger that is damaged.
+            ShardError: a shard, table or ledger that is damaged, or a shard that is elsewhere.
         """
         table = self.folder.table / f"{name}.parquet"
         shard = self.folder.shards / f"{name}.tar"
-        content = _without(table, uids)
-        # Cleaned shards may have been published elsewhere.
-        done = purge_shard(shard, uids, found) if shard.is_file() else 0
+        content, here = _without(table, uids), shard.is_file()
+        done = purge_shard(shard, uids, found) if here else 0
         if content is not None:
             (self.root / REPORT).unlink(missing_ok=True)
             _replace(table, content)
         self._note(name, shard, table)
+        if content is not None and not here:
+            raise ShardError(
+                f"{shard}: is not here, only its table, which is done; take the pictures out where "
+                "it was published to"
+            )
         return done
 
     def _note(self, name: str, shard: Path, table: Path) -> None:

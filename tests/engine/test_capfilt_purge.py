@@ -114,3 +114,10 @@ def test_a_damaged_table_is_named_and_the_others_are_done(cleaned: Path, uids: P
         purge(uids, [str(cleaned)])
     first = pq.read_table(cleaned / "table" / "pairs_00000.parquet").to_pylist()
     assert not {row["uid"] for row in first} & {*OUT}
+
+
+def test_shards_that_were_published_elsewhere_are_said(cleaned: Path, uids: Path) -> None:
+    (cleaned / "shards" / "pairs_00000.tar").unlink()
+    with pytest.raises(ShardError, match="pairs_00000.tar: is not here, only its table"):
+        purge(uids, [str(cleaned)])
+    assert not {row["uid"] for row in rows(cleaned)} & {*OUT}

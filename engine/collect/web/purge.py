@@ -19,8 +19,8 @@ from engine.data.kept_texts import SHARDS, is_cleaned
 from engine.data.pack import shards_of
 from engine.data.purge import Found, purge_shard
 
-# What a table keeps of a row: its number, its uid and that nothing is there.
 COLLECTION, CLEANED, LOOSE = "collection", "cleaned", "loose"
+# What a table keeps of a row: its number, its uid and that nothing is there.
 GONE: dict[str, Any] = {"url": None, "key": None, "kept": False, "reason": "purged", "look": None}
 
 
