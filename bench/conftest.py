@@ -7,13 +7,10 @@ import pytest
 import torch
 
 from bench.interleaved import Interleaved, Side
-from bench.memory import give_back_memory
 from bench.plan import Plan, plan
 from bench.record import Record
 from engine.runtime import keep_memory
 
-# Programs of others, which leave the C library as it is.
-PEERS = ("original", "hugging face", "webdataset")
 Compare = Callable[[str, dict[str, Side]], dict[str, list[float]]]
 
 
@@ -28,6 +25,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def plan_of(config: pytest.Config) -> Plan:
     """The sizes that the command line asks for."""
     return plan(*(config.getoption(name) for name in ("hardware", "quick", "preset")))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # As every run on a CPU begins; it makes all sides faster.
+    if config.getoption("hardware") == "cpu":
+        keep_memory()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -57,32 +60,13 @@ def record(session_record: Record, pytestconfig: pytest.Config) -> Iterator[Reco
         session_record.write(pytestconfig.getoption("part"))
 
 
-class OwnMemory:
-    """Runs each side with the C library as its programs have it: ours keep freed memory.
-
-    After a change a side runs once untimed, so that it meets what it left behind itself.
-    """
-
-    def __init__(self, sides: dict[str, Side]) -> None:
-        self.sides, self.keeps = sides, None
-
-    def __call__(self, side: str) -> None:
-        keeps = not side.startswith(PEERS)
-        if keeps == self.keeps:
-            return
-        self.keeps = keeps
-        (keep_memory if keeps else give_back_memory)()
-        self.sides[side]()
-
-
 @pytest.fixture
 def compare(benchmark: pytest.FixtureRequest, plan: Plan, record: Record) -> Compare:
     """Time sides in turns, the plan's number of rounds; seconds a call by side."""
 
     def run(name: str, sides: dict[str, Side]) -> dict[str, list[float]]:
         wait = torch.cuda.synchronize if plan.device.type == "cuda" else lambda: None
-        own_memory = OwnMemory(sides) if plan.device.type == "cpu" else lambda side: None
-        timer = Interleaved(sides, wait, own_memory)
+        timer = Interleaved(sides, wait)
         timer.warm_up()
         benchmark.pedantic(timer.round, rounds=plan.rounds)
         benchmark.extra_info.update(timer.seconds)

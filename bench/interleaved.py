@@ -35,14 +35,12 @@ class Interleaved:
     Attributes:
         sides: by name; each does one unit of work.
         synchronise: waits for the device; called before every reading of the clock.
-        prepare: called with a side's name before every reading of it, untimed.
         clock: seconds.
         seconds: by side, one entry a round: of one call.
     """
 
     sides: Mapping[str, Side]
     synchronise: Callable[[], object] = lambda: None
-    prepare: Callable[[str], object] = lambda name: None
     clock: Callable[[], float] = time.perf_counter
     seconds: dict[str, list[float]] = field(default_factory=dict)
     _calls: dict[str, int] = field(default_factory=dict)
@@ -51,7 +49,6 @@ class Interleaved:
     def warm_up(self) -> None:
         """Run every side untimed, then set how many calls of it make a reading long enough."""
         for name, side in self.sides.items():
-            self.prepare(name)
             first = self._time(side, 1)
             # What a first call allocates and looks up once would make the count too small.
             once = first if first >= LEAST_SECONDS else self._time(side, 1)
@@ -65,7 +62,6 @@ class Interleaved:
         start = self._rounds % len(names)
         for name in names[start:] + names[:start]:
             calls = self._calls[name]
-            self.prepare(name)
             self.seconds[name].append(self._time(self.sides[name], calls) / calls)
         self._rounds += 1
 

@@ -1,23 +1,9 @@
-"""Memory that work takes, as the kernel counts it, and what the C library does when it is freed."""
+"""Memory that work takes, as the kernel counts it."""
 
-import ctypes
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-
-# What glibc's thresholds for mapping blocks apart and for giving freed memory back grow to by
-# themselves once large blocks are freed (mallopt(3)).
-TRIM_THRESHOLD, MMAP_THRESHOLD = (-1, 64 << 20), (-3, 32 << 20)
-
-
-def give_back_memory() -> None:
-    """Undo `engine.runtime.keep_memory`: freed memory is given back, as in any other program."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(*MMAP_THRESHOLD)
-        libc.mallopt(*TRIM_THRESHOLD)
-        libc.malloc_trim(0)
 
 
 def status(name: str) -> int:
