@@ -144,7 +144,7 @@ def test_one_without_a_name_is_numbered(blip: LoadedBlip) -> None:
     for given in (pictures, iter(pictures)):
         with pytest.raises(ConfigError, match=r"^images\[2\], a ndarray: not a usable picture: "):
             blip.embed_images(given)
-    with pytest.raises(ConfigError, match=r"texts\[1\], ' \.! ': empty_caption"):
+    with pytest.raises(ConfigError, match=r"texts\[1\], ' \.! ': it has no words"):
         blip.embed_texts(["a dog", " .! "])
     with pytest.raises(ConfigError, match="no picture given"):
         blip.embed_images(iter([]))
