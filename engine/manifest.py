@@ -35,6 +35,15 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that is there whole or not at all, after a power cut too."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(content)
+    sync(partial)
+    os.replace(partial, path)
+    sync(path.parent)
+
+
 def verify(path: Path, *, only: tuple[str, ...] | None = None) -> list[str]:
     """Check a checkpoint's files against the manifest.
 

@@ -1,6 +1,5 @@
 """Pictures taken out of a finished output: shard and table together, and the ledger knows."""
 
-import io
 import json
 from collections.abc import Collection
 from pathlib import Path
@@ -9,11 +8,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from engine.capfilt.folder import OutputFolder, put, write_file
+from engine.capfilt.folder import OutputFolder
 from engine.capfilt.ledger import digest_of
+from engine.capfilt.table import read_stored, stored
 from engine.config import ConfigError
 from engine.data.index import ShardError
 from engine.data.purge import Found, purge_shard
+from engine.manifest import write_whole
 from engine.report.capfilt_report import REPORT
 
 
@@ -57,7 +58,7 @@ class CleanedSet:
         done = purge_shard(shard, uids, found) if here else 0
         if content is not None:
             (self.root / REPORT).unlink(missing_ok=True)
-            _replace(table, content)
+            write_whole(table, content)
         self._note(name, shard, table)
         if content is not None and not here:
             raise ShardError(
@@ -83,27 +84,14 @@ class CleanedSet:
         entry["table"] = {"bytes": table.stat().st_size, "xxh3_128": digest, "rows": rows}
         if shard.is_file():
             entry["output"] = {"bytes": shard.stat().st_size, "xxh3_128": digest_of(shard)}
-        _replace(path, (json.dumps(entry, indent=1) + "\n").encode())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    write_file(partial, content)
-    put(partial, path)
+        write_whole(path, (json.dumps(entry, indent=1) + "\n").encode())
 
 
 def _without(path: Path, uids: Collection[str]) -> bytes | None:
     """A table without the rows of some pictures; None where it has none of them."""
     try:
-        table = pq.read_table(io.BytesIO(path.read_bytes()), page_checksum_verification=True)
-        theirs = pc.is_in(table["uid"], value_set=pa.array(sorted(uids), pa.string()))
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        problem = " ".join(str(error).split())
-        raise ShardError(f"{path}: not a readable Parquet table: {problem}") from None
-    if not pc.any(theirs).as_py():
-        return None
-    out = io.BytesIO()
-    left = table.filter(pc.invert(theirs))
-    pq.write_table(left, out, compression="zstd", write_page_checksum=True)
-    return out.getvalue()
+        table = read_stored(path.read_bytes(), str(path))
+    except ConfigError as error:
+        raise ShardError(str(error)) from None
+    theirs = pc.is_in(table["uid"], value_set=pa.array(sorted(uids), pa.string()))
+    return stored(table.filter(pc.invert(theirs))) if pc.any(theirs).as_py() else None

@@ -72,17 +72,21 @@ def to_bytes(pictures: Iterable[Judged]) -> bytes:
             columns["itc_score"].append(one.itc)
             columns["kept"].append(reason == KEPT)
             columns["reason"].append(reason)
+    return stored(pa.table(columns, SCHEMA))
+
+
+def stored(table: pa.Table) -> bytes:
+    """Such a table as a Parquet file."""
     out = io.BytesIO()
-    table = pa.table(columns, SCHEMA)
     pq.write_table(table, out, compression="zstd", write_page_checksum=True)
     return out.getvalue()
 
 
-def from_bytes(content: bytes, name: str) -> list[Scored]:
-    """Pictures in the order of the table.
+def read_stored(content: bytes, name: str) -> pa.Table:
+    """A Parquet file as such a table.
 
     Args:
-        content: of the Parquet file.
+        content: of the file.
         name: of the file, for messages.
 
     Raises:
@@ -95,8 +99,13 @@ def from_bytes(content: bytes, name: str) -> list[Scored]:
         raise ConfigError(f"{name}: not a readable Parquet table: {problem}") from None
     if not table.schema.equals(SCHEMA):
         raise ConfigError(f"{name}: not a table of candidate texts: {table.schema.names}")
+    return table
+
+
+def from_bytes(content: bytes, name: str) -> list[Scored]:
+    """Pictures in the order of a table, see `read_stored`."""
     pictures: list[Scored] = []
-    for row in table.to_pylist():
+    for row in read_stored(content, name).to_pylist():
         if not pictures or pictures[-1].key != row["key"]:
             pictures.append(Scored(row["key"], row["uid"], []))
         scored = row["itm_score"] is not None

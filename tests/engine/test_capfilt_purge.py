@@ -3,10 +3,12 @@
 import json
 import shutil
 from pathlib import Path
+from types import ModuleType
 
 import pyarrow.parquet as pq
 import pytest
 
+from engine import manifest
 from engine.capfilt import purge as purging
 from engine.collect.web.purge import purge
 from engine.config import ConfigError
@@ -69,9 +71,9 @@ def test_a_run_that_comes_back_makes_nothing_again(world: Path, cleaned: Path, u
     assert not {row["uid"] for row in rows(cleaned)} & {*OUT}
 
 
-@pytest.mark.parametrize("point", ["put", "digest_of"])
+@pytest.mark.parametrize(("where", "point"), [(manifest, "sync"), (purging, "digest_of")])
 def test_killed_in_the_middle_the_next_one_ends_it(
-    cleaned: Path, uids: Path, point: str, monkeypatch: pytest.MonkeyPatch
+    cleaned: Path, uids: Path, where: ModuleType, point: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
@@ -79,7 +81,7 @@ def test_killed_in_the_middle_the_next_one_ends_it(
     whole = Path(shutil.copytree(cleaned, cleaned.with_name("whole")))
     purge(uids, [str(whole)])
     with monkeypatch.context() as patched:
-        patched.setattr(purging, point, killed)
+        patched.setattr(where, point, killed)
         with pytest.raises(KeyboardInterrupt):
             purge(uids, [str(cleaned)])
     purge(uids, [str(cleaned)])

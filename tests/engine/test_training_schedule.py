@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -50,7 +51,7 @@ def test_the_cosine_goes_from_the_peak_to_the_floor() -> None:
         share = (step - 30) / (1999 - 30)
         expected = 1e-6 + (3e-4 - 1e-6) * 0.5 * (1 + math.cos(math.pi * share))
         assert rates[step] == pytest.approx(expected, rel=1e-12)
-    assert all(earlier > later for earlier, later in zip(rates[30:], rates[31:], strict=False))
+    assert all(earlier > later for earlier, later in pairwise(rates[30:]))
 
 
 def test_the_cosine_by_epoch_is_the_originals() -> None:

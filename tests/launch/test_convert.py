@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,7 @@ def test_there_and_back_over_every_format(
     golden = pth(tmp_path / "in.pth", name)
     stages = [("original", "in.pth"), ("ours", "a"), ("hf", "b"), ("ours", "c")]
     stages += [("original", "out.pth")]
-    for (origin, source), (target, output) in zip(stages, stages[1:], strict=False):
+    for (origin, source), (target, output) in pairwise(stages):
         source, output = tmp_path / source, tmp_path / output
         words = ["--from", origin, "--input", source, "--to", target, "--output", output]
         run(monkeypatch, *words)

@@ -19,7 +19,7 @@ from engine.config import ConfigError
 from engine.data.index import build_index, index_path, store_index
 from engine.data.shards import add_members
 from engine.folder_lock import open_lock, try_lock
-from engine.manifest import sync
+from engine.manifest import sync, write_whole
 
 SETTINGS, SUMMARY, PURGED = "settings.json", "summary.json", "purged.jsonl"
 SCHEMA = pa.schema(
@@ -183,15 +183,6 @@ class CollectionFolder:
             return frozenset()
         with path.open(encoding="utf-8") as lines:
             return frozenset(json.loads(line)["uid"] for line in lines if line.strip())
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all, after a power cut too."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    sync(partial)
-    os.replace(partial, path)
-    sync(path.parent)
 
 
 def _differences(one: dict[str, Any], other: dict[str, Any], at: str = "") -> Iterator[str]:

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from engine.capfilt.purge import CleanedSet
-from engine.collect.web.folder import PURGED, SETTINGS, CollectionFolder, write_whole
+from engine.collect.web.folder import PURGED, SETTINGS, CollectionFolder
 from engine.config import ConfigError
 from engine.data.index import ShardError
 from engine.data.kept_texts import SHARDS, is_cleaned
 from engine.data.pack import shards_of
 from engine.data.purge import Found, purge_shard
+from engine.manifest import write_whole
 
 COLLECTION, CLEANED, LOOSE = "collection", "cleaned", "loose"
 # What a table keeps of a row: its number, its uid and that nothing is there.

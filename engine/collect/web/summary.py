@@ -4,7 +4,8 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from engine.collect.web.folder import SUMMARY, CollectionFolder, write_whole
+from engine.collect.web.folder import SUMMARY, CollectionFolder
+from engine.manifest import write_whole
 
 KEPT = "kept"
 
