@@ -19,6 +19,7 @@ from kernels.itc_loss.op import itc_loss
 from kernels.linear.op import linear
 from kernels.lm_loss.op import lm_loss
 from kernels.mlp.op import mlp
+from kernels.nucleus_draw.op import nucleus_draw
 
 __all__ = [
     "adamw_ema_",
@@ -38,4 +39,5 @@ __all__ = [
     "linear_gelu",
     "lm_loss",
     "mlp",
+    "nucleus_draw",
 ]

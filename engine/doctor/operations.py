@@ -20,6 +20,7 @@ from kernels import (
     itc_loss,
     linear_gelu,
     lm_loss,
+    nucleus_draw,
 )
 from kernels.attention import op, packed
 
@@ -49,6 +50,7 @@ def triton_probes() -> dict[str, Probe]:
         "itc_loss": _itc_loss,
         "lm_loss": _lm_loss,
         "draw_hard_negatives": _draw,
+        "nucleus_draw": _nucleus_draw,
         "adamw_ema_": _adamw,
     }
     return {name: _without_answer(kernel) for name, kernel in kernels.items()}
@@ -157,6 +159,13 @@ def _draw(backend: str) -> torch.Tensor:
     query, keys = (tensor.detach() for tensor in _leaves((8, WIDTH), (8, WIDTH)))
     taken = draw_hard_negatives(query, keys, query.new_tensor(1.0), seed=1, backend=backend)
     return taken.float()
+
+
+def _nucleus_draw(backend: str) -> torch.Tensor:
+    """Numbers in the middle of each token's share: no sum's rounding decides."""
+    logits = torch.tensor([[0.0, 1.0, 2.0], [2.0, 0.0, 1.0]], device=_given((1,))[0].device)
+    uniforms = logits.new_tensor([0.1, 0.9], dtype=torch.float64)
+    return nucleus_draw(logits, uniforms, top_p=0.8, backend=backend).float()
 
 
 def _adamw(backend: str) -> torch.Tensor:

@@ -18,13 +18,15 @@ from triton.compiler import ASTSource
 from kernels.hard_negatives import triton_kernels as draw
 from kernels.itc_loss import triton_gemm, triton_kernels, triton_merge
 from kernels.lm_loss import triton_kernels as lm
+from kernels.nucleus_draw import triton_kernels as nucleus
 
 WIDTH = 256
 INTEGERS = {"rows", "queue_size", "width", "span", "stride_n", "stride_e", "group_size", "slices"}
 INTEGERS |= {"columns", "first", "vocabulary", "stride"}
 SPECIAL = {"floor": "fp32", "smoothing": "fp32", "seed": "i64", "out_ptr": "*i64"}
+SPECIAL |= {"top_p": "fp32", "uniforms_ptr": "*fp64"}
 WHOLE = {"ids_ptr", "query_ids_ptr", "key_ids_ptr", "queue_ids_ptr", "group_keys_ptr"}
-WHOLE |= {"targets_ptr"}
+WHOLE |= {"targets_ptr", "tokens_ptr"}
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,10 @@ def _cases() -> dict[str, Case]:
             {"GRADIENT": True, "BLOCK_T": lm.BLOCK_T, "BLOCK_V": lm.BLOCK_V},
             {"logits_ptr", "bias_ptr"}, dtype, {"stride"},
         )  # fmt: skip
+    cases["nucleus_draw"] = Case(
+        nucleus.nucleus_draw_kernel, nucleus.WARPS, {"PARTS_LOG": 5, "LANES": nucleus.LANES},
+        set(), "fp32",
+    )  # fmt: skip
     # A launch turns an integer of 1 into a constant, which is another program.
     for name in (
         "itc_partials_bf16_ids",
