@@ -12,6 +12,7 @@ from kernels.attention_pictures.op import (
     by_picture,
 )
 from kernels.attention_rows.op import attention_rows
+from kernels.attention_step.op import attention_step_
 from kernels.bias_gelu.op import linear_gelu
 from kernels.ema import ema_
 from kernels.hard_negatives.op import draw_hard_negatives
@@ -31,6 +32,7 @@ __all__ = [
     "attention_pictures",
     "attention_pictures_runs",
     "attention_rows",
+    "attention_step_",
     "by_picture",
     "draw_hard_negatives",
     "ema_",

@@ -15,6 +15,7 @@ from kernels import (
     attention_packed,
     attention_pictures,
     attention_rows,
+    attention_step_,
     by_picture,
     draw_hard_negatives,
     itc_loss,
@@ -47,6 +48,7 @@ def triton_probes() -> dict[str, Probe]:
         "linear_gelu": _linear_gelu,
         "attention_rows": _attention_rows,
         "attention_pictures": _attention_pictures,
+        "attention_step_": _attention_step,
         "itc_loss": _itc_loss,
         "lm_loss": _lm_loss,
         "draw_hard_negatives": _draw,
@@ -144,6 +146,12 @@ def _itc_loss(backend: str) -> torch.Tensor:
     loss = itc_loss(query, momentum, keys, queue, query.new_tensor(0.5), 0.4, backend=backend)
     loss.backward()
     return _flat(loss, query.grad)
+
+
+def _attention_step(backend: str) -> torch.Tensor:
+    new, caches = _given(*[(ROWS, HEADS, WIDTH)] * 3), _given(*[(ROWS, HEADS, TOKENS, WIDTH)] * 2)
+    places = torch.tensor([3, 7], device=new[0].device)
+    return _flat(attention_step_(*new, *caches, places, backend=backend), *caches)
 
 
 def _lm_loss(backend: str) -> torch.Tensor:

@@ -15,6 +15,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from kernels.attention_step import triton_kernels as step
 from kernels.hard_negatives import triton_kernels as draw
 from kernels.itc_loss import triton_gemm, triton_kernels, triton_merge
 from kernels.lm_loss import triton_kernels as lm
@@ -22,11 +23,11 @@ from kernels.nucleus_draw import triton_kernels as nucleus
 
 WIDTH = 256
 INTEGERS = {"rows", "queue_size", "width", "span", "stride_n", "stride_e", "group_size", "slices"}
-INTEGERS |= {"columns", "first", "vocabulary", "stride"}
+INTEGERS |= {"columns", "first", "vocabulary", "stride", "heads", "length"}
 SPECIAL = {"floor": "fp32", "smoothing": "fp32", "seed": "i64", "out_ptr": "*i64"}
-SPECIAL |= {"top_p": "fp32", "uniforms_ptr": "*fp64"}
+SPECIAL |= {"top_p": "fp32", "scale": "fp32", "uniforms_ptr": "*fp64"}
 WHOLE = {"ids_ptr", "query_ids_ptr", "key_ids_ptr", "queue_ids_ptr", "group_keys_ptr"}
-WHOLE |= {"targets_ptr", "tokens_ptr"}
+WHOLE |= {"targets_ptr", "tokens_ptr", "places_ptr", "origins_ptr"}
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,13 @@ def _cases() -> dict[str, Case]:
             cases[f"hard_negatives_{name}"] = Case(
                 draw.hard_negatives_kernel, draw.WARPS, draw_tile | {"HAS_IDS": flag},
                 {"query_ptr", "keys_ptr"}, dtype,
+            )  # fmt: skip
+        for flag in (False, True):
+            cases[f"attention_step_{dtype}_{'origins' if flag else 'plain'}"] = Case(
+                step.attention_step_kernel, step.WARPS,
+                {"HAS_ORIGINS": flag, "BLOCK_T": 32, "BLOCK_K": 64},
+                {"query_ptr", "key_ptr", "value_ptr", "keys_ptr", "values_ptr", "seen_ptr"}, dtype,
+                {"width"},
             )  # fmt: skip
         cases[f"lm_loss_{dtype}"] = Case(
             lm.lm_loss_kernel, lm.WARPS,
