@@ -7,7 +7,7 @@ on a CPU so is every bit of what they compute.
 import torch
 from torch import nn
 
-from kernels import add_norm, linear, linear_gelu, mlp
+from kernels import add_norm, linear, linear_gelu, linear_rows, mlp
 
 
 class Linear(nn.Linear):
@@ -87,6 +87,14 @@ class AddLayerNorm(nn.LayerNorm):
             norm_dtype=torch.get_autocast_dtype(kind) if low else None,
             backend=self.backend,
         )
+
+
+def of_few_rows(x: torch.Tensor, *maps: nn.Module) -> tuple[torch.Tensor, ...]:
+    """What each map makes of the same rows, which are few and ask for no gradients."""
+    if all(isinstance(one, nn.Linear) for one in maps):
+        return linear_rows(x, *((one.weight, one.bias) for one in maps))
+    # Packed ones have no weight to hand out.
+    return tuple(one(x) for one in maps)
 
 
 def for_products(states: torch.Tensor) -> torch.Tensor:

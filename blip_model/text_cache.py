@@ -77,15 +77,14 @@ class DecodingCache:
         at = self.places.repeat_interleave(self.rows)
         if self._origins is not None:
             self._origins.scatter_(1, at[:, None], self._own_rows[:, None])
-        states = self.decoder.bert.embeddings.at(ids, at)[:, None]
+        states = self.decoder.bert.embeddings.at(ids, at)
         for number, layer in enumerate(self.decoder.bert.encoder.layer):
             states = self._self_attend(number, layer, states, at)
             together = states.view(self.slots, self.rows, -1)
             together = self._pictures.attend(number, layer.crossattention, together)
-            states = together.view(states.shape)
-            states = layer.feed_forward(states)
+            states = layer.feed_forward(together.view(states.shape))
         self.lengths += 1
-        return self.decoder.cls.predictions(states[:, 0]).float()
+        return self.decoder.cls.predictions(states).float()
 
     @property
     def places(self) -> torch.Tensor:
@@ -115,11 +114,9 @@ class DecodingCache:
     def _self_attend(
         self, number: int, layer: MedLayer, states: torch.Tensor, at: torch.Tensor
     ) -> torch.Tensor:
-        block, read = layer.attention, for_products(states)
-        new = (block.self.queries(read), *block.self.keys_values(read))
-        new = (tensor[:, :, 0] for tensor in new)
-        context = attention_step_(*new, *self._text[number], at, self._origins)
-        return block.output(context[:, None], states)
+        block = layer.attention
+        new = block.self.of_tokens(states)
+        return block.output(attention_step_(*new, *self._text[number], at, self._origins), states)
 
     def _room_for_pictures(self, prompt: int) -> KeptStates | KeptKeysValues:
         """By the most tokens that a picture may get; the last of a row is chosen, not read."""

@@ -18,6 +18,7 @@ from kernels.ema import ema_
 from kernels.hard_negatives.op import draw_hard_negatives
 from kernels.itc_loss.op import itc_loss
 from kernels.linear.op import linear
+from kernels.linear_rows.op import linear_rows
 from kernels.lm_loss.op import lm_loss
 from kernels.mlp.op import mlp
 from kernels.nucleus_draw.op import nucleus_draw
@@ -39,6 +40,7 @@ __all__ = [
     "itc_loss",
     "linear",
     "linear_gelu",
+    "linear_rows",
     "lm_loss",
     "mlp",
     "nucleus_draw",

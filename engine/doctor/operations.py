@@ -20,6 +20,7 @@ from kernels import (
     draw_hard_negatives,
     itc_loss,
     linear_gelu,
+    linear_rows,
     lm_loss,
     nucleus_draw,
 )
@@ -46,6 +47,7 @@ def triton_probes() -> dict[str, Probe]:
     kernels = {
         "add_norm": _add_norm,
         "linear_gelu": _linear_gelu,
+        "linear_rows": _linear_rows,
         "attention_rows": _attention_rows,
         "attention_pictures": _attention_pictures,
         "attention_step_": _attention_step,
@@ -152,6 +154,14 @@ def _attention_step(backend: str) -> torch.Tensor:
     new, caches = _given(*[(ROWS, HEADS, WIDTH)] * 3), _given(*[(ROWS, HEADS, TOKENS, WIDTH)] * 2)
     places = torch.tensor([3, 7], device=new[0].device)
     return _flat(attention_step_(*new, *caches, places, backend=backend), *caches)
+
+
+def _linear_rows(backend: str) -> torch.Tensor:
+    """In float16 where there is no GPU: the interpreter multiplies no bfloat16."""
+    x, weight, bias = _given((4, WIDTH), (WIDTH, WIDTH), (WIDTH,))
+    kind = x.dtype if x.is_cuda else torch.float16
+    maps = [(weight.to(kind) / 8, bias.to(kind))] * 2
+    return _flat(*linear_rows(x.to(kind), *maps, gelu=True, backend=backend))
 
 
 def _lm_loss(backend: str) -> torch.Tensor:

@@ -18,6 +18,7 @@ from triton.compiler import ASTSource
 from kernels.attention_step import triton_kernels as step
 from kernels.hard_negatives import triton_kernels as draw
 from kernels.itc_loss import triton_gemm, triton_kernels, triton_merge
+from kernels.linear_rows import triton_kernels as few
 from kernels.lm_loss import triton_kernels as lm
 from kernels.nucleus_draw import triton_kernels as nucleus
 
@@ -89,6 +90,14 @@ def _cases() -> dict[str, Case]:
             lm.lm_loss_kernel, lm.WARPS,
             {"GRADIENT": True, "BLOCK_T": lm.BLOCK_T, "BLOCK_V": lm.BLOCK_V},
             {"logits_ptr", "bias_ptr"}, dtype, {"stride"},
+        )  # fmt: skip
+    for kind in ("bf16", "fp32"):
+        low = {"weight_ptr", "weight_1_ptr", "weight_2_ptr", "product_ptr"}
+        low |= {"bias_ptr", "bias_1_ptr", "bias_2_ptr"}
+        tile = {"BLOCK_M": few.BLOCK_M, "BLOCK_N": few.BLOCK_N, "BLOCK_K": few.BLOCK_K}
+        cases[f"linear_rows_of_{kind}"] = Case(
+            few.linear_rows_kernel, few.WARPS, tile | {"GELU": True, "STAGES": few.STAGES},
+            low | ({"x_ptr"} if kind == "bf16" else set()), "bf16", {"width", "columns"},
         )  # fmt: skip
     cases["nucleus_draw"] = Case(
         nucleus.nucleus_draw_kernel, nucleus.WARPS, {"PARTS_LOG": 5, "LANES": nucleus.LANES},

@@ -59,6 +59,7 @@ def test_backends_were_tried(said: dict[str, Any]) -> None:
     assert set(said["probes"]["triton"]) == {
         "add_norm",
         "linear_gelu",
+        "linear_rows",
         "itc_loss",
         "lm_loss",
         "draw_hard_negatives",
