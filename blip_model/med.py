@@ -65,6 +65,10 @@ class Projections(nn.Module):
         all_three = of_few_rows(states_ND, self.query, self.key, self.value)
         return tuple(part.unflatten(1, (self.heads, -1)) for part in all_three)
 
+    def few_queries(self, states_BLD: torch.Tensor) -> torch.Tensor:
+        """`queries` of few tokens, without gradients."""
+        return self.heads_of(*of_few_rows(states_BLD, self.query))
+
     def heads_of(self, x_BLD: torch.Tensor) -> torch.Tensor:
         """[B, L, D] -> [B, H, L, K]."""
         return x_BLD.unflatten(2, (self.heads, -1)).transpose(1, 2)
@@ -125,6 +129,13 @@ class MedAttention(nn.Module):
             key_mask=key_mask,
             dropout=self.dropout if self.training else 0.0,
         )
+        return self.output(context.transpose(1, 2).flatten(2), states_BLD)
+
+    def attend_few(
+        self, states_BLD: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+    ) -> torch.Tensor:
+        """`attend` of few tokens, without gradients."""
+        context = attention(self.self.few_queries(states_BLD), keys, values)
         return self.output(context.transpose(1, 2).flatten(2), states_BLD)
 
     def attend_absorbed(self, states_BLD: torch.Tensor, source_BSD: torch.Tensor) -> torch.Tensor:

@@ -64,10 +64,10 @@ class Sampled:
         """New pictures in slots [N]: prompts [N, L], numbers [N, samples, max_length]."""
         if uniforms is None:
             raise ValueError("nucleus sampling needs numbers to draw by")
-        self._ids[slots] = self.config.pad_token_id
+        self._ids.index_fill_(0, slots, self.config.pad_token_id)
         self._ids[slots, :, : prompt_ids.shape[1]] = prompt_ids[:, None]
         self._uniforms[slots] = uniforms
-        self._done[slots] = False
+        self._done.index_fill_(0, slots, False)
 
     def choose(
         self, logits: torch.Tensor, places: torch.Tensor

@@ -69,7 +69,7 @@ class DecodingCache:
             entering = (number, layer.crossattention, slots, image_states)
             states = self._pictures.enter(*entering, states)
             states = layer.feed_forward(states)
-        self.lengths[slots] = ids.shape[1]
+        self.lengths.index_fill_(0, slots, ids.shape[1])
         return self.decoder.cls.predictions(states[:, -1]).float()
 
     def extend(self, ids: torch.Tensor) -> torch.Tensor:
@@ -119,9 +119,13 @@ class DecodingCache:
         return block.output(attention_step_(*new, *self._text[number], at, self._origins), states)
 
     def _room_for_pictures(self, prompt: int) -> KeptStates | KeptKeysValues:
-        """By the most tokens that a picture may get; the last of a row is chosen, not read."""
+        """By the most tokens that a picture may get; the last of a row is chosen, not read.
+
+        A GPU has a kernel for few queries of keys and values, and the memory for them.
+        """
         tokens = prompt + self.rows * (self.max_length - 1 - prompt)
-        kind = KeptStates if states_suffice(self.config, tokens) else KeptKeysValues
+        suffice = not self.lengths.is_cuda and states_suffice(self.config, tokens)
+        kind = KeptStates if suffice else KeptKeysValues
         return kind(self.slots)
 
     def _room_for(self, text: Pair) -> Pair:

@@ -50,6 +50,7 @@ def triton_probes() -> dict[str, Probe]:
         "linear_rows": _linear_rows,
         "attention_rows": _attention_rows,
         "attention_pictures": _attention_pictures,
+        "attention of few queries": _attention_few,
         "attention_step_": _attention_step,
         "itc_loss": _itc_loss,
         "lm_loss": _lm_loss,
@@ -156,12 +157,19 @@ def _attention_step(backend: str) -> torch.Tensor:
     return _flat(attention_step_(*new, *caches, places, backend=backend), *caches)
 
 
+def _low(*tensors: torch.Tensor) -> list[torch.Tensor]:
+    """In 16 bits; float16 where there is no GPU, as the interpreter multiplies no bfloat16."""
+    return [tensor if tensor.is_cuda else tensor.half() for tensor in tensors]
+
+
+def _attention_few(backend: str) -> torch.Tensor:
+    inputs = _low(*_given(*[(ROWS, HEADS, TOKENS, WIDTH)] * 3))
+    return attention(*inputs, backend="few" if backend == "triton" else "math")
+
+
 def _linear_rows(backend: str) -> torch.Tensor:
-    """In float16 where there is no GPU: the interpreter multiplies no bfloat16."""
-    x, weight, bias = _given((4, WIDTH), (WIDTH, WIDTH), (WIDTH,))
-    kind = x.dtype if x.is_cuda else torch.float16
-    maps = [(weight.to(kind) / 8, bias.to(kind))] * 2
-    return _flat(*linear_rows(x.to(kind), *maps, gelu=True, backend=backend))
+    x, weight, bias = _low(*_given((4, WIDTH), (WIDTH, WIDTH), (WIDTH,)))
+    return _flat(*linear_rows(x, *[(weight / 8, bias)] * 2, gelu=True, backend=backend))
 
 
 def _lm_loss(backend: str) -> torch.Tensor:

@@ -15,6 +15,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from kernels.attention import triton_kernels as few_queries
 from kernels.attention_step import triton_kernels as step
 from kernels.hard_negatives import triton_kernels as draw
 from kernels.itc_loss import triton_gemm, triton_kernels, triton_merge
@@ -24,6 +25,7 @@ from kernels.nucleus_draw import triton_kernels as nucleus
 
 WIDTH = 256
 INTEGERS = {"rows", "queue_size", "width", "span", "stride_n", "stride_e", "group_size", "slices"}
+INTEGERS |= {"queries", "keys"} | {f"{t}_{d}" for t in ("query", "key", "value") for d in "bhls"}
 INTEGERS |= {"columns", "first", "vocabulary", "stride", "heads", "length"}
 SPECIAL = {"floor": "fp32", "smoothing": "fp32", "seed": "i64", "out_ptr": "*i64"}
 SPECIAL |= {"top_p": "fp32", "scale": "fp32", "uniforms_ptr": "*fp64"}
@@ -99,6 +101,12 @@ def _cases() -> dict[str, Case]:
             few.linear_rows_kernel, few.WARPS, tile | {"GELU": True, "STAGES": few.STAGES},
             low | ({"x_ptr"} if kind == "bf16" else set()), "bf16", {"width", "columns"},
         )  # fmt: skip
+    tile = {"BLOCK_L": few_queries.BLOCK_L, "BLOCK_S": few_queries.BLOCK_S, "BLOCK_K": 64}
+    cases["attention_few"] = Case(
+        few_queries.attention_few_kernel, few_queries.WARPS, tile | {"STAGES": few_queries.STAGES},
+        {"query_ptr", "key_ptr", "value_ptr", "seen_ptr"}, "bf16",
+        {"width"} | {f"{t}_{d}" for t in ("query", "key", "value") for d in "bhls"},
+    )  # fmt: skip
     cases["nucleus_draw"] = Case(
         nucleus.nucleus_draw_kernel, nucleus.WARPS, {"PARTS_LOG": 5, "LANES": nucleus.LANES},
         set(), "fp32",

@@ -66,6 +66,7 @@ def test_backends_were_tried(said: dict[str, Any]) -> None:
         "adamw_ema_",
         "attention_rows",
         "attention_pictures",
+        "attention of few queries",
         "attention_step_",
         "nucleus_draw",
     }
