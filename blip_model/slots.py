@@ -134,8 +134,9 @@ class _Held:
             self.names[slot], self._lengths[slot] = name, pictures.prompt_ids.shape[1]
         self.work.begin(slots, pictures.prompt_ids, pictures.uniforms)
         # As many as there are slots come again and again; other numbers do not.
-        enter = self._fill if len(names) == len(self.names) else self._enter
-        (fresh,) = enter(slots, pictures.states, pictures.prompt_ids)
+        came = (pictures.states, pictures.prompt_ids)
+        is_full = len(names) == len(self.names)
+        (fresh,) = self._fill(None, *came) if is_full else self._enter(slots, *came)
         shape = (len(self.names), self.cache.rows, fresh.shape[1])
         if self._logits is None:
             self._logits = fresh.new_zeros(shape).flatten(0, 1)
@@ -229,9 +230,12 @@ def _told(tensor: torch.Tensor) -> Callable[[], list[bool]]:
 
 
 def _enter(
-    cache: DecodingCache, slots: torch.Tensor, image_states: torch.Tensor, prompt_ids: torch.Tensor
+    cache: DecodingCache,
+    slots: torch.Tensor | None,
+    image_states: torch.Tensor,
+    prompt_ids: torch.Tensor,
 ) -> tuple[torch.Tensor]:
-    """Logits after the prompts of pictures that take slots."""
+    """Logits after the prompts of pictures that take slots, None for all of them."""
     return (cache.admit(slots, image_states, prompt_ids),)
 
 
