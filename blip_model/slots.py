@@ -9,9 +9,9 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from blip_model.beams import Beams
+from blip_model.beams import Beams, Searched
 from blip_model.blip import Blip
-from blip_model.nucleus import Nucleus
+from blip_model.nucleus import Nucleus, Sampled
 from blip_model.replayed import Replayed
 from blip_model.text_cache import DecodingCache
 from blip_model.waiting import Encoded, Line, Name
@@ -112,7 +112,8 @@ class _Held:
         self._ahead = runs_ahead(self.cache.lengths.device)
         self._logits: torch.Tensor | None = None
         # Of the parts and not of this: a cycle would keep caches until somebody collects it.
-        work = (partial(_enter, self.cache), self.work.choose, partial(_follow, self.cache))
+        parts = (self.cache, self.work)
+        work = (partial(_enter, self.cache), partial(_next, *parts), partial(_follow, self.cache))
         self._enter = work[0]
         self._fill, self._choose, self._extend = map(Replayed, work) if record else work
 
@@ -151,7 +152,7 @@ class _Held:
         Returns:
             Pictures whose captions have ended, with these [captions a picture, max_length].
         """
-        tokens, sources, ended = self._choose(self._logits, self.cache.places)
+        tokens, sources, ended = self._choose(self._logits)
         lengths, last = self._lengths_held(), self.work.how.max_length - 1
         if not self._ahead:
             ends = ended.tolist()
@@ -237,6 +238,13 @@ def _enter(
 ) -> tuple[torch.Tensor]:
     """Logits after the prompts of pictures that take slots, None for all of them."""
     return (cache.admit(slots, image_states, prompt_ids),)
+
+
+def _next(
+    cache: DecodingCache, work: Sampled | Searched, logits: torch.Tensor
+) -> tuple[torch.Tensor | None, ...]:
+    """The next tokens, see `choose`."""
+    return work.choose(logits, cache.places)
 
 
 def _follow(
