@@ -6,7 +6,7 @@ import triton.language as tl
 
 from kernels.linear_rows.reference import Map
 
-BLOCK_M, BLOCK_N, BLOCK_K, WARPS, STAGES = 64, 32, 128, 4, 4
+BLOCK_M, BLOCK_N, BLOCK_K, WARPS, STAGES = 64, 32, 64, 4, 5
 ROOT_HALF = tl.constexpr(0.7071067811865476)
 
 
