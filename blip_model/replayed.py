@@ -1,6 +1,6 @@
 """Functions of tensors that a GPU runs again as it ran them once, without the host's launches.
 
-A token of a caption is some 500 small operations, and launching one takes the host longer than
+A token of a caption is some 200 small operations, and launching one takes the host longer than
 the GPU needs for it. A CUDA graph launches all of them at once.
 """
 
