@@ -47,6 +47,8 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from kernels.parts import TOGETHER
+
 LOW = {"product_ptr", "upstream_ptr", "by_product_ptr", "out_ptr", "branch_ptr", "normed_ptr"}
 LOW |= {"by_normed_ptr", "by_branch_ptr", "active_ptr", "x_ptr"}
 LOW |= {"query_ptr", "key_ptr", "value_ptr", "by_query_ptr", "by_key_ptr", "by_value_ptr"}
@@ -82,6 +84,7 @@ for case in sys.argv[2:]:
     constants = tiles | {"HAS_TOTAL": True, "HAS_BRANCH": kind == "bf16", "ALIGNED": True}
     constants |= {"WITH_ACTIVE": kind == "bf16", "EXACT": kind == "fp32"}
     constants["STAGES"] = 3 if int(width) <= 2048 else 1
+    constants["TOGETHER"] = TOGETHER
     constants = {k: v for k, v in constants.items() if k in kernel.arg_names}
     signature = {}
     for argument in kernel.arg_names:
@@ -91,7 +94,7 @@ for case in sys.argv[2:]:
             signature[argument] = "*" + (kind if argument in LOW else "fp32")
             if argument in LONG or argument.endswith(("first_ptr", "length_ptr")):
                 signature[argument] = "*i64"
-            elif argument == "word_ptr":
+            elif argument in ("word_ptr", "counters_ptr"):
                 signature[argument] = "*i32"
         else:
             whole = argument in WHOLE or argument.endswith("stride")
