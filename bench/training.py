@@ -12,6 +12,7 @@ from blip_model.config import BlipConfig
 from blip_model.momentum import Momentum, MomentumFeatures, online_name
 from blip_model.pretrain import BlipPretrain
 from engine.config import TrainSection
+from engine.data.bounds import room_for_drawn
 from engine.training.optimizer import build_optimizer
 from engine.training.recorded import RecordedPasses
 
@@ -63,6 +64,9 @@ class Ours:
         shape = {"capacity": pairs.capacity}
         with cast(precision, self.device):
             features = self.momentum.features(*inputs, **shape)
+            if pairs.capacity is not None:
+                # As `engine.training.step` does.
+                shape["drawn_capacity"] = room_for_drawn(pairs.capacity, inputs[1].numel())
             losses = self.model(*inputs, features, alpha=self.alpha, group_keys=group, **shape)
         return sum(losses.values()), features
 

@@ -1,5 +1,6 @@
 """One optimizer step in two phases: compute and agree, and only then change what lasts."""
 
+import logging
 from dataclasses import replace
 
 import torch
@@ -8,6 +9,7 @@ from blip_model.momentum import Momentum, MomentumFeatures, online_name
 from engine.config import RunConfig
 from engine.data.augment import normalised
 from engine.data.batch import Batch
+from engine.data.bounds import room_for_drawn
 from engine.data.counter import key_of
 from engine.runtime import Runtime
 from engine.training import schedule
@@ -15,6 +17,8 @@ from engine.training.deepspeed_engine import DeepSpeedEngine
 from engine.training.objectives import Objective
 from engine.training.recorded import RecordedPasses
 from kernels import all_gather
+
+log = logging.getLogger(__name__)
 
 DROPOUT = 12
 NAMED = 8
@@ -67,21 +71,32 @@ class TwoPhaseStep:
             and then nothing was changed; and this rank's losses, float64 in the order of the
             objective's.
         """
-        features, losses = [], []
-        rate = schedule.learning_rate(self.config.train, step, self.samples)
-        for part, batch in enumerate(batches):
-            computed = self._forward_backward(step, part, batch)
-            features.append(computed[0])
-            losses.append(computed[1])
-            accepted = self.engine.step(rate, last=part == len(batches) - 1)
+        accepted, features, losses = self._attempt(step, batches, bounded=True)
+        if not accepted and self._recorded is not None:
+            # Perhaps wrong texts were drawn that there was no room for.
+            accepted, features, losses = self._attempt(step, batches, bounded=False)
+            if accepted:
+                log.info("step %d taken again: there was no room for its wrong texts", step)
         if accepted:
             self.engine.clamp_temperature_()
             if self.momentum is not None:
                 self._commit(self.momentum, features, batches)
         return accepted, torch.stack(losses).mean(0)
 
+    def _attempt(
+        self, step: int, batches: list[Batch], *, bounded: bool
+    ) -> tuple[bool, list[MomentumFeatures | None], list[torch.Tensor]]:
+        """Whether the weights were changed, and of each micro-batch its features and losses."""
+        computed, accepted = [], False
+        rate = schedule.learning_rate(self.config.train, step, self.samples)
+        for part, batch in enumerate(batches):
+            computed.append(self._forward_backward(step, part, batch, bounded=bounded))
+            accepted = self.engine.step(rate, last=part == len(batches) - 1)
+        features, losses = (list(parts) for parts in zip(*computed, strict=True))
+        return accepted, features, losses
+
     def _forward_backward(
-        self, step: int, part: int, batch: Batch
+        self, step: int, part: int, batch: Batch, *, bounded: bool
     ) -> tuple[MomentumFeatures | None, torch.Tensor]:
         config, train = self.config, self.config.train
         first = step * train.global_batch_size
@@ -98,12 +113,19 @@ class TwoPhaseStep:
         # Answers are of any number.
         if self._recorded is None or batch.answers is not None:
             return self._passes(batch.to(self.runtime.device), **told)
-        return self._replayed(self._recorded, batch, told, first=part == 0)
+        room = None
+        if bounded and batch.capacity is not None:
+            room = room_for_drawn(batch.capacity, batch.input_ids.numel())
+        return self._replayed(self._recorded, batch, told, room, first=part == 0)
 
     def _passes(
-        self, there: Batch, alpha: torch.Tensor, group_keys: torch.Tensor
+        self,
+        there: Batch,
+        alpha: torch.Tensor,
+        group_keys: torch.Tensor,
+        room: int | None = None,
     ) -> tuple[MomentumFeatures | None, torch.Tensor]:
-        """Forward and backward of a batch on the device."""
+        """Forward and backward of a batch on the device, with room for wrong texts' tokens."""
         pictures, features = normalised(there.image), None
         inputs = (pictures, there.input_ids, there.attention_mask)
         if self.momentum is not None:
@@ -115,6 +137,7 @@ class TwoPhaseStep:
             "seed": self.config.seed,
             "group_keys": group_keys,
             "capacity": there.capacity,
+            "drawn_capacity": room,
         }
         losses = self.engine.forward(*inputs, **self.objective.settings(there, contrast))
         trained = [losses[name] for name in self.objective.losses]
@@ -126,16 +149,17 @@ class TwoPhaseStep:
         recorded: RecordedPasses,
         batch: Batch,
         told: dict[str, torch.Tensor],
+        room: int | None,
         *,
         first: bool,
     ) -> tuple[MomentumFeatures | None, torch.Tensor]:
         """The same through what is recorded of batches of this shape."""
         tensors = batch.flat()
-        shape = (batch.capacity, *((name, tensor.shape) for name, tensor in tensors.items()))
+        shape = (batch.capacity, room, *((name, tensor.shape) for name, tensor in tensors.items()))
 
         def passes(placed: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
             there = replace(batch, **{name: placed[name] for name in tensors})
-            features, losses = self._passes(there, *(placed[name] for name in told))
+            features, losses = self._passes(there, *(placed[name] for name in told), room)
             parts = [] if features is None else [features.image_feature, features.text_feature]
             return losses, *parts
 
