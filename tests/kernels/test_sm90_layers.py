@@ -82,7 +82,8 @@ for case in sys.argv[2:]:
         tiles = module.tiles(int(width), size)
     options = {name: tiles.pop(name) for name in ("num_warps", "num_stages") if name in tiles}
     constants = tiles | {"HAS_TOTAL": True, "HAS_BRANCH": kind == "bf16", "ALIGNED": True}
-    constants |= {"IN_PARTS": kind == "bf16", "WITH_ACTIVE": kind == "bf16", "EXACT": kind == "fp32"}
+    constants |= {"IN_PARTS": kind == "bf16", "WITH_ACTIVE": kind == "bf16"}
+    constants["EXACT"] = kind == "fp32"
     constants["STAGES"] = 3 if int(width) <= 2048 else 1
     constants = {k: v for k, v in constants.items() if k in kernel.arg_names}
     signature = {}
