@@ -7,7 +7,7 @@ on a CPU so is every bit of what they compute.
 import torch
 from torch import nn
 
-from kernels import add_norm, linear, linear_gelu, mlp
+from kernels import Origin, add_norm_with_origin, linear, linear_gelu, mlp
 
 
 class Linear(nn.Linear):
@@ -19,8 +19,8 @@ class Linear(nn.Linear):
 
     backend = "auto"
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return linear(x, self.weight, self.bias, backend=self.backend)
+    def forward(self, x: torch.Tensor, origin: Origin | None = None) -> torch.Tensor:
+        return linear(x, self.weight, self.bias, origin=origin, backend=self.backend)
 
 
 class LinearGelu(nn.Linear):
@@ -47,8 +47,11 @@ class MlpOutput(nn.Linear):
 
     backend = "auto"
 
-    def forward(self, x: torch.Tensor, first: nn.Linear) -> torch.Tensor:
-        return mlp(x, first.weight, first.bias, self.weight, self.bias, backend=self.backend)
+    def forward(
+        self, x: torch.Tensor, first: nn.Linear, origin: Origin | None = None
+    ) -> torch.Tensor:
+        weights = (first.weight, first.bias, self.weight, self.bias)
+        return mlp(x, *weights, origin=origin, backend=self.backend)
 
 
 class AddLayerNorm(nn.LayerNorm):
@@ -59,6 +62,7 @@ class AddLayerNorm(nn.LayerNorm):
         eps: added to the variance.
         feeds_products: the norm is read by matrix products alone, so under autocast it may be
             written in their dtype at once.
+        residual_is_kept: for the backward pass of another layer, see `add_norm_with_origin`.
 
     Attributes:
         backend: of `kernels.add_norm`, for all of them.
@@ -66,25 +70,34 @@ class AddLayerNorm(nn.LayerNorm):
 
     backend = "auto"
 
-    def __init__(self, width: int, eps: float, *, feeds_products: bool = False) -> None:
+    def __init__(
+        self,
+        width: int,
+        eps: float,
+        *,
+        feeds_products: bool = False,
+        residual_is_kept: bool = False,
+    ) -> None:
         super().__init__(width, eps=eps)
-        self.feeds_products = feeds_products
+        self.feeds_products, self.residual_is_kept = feeds_products, residual_is_kept
 
     def forward(
         self, residual: torch.Tensor, branch: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """residual + branch (without a branch, the residual) and its norm."""
+    ) -> tuple[torch.Tensor, torch.Tensor, Origin | None]:
+        """residual + branch (without a branch, the residual), its norm, and where it came from."""
         if branch is None:
-            return residual, super().forward(residual)
+            origin = Origin.of(self.eps, False, self.weight, self.bias, residual)
+            return residual, super().forward(residual), origin
         kind = residual.device.type
         low = self.feeds_products and torch.is_autocast_enabled(kind)
-        return add_norm(
+        return add_norm_with_origin(
             residual,
             branch,
             self.weight,
             self.bias,
             self.eps,
             norm_dtype=torch.get_autocast_dtype(kind) if low else None,
+            residual_is_kept=self.residual_is_kept,
             backend=self.backend,
         )
 

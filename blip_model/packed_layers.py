@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from blip_model.layers import Linear, LinearGelu, MlpOutput
+from kernels import Origin
 from kernels.packed_linear import pack, packed_linear, unpack
 
 
@@ -30,7 +31,8 @@ class PackedLinear(nn.Module):
         """[O, I], a copy made for whoever asks."""
         return unpack(self._packed)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, origin: Origin | None = None) -> torch.Tensor:
+        """Of x, wherever it came from: nothing is kept for a backward pass."""
         return packed_linear(x, self._packed, self.bias)
 
     def with_gelu(self, x: torch.Tensor) -> torch.Tensor:
@@ -73,7 +75,9 @@ class PackedLinearGelu(PackedLinear):
 class PackedMlpOutput(PackedLinear):
     """`MlpOutput`, packed; the first map, which is handed in with the input, is packed too."""
 
-    def forward(self, x: torch.Tensor, first: PackedLinear) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, first: PackedLinear, origin: Origin | None = None
+    ) -> torch.Tensor:
         return super().forward(first.with_gelu(x))
 
 

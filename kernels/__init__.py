@@ -1,7 +1,8 @@
 """The public operations: tensors in, tensors out."""
 
 from kernels.adamw_ema.op import adamw_ema_
-from kernels.add_norm.op import add_norm
+from kernels.add_norm.op import add_norm, add_norm_with_origin
+from kernels.add_norm.origin import Origin
 from kernels.all_gather import all_gather
 from kernels.attention.absorbed import attention_absorbed
 from kernels.attention.op import attention
@@ -21,8 +22,10 @@ from kernels.lm_loss.op import lm_loss
 from kernels.mlp.op import mlp
 
 __all__ = [
+    "Origin",
     "adamw_ema_",
     "add_norm",
+    "add_norm_with_origin",
     "all_gather",
     "attention",
     "attention_absorbed",

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from kernels.add_norm.origin import Origin
 from kernels.add_norm.reference import add_norm_reference
 from kernels.backend import choose, fusing_problem
 
@@ -11,7 +12,7 @@ WIDEST = 4096
 
 
 class _AddNorm(torch.autograd.Function):
-    """Keeps the sum, which pre-norm blocks keep anyway, and each row's mean and deviation."""
+    """Keeps the sum or what was added, and gives each row's mean and 1 / deviation beside."""
 
     @staticmethod
     def forward(
@@ -22,29 +23,32 @@ class _AddNorm(torch.autograd.Function):
         bias: torch.Tensor,
         eps: float,
         norm_dtype: torch.dtype | None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        residual_is_kept: bool,
+    ) -> tuple[torch.Tensor, ...]:
         from kernels.add_norm import triton_kernels
 
         ctx.set_materialize_grads(False)
         total, normed, *statistics = triton_kernels.forward(
             residual, branch, weight, bias, eps, norm_dtype
         )
-        ctx.save_for_backward(total, weight, bias, *statistics)
+        parts = (residual, branch) if residual_is_kept else (total,)
+        ctx.save_for_backward(weight, bias, *statistics, *parts)
+        ctx.mark_non_differentiable(*statistics)
         ctx.dtypes = residual.dtype, branch.dtype
-        return total, normed
+        return total, normed, *statistics
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(
-        ctx: Any, by_total: torch.Tensor | None, by_normed: torch.Tensor | None
+        ctx: Any, by_total: torch.Tensor | None, by_normed: torch.Tensor | None, *_: None
     ) -> tuple[torch.Tensor | None, ...]:
         from kernels.add_norm import triton_kernels
 
         if by_normed is None:
             parts = [None if by_total is None else by_total.to(dtype) for dtype in ctx.dtypes]
-            return *parts, None, None, None, None
-        found = triton_kernels.backward(by_total, by_normed, *ctx.saved_tensors, ctx.dtypes)
-        return *found, None, None
+            return *parts, None, None, None, None, None
+        found = triton_kernels.backward(by_total, by_normed, *ctx.saved_tensors, dtypes=ctx.dtypes)
+        return *found, None, None, None
 
 
 def add_norm(
@@ -76,6 +80,35 @@ def add_norm(
         ValueError: shapes that do not fit, or an unknown backend.
         RuntimeError: a forced backend that cannot run here.
     """
+    return add_norm_with_origin(
+        residual, branch, weight, bias, eps, norm_dtype=norm_dtype, backend=backend
+    )[:2]
+
+
+def add_norm_with_origin(
+    residual: torch.Tensor,
+    branch: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    eps: float,
+    *,
+    norm_dtype: torch.dtype | None = None,
+    residual_is_kept: bool = False,
+    backend: str = "auto",
+) -> tuple[torch.Tensor, torch.Tensor, Origin | None]:
+    """As `add_norm`, and where the norm came from, for what reads it and would keep it.
+
+    Args:
+        residual: see `add_norm`, as all that is not said here.
+        branch: of the same shape.
+        weight: of the norm.
+        bias: of the norm.
+        eps: added to the variance.
+        norm_dtype: of the norm.
+        residual_is_kept: for the backward pass of another operation. The kernel then keeps the
+            branch instead of the sum where that is less, and adds them again.
+        backend: as in `add_norm`.
+    """
     shapes = {tuple(residual.shape[-1:]), tuple(weight.shape), tuple(bias.shape)}
     if residual.shape != branch.shape or len(shapes) > 1:
         raise ValueError(
@@ -87,4 +120,13 @@ def add_norm(
         problem = f"rows of {len(weight)} are wider than {WIDEST}"
     chosen = choose("add_norm", backend, {"triton": problem, "reference": None}, residual)
     arguments = (residual, branch, weight, bias, eps, norm_dtype)
-    return add_norm_reference(*arguments) if chosen == "reference" else _AddNorm.apply(*arguments)
+    if chosen == "reference":
+        total, normed = add_norm_reference(*arguments)
+        tensors = (weight, bias, total)
+    else:
+        narrow = branch.dtype.itemsize < residual.dtype.itemsize and residual.is_contiguous()
+        in_parts = residual_is_kept and narrow
+        total, normed, *statistics = _AddNorm.apply(*arguments, in_parts)
+        parts = (residual, branch) if in_parts else (total,)
+        tensors = (weight, bias, *statistics, *parts)
+    return total, normed, Origin.of(eps, chosen == "triton", *tensors)

@@ -53,10 +53,44 @@ def add_norm_kernel(
 
 
 @triton.jit
+def norm_again_kernel(
+    total_ptr,
+    branch_ptr,
+    weight_ptr,
+    bias_ptr,
+    mean_ptr,
+    scale_ptr,
+    normed_ptr,
+    rows,
+    width,
+    HAS_BRANCH: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """The norm as `add_norm_kernel` wrote it; with a branch, of what that and `total` add up to."""
+    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    d = tl.arange(0, BLOCK_D)
+    d_mask, m_mask = d < width, m < rows
+    mask = m_mask[:, None] & d_mask[None, :]
+    places = m.to(tl.int64)[:, None] * width + d[None, :]
+    total = tl.load(total_ptr + places, mask, 0.0).to(tl.float32)
+    if HAS_BRANCH:
+        total += tl.load(branch_ptr + places, mask, 0.0).to(tl.float32)
+        total = total.to(total_ptr.dtype.element_ty).to(tl.float32)
+    mean, scale = tl.load(mean_ptr + m, m_mask, 0.0), tl.load(scale_ptr + m, m_mask, 0.0)
+    apart = tl.where(mask, total - mean[:, None], 0.0)
+    weight = tl.load(weight_ptr + d, d_mask, 0.0).to(tl.float32)
+    bias = tl.load(bias_ptr + d, d_mask, 0.0).to(tl.float32)
+    normed = apart * scale[:, None] * weight[None, :] + bias[None, :]
+    tl.store(normed_ptr + places, normed.to(normed_ptr.dtype.element_ty), mask)
+
+
+@triton.jit
 def add_norm_backward_kernel(
     by_total_ptr,
     by_normed_ptr,
     total_ptr,
+    branch_ptr,
     weight_ptr,
     mean_ptr,
     scale_ptr,
@@ -68,12 +102,16 @@ def add_norm_backward_kernel(
     width,
     rows_each,
     HAS_TOTAL: tl.constexpr,
+    IN_PARTS: tl.constexpr,
     HAS_BRANCH: tl.constexpr,
     STAGES: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Gradient of the sum for a range of rows, and their part of weight's and bias's."""
+    """Gradient of the sum for a range of rows, and their part of weight's and bias's.
+
+    In parts, the sum is read as what was added.
+    """
     d = tl.arange(0, BLOCK_D)
     d_mask = d < width
     weight = tl.load(weight_ptr + d, d_mask, 0.0).to(tl.float32)
@@ -89,6 +127,9 @@ def add_norm_backward_kernel(
         places = m.to(tl.int64)[:, None] * width + d[None, :]
         upstream = tl.load(by_normed_ptr + places, mask, 0.0).to(tl.float32)
         total = tl.load(total_ptr + places, mask, 0.0).to(tl.float32)
+        if IN_PARTS:
+            total += tl.load(branch_ptr + places, mask, 0.0).to(tl.float32)
+            total = total.to(total_ptr.dtype.element_ty).to(tl.float32)
         mean = tl.load(mean_ptr + m, m_mask, 0.0)
         scale = tl.load(scale_ptr + m, m_mask, 0.0)
         unit = tl.where(mask, (total - mean[:, None]) * scale[:, None], 0.0)
@@ -151,14 +192,47 @@ def forward(
     return total, normed, mean, scale
 
 
-def backward(
-    by_total: torch.Tensor | None,
-    by_normed: torch.Tensor,
-    total: torch.Tensor,
+def again(
     weight: torch.Tensor,
     bias: torch.Tensor,
     mean: torch.Tensor,
     scale: torch.Tensor,
+    total: torch.Tensor,
+    branch: torch.Tensor | None = None,
+    *,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """The norm [..., D] that `forward` gave, of the sum or of what was added."""
+    width = total.shape[-1]
+    rows, settings = total.numel() // width, tiles(width, FORWARD)
+    normed = torch.empty_like(total, dtype=dtype)
+    if rows:
+        norm_again_kernel[(triton.cdiv(rows, settings["BLOCK_M"]),)](
+            total,
+            total if branch is None else branch.contiguous(),
+            weight.contiguous(),
+            bias.contiguous(),
+            mean,
+            scale,
+            normed,
+            rows,
+            width,
+            HAS_BRANCH=branch is not None,
+            **settings,
+        )
+    return normed
+
+
+def backward(
+    by_total: torch.Tensor | None,
+    by_normed: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    mean: torch.Tensor,
+    scale: torch.Tensor,
+    total: torch.Tensor,
+    branch: torch.Tensor | None = None,
+    *,
     dtypes: tuple[torch.dtype, torch.dtype],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of residual, branch, weight and bias; the first two are one tensor if alike."""
@@ -177,6 +251,7 @@ def backward(
         by_normed if by_total is None else by_total.contiguous(),
         by_normed,
         total,
+        total if branch is None else branch.contiguous(),
         weight.contiguous(),
         mean,
         scale,
@@ -188,6 +263,7 @@ def backward(
         width,
         rows_each,
         HAS_TOTAL=by_total is not None,
+        IN_PARTS=branch is not None,
         HAS_BRANCH=not alike,
         STAGES=3 if width <= AHEAD else 1,
         **settings,

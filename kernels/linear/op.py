@@ -5,6 +5,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from kernels.add_norm.origin import Origin, keeping
 from kernels.backend import choose, fusing_problem
 from kernels.linear.reference import linear_reference
 
@@ -14,25 +15,32 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        origin: Origin | None,
+        fused: bool,
     ) -> torch.Tensor:
-        ctx.dtypes = weight.dtype, bias.dtype
+        ctx.dtypes, ctx.fused = (weight.dtype, bias.dtype), fused
         weight = weight.to(x.dtype)
-        ctx.save_for_backward(x, weight)
+        kept, ctx.again = keeping(x, origin)
+        ctx.save_for_backward(weight, *kept)
         return F.linear(x, weight, bias.to(x.dtype))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        from kernels.linear import triton_kernels
-
-        x, weight = ctx.saved_tensors
-        wanted, shape = ctx.needs_input_grad, x.shape
-        rows, upstream = x.flatten(0, -2), upstream.flatten(0, -2)
+        weight, *kept = ctx.saved_tensors
+        wanted, shape = ctx.needs_input_grad, (*upstream.shape[:-1], weight.shape[1])
+        upstream = upstream.flatten(0, -2)
+        rows = ctx.again(*kept).flatten(0, -2) if wanted[1] else None
         return (
             (upstream @ weight).view(shape) if wanted[0] else None,
             by_weight(upstream, rows, ctx.dtypes[0]) if wanted[1] else None,
-            triton_kernels.column_sum(upstream).to(ctx.dtypes[1]) if wanted[2] else None,
+            column_sum(upstream, ctx.fused, ctx.dtypes[1]) if wanted[2] else None,
+            None,
+            None,
         )
 
 
@@ -44,8 +52,22 @@ def by_weight(upstream: torch.Tensor, rows: torch.Tensor, dtype: torch.dtype) ->
     return (upstream.T @ rows).to(dtype)
 
 
+def column_sum(upstream: torch.Tensor, fused: bool, dtype: torch.dtype) -> torch.Tensor:
+    """Of [M, O] over rows, in the dtype of the bias."""
+    if not fused:
+        return upstream.sum(0).to(dtype)
+    from kernels.linear import triton_kernels
+
+    return triton_kernels.column_sum(upstream).to(dtype)
+
+
 def linear(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, *, backend: str = "auto"
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    *,
+    origin: Origin | None = None,
+    backend: str = "auto",
 ) -> torch.Tensor:
     """x W^T + b.
 
@@ -53,6 +75,7 @@ def linear(
         x: [..., I].
         weight: [O, I].
         bias: [O].
+        origin: of x, which is then not kept for the backward pass but computed again.
         backend: `triton` (GPU: the bias's gradient by a kernel), `reference` or `auto`.
 
     Returns:
@@ -69,11 +92,12 @@ def linear(
             f"{tuple(bias.shape)} must be [..., I], [O, I] and [O]"
         )
     problems = {"triton": fusing_problem(x, backend), "reference": None}
-    if choose("linear", backend, problems, x) == "reference":
+    chosen = choose("linear", backend, problems, x)
+    if chosen == "reference" and origin is None:
         return linear_reference(x, weight, bias)
     device = x.device.type
     if torch.is_autocast_enabled(device):
         # Here, where autograd sees it: the backward pass runs without autocast.
         x = x.to(torch.get_autocast_dtype(device))
     with torch.autocast(device, enabled=False):
-        return _Linear.apply(x, weight, bias)
+        return _Linear.apply(x, weight, bias, origin, chosen == "triton")

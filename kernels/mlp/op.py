@@ -5,13 +5,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from kernels.add_norm.origin import Origin, keeping
 from kernels.backend import choose, fusing_problem
-from kernels.linear.op import by_weight
+from kernels.linear.op import by_weight, column_sum
 from kernels.mlp.reference import mlp_reference
 
 
 class _Mlp(torch.autograd.Function):
-    """Keeps the input and the first product. The GELU costs nothing beside the four products."""
+    """Keeps the input, or its origin, and the first product. The GELU costs nothing beside the
+    four products."""
 
     @staticmethod
     def forward(
@@ -21,6 +23,7 @@ class _Mlp(torch.autograd.Function):
         bias_in: torch.Tensor,
         weight_out: torch.Tensor,
         bias_out: torch.Tensor,
+        origin: Origin | None,
         fused: bool,
     ) -> torch.Tensor:
         # On a GPU they come as they are trained, and so do their gradients.
@@ -36,16 +39,17 @@ class _Mlp(torch.autograd.Function):
         else:
             product = F.linear(x, weight_in, bias_in)
             active = F.gelu(product)
-        ctx.save_for_backward(x, product, weight_in, bias_in, weight_out)
+        kept, ctx.again = keeping(x, origin)
+        ctx.save_for_backward(product, weight_in, bias_in, weight_out, *kept)
         ctx.fused = fused
         return F.linear(active, weight_out, bias_out)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, product, weight_in, bias_in, weight_out = ctx.saved_tensors
-        wanted, shape = ctx.needs_input_grad, x.shape
-        x, product, upstream = (t.flatten(0, -2) for t in (x, product, upstream))
+        product, weight_in, bias_in, weight_out, *kept = ctx.saved_tensors
+        wanted, shape = ctx.needs_input_grad, (*upstream.shape[:-1], weight_in.shape[1])
+        product, upstream = product.flatten(0, -2), upstream.flatten(0, -2)
         by_active = upstream @ weight_out
         if ctx.fused:
             from kernels.bias_gelu import triton_kernels
@@ -63,22 +67,16 @@ class _Mlp(torch.autograd.Function):
                 by_active, product, grad_input=by_active
             )
             by_bias_in = by_product.sum(0) if wanted[2] else None
+        x = ctx.again(*kept).flatten(0, -2) if wanted[1] else None
         return (
             (by_product @ weight_in).view(shape) if wanted[0] else None,
             by_weight(by_product, x, ctx.dtypes[0]) if wanted[1] else None,
             by_bias_in,
             by_weight_out,
-            _column_sum(upstream, ctx.fused, ctx.dtypes[2]) if wanted[4] else None,
+            column_sum(upstream, ctx.fused, ctx.dtypes[2]) if wanted[4] else None,
+            None,
             None,
         )
-
-
-def _column_sum(upstream: torch.Tensor, fused: bool, dtype: torch.dtype) -> torch.Tensor:
-    if not fused:
-        return upstream.sum(0)
-    from kernels.linear import triton_kernels
-
-    return triton_kernels.column_sum(upstream).to(dtype)
 
 
 def mlp(
@@ -88,6 +86,7 @@ def mlp(
     weight_out: torch.Tensor,
     bias_out: torch.Tensor,
     *,
+    origin: Origin | None = None,
     backend: str = "auto",
 ) -> torch.Tensor:
     """gelu(x W1^T + b1) W2^T + b2 with the exact GELU; H values a row fewer are kept for backward.
@@ -98,6 +97,8 @@ def mlp(
         bias_in: [H].
         weight_out: [O, H].
         bias_out: [O].
+        origin: of x, which is then not kept for the backward pass but computed again; the
+            definition keeps it.
         backend: `triton` (GPU: bias and GELU in one pass), `torch` (the same in PyTorch's own
             operations), `reference` (the definition, whose activations autograd keeps) or `auto`.
 
@@ -131,4 +132,4 @@ def mlp(
         low = torch.get_autocast_dtype(device)
         tensors = [t if t is not x and fused else t.to(low) for t in tensors]
     with torch.autocast(device, enabled=False):
-        return _Mlp.apply(*tensors, fused)
+        return _Mlp.apply(*tensors, origin, fused)

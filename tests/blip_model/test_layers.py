@@ -54,7 +54,7 @@ def test_a_norm_for_products_is_written_in_their_dtype_under_autocast() -> None:
     for feeds_products, dtype in ((True, torch.bfloat16), (False, torch.float32)):
         norm = AddLayerNorm(8, 1e-6, feeds_products=feeds_products)
         with torch.autocast("cpu", torch.bfloat16):
-            total, normed = norm(x, branch)
+            total, normed, _ = norm(x, branch)
         assert (total.dtype, normed.dtype) == (torch.float32, dtype)
     assert norm(x, None)[0] is x
 

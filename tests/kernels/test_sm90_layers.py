@@ -18,6 +18,8 @@ CASES = [
     ("bias_gelu_backward_kernel", "fp32", 3072),
     ("add_norm_kernel", "bf16", 768),
     ("add_norm_kernel", "fp32", 4096),
+    ("norm_again_kernel", "bf16", 768),
+    ("norm_again_kernel", "fp32", 4096),
     ("add_norm_backward_kernel", "bf16", 768),
     ("add_norm_backward_kernel", "fp32", 768),
     ("add_norm_backward_kernel", "bf16", 4096),
@@ -56,7 +58,7 @@ LONG = ("table_ptr", "programs_ptr", "seed_ptr", "order_ptr", "starts_ptr")
 WHOLE = ("rows", "width", "rows_each", "heads", "queries", "tokens", "threshold")
 WHOLE += ("pictures", "keys")
 FOLDERS = {"bias": "bias_gelu", "add": "add_norm", "adamw": "adamw_ema", "column": "linear"}
-FOLDERS |= {"attention": "attention_rows"}
+FOLDERS |= {"attention": "attention_rows", "norm": "add_norm"}
 for case in sys.argv[2:]:
     name, kind, width = case.split(",")
     folder, file = FOLDERS[name.partition("_")[0]], "triton_kernels"
@@ -82,7 +84,8 @@ for case in sys.argv[2:]:
         tiles = module.tiles(int(width), size)
     options = {name: tiles.pop(name) for name in ("num_warps", "num_stages") if name in tiles}
     constants = tiles | {"HAS_TOTAL": True, "HAS_BRANCH": kind == "bf16", "ALIGNED": True}
-    constants |= {"WITH_ACTIVE": kind == "bf16", "EXACT": kind == "fp32"}
+    constants |= {"IN_PARTS": kind == "bf16", "WITH_ACTIVE": kind == "bf16"}
+    constants["EXACT"] = kind == "fp32"
     constants["STAGES"] = 3 if int(width) <= 2048 else 1
     constants["TOGETHER"] = TOGETHER
     constants = {k: v for k, v in constants.items() if k in kernel.arg_names}

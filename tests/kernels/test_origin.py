@@ -1,0 +1,108 @@
+"""What reads a norm keeps where it came from: the same gradients, and the norm is let go."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from kernels import Origin, add_norm_with_origin, linear, mlp
+from tests.kernels.test_layer_ops import DEVICE, random
+
+WIDTH, HIDDEN = 24, 40
+Reader = Callable[..., torch.Tensor]
+
+
+def by_linear(normed: torch.Tensor, origin: Origin | None, backend: str) -> torch.Tensor:
+    (weight, bias) = random((HIDDEN, WIDTH), (HIDDEN,))
+    return linear(normed, weight.requires_grad_(), bias, origin=origin, backend=backend)
+
+
+def by_mlp(normed: torch.Tensor, origin: Origin | None, backend: str) -> torch.Tensor:
+    weights = random((HIDDEN, WIDTH), (HIDDEN,), (WIDTH, HIDDEN), (WIDTH,))
+    weights[0].requires_grad_()
+    backend = "torch" if backend == "reference" else backend
+    return mlp(normed, *weights, origin=origin, backend=backend)
+
+
+class Pass:
+    """A forward and backward pass of a norm and what reads it, as under autocast.
+
+    Attributes:
+        gradients: of residual, branch, the norm's weight and bias, and the reader's weight.
+        keeps_norm: whether the norm is kept for the backward pass.
+        keeps_sum: whether what was normalised is.
+        held: bytes that are kept.
+    """
+
+    def __init__(
+        self, read: Reader, backend: str, dtype: torch.dtype, *, origin: bool, in_parts: bool
+    ) -> None:
+        leaves = random((3, 7, WIDTH), (3, 7, WIDTH), (WIDTH,), (WIDTH,))
+        leaves[1] = leaves[1].to(dtype)
+        residual, branch, *affine = (leaf.requires_grad_() for leaf in leaves)
+        held: dict[int, torch.Tensor] = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            held[tensor.data_ptr()] = tensor.detach()
+            return tensor
+
+        settings = {"norm_dtype": dtype, "residual_is_kept": in_parts, "backend": backend}
+        with (
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+            torch.autocast(DEVICE, torch.bfloat16, enabled=dtype == torch.bfloat16),
+        ):
+            total, normed, came = add_norm_with_origin(residual, branch, *affine, 1e-6, **settings)
+            out = read(normed, came if origin else None, backend)
+        self.keeps_norm = normed.data_ptr() in held
+        self.keeps_sum = total.data_ptr() in held
+        self.held = sum(tensor.nbytes for tensor in held.values())
+        generator = torch.Generator().manual_seed(3)
+        upstream = [torch.randn(t.shape, generator=generator).to(t) for t in (total, out)]
+        weight = next(t for t in leaves_of(out) if t.shape == (HIDDEN, WIDTH))
+        self.gradients = torch.autograd.grad([total, out], [*leaves, weight], upstream)
+
+
+def leaves_of(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """Those that its graph leads to."""
+    found, waiting = [], [tensor.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if hasattr(node, "variable"):
+            found.append(node.variable)
+        waiting += [following for following, _ in node.next_functions if following is not None]
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("backend", ["reference", "triton"])
+@pytest.mark.parametrize("read", [by_linear, by_mlp])
+def test_the_same_gradients_without_the_norm(
+    read: Reader, backend: str, dtype: torch.dtype
+) -> None:
+    plain = Pass(read, backend, dtype, origin=False, in_parts=False)
+    less = Pass(read, backend, dtype, origin=True, in_parts=False)
+    assert (plain.keeps_norm, less.keeps_norm) == (True, False)
+    assert plain.held - less.held == 3 * 7 * WIDTH * dtype.itemsize
+    for want, got in zip(plain.gradients, less.gradients, strict=True):
+        assert torch.equal(want, got)
+
+
+@pytest.mark.parametrize("read", [by_linear, by_mlp])
+def test_the_same_gradients_without_the_sum(read: Reader) -> None:
+    """A branch is kept for it where it is narrower and the residual is there anyway."""
+    wide = Pass(read, "triton", torch.float32, origin=True, in_parts=True)
+    assert wide.keeps_sum
+    whole = Pass(read, "triton", torch.bfloat16, origin=True, in_parts=False)
+    parts = Pass(read, "triton", torch.bfloat16, origin=True, in_parts=True)
+    assert (whole.keeps_sum, parts.keeps_sum, parts.keeps_norm) == (True, False, False)
+    for want, got in zip(whole.gradients, parts.gradients, strict=True):
+        # A GPU's compiler may add up the columns of a row in another order.
+        apart = 0.0 if DEVICE == "cpu" else 1e-6 * want.abs().max()
+        assert (want - got).abs().max() <= apart
+
+
+def test_nothing_comes_from_anywhere_where_nothing_is_kept() -> None:
+    tensors = random((2, WIDTH), (2, WIDTH), (WIDTH,), (WIDTH,))
+    assert add_norm_with_origin(*tensors, 1e-6)[2] is not None
+    with torch.no_grad():
+        assert add_norm_with_origin(*tensors, 1e-6)[2] is None
