@@ -3,7 +3,9 @@
 from dataclasses import replace
 
 import torch
+from torch import nn
 
+from blip_model.layers import multiplied_weights
 from blip_model.momentum import Momentum, MomentumFeatures, online_name
 from engine.config import RunConfig
 from engine.data.augment import normalised
@@ -13,8 +15,10 @@ from engine.runtime import Runtime
 from engine.training import schedule
 from engine.training.deepspeed_engine import DeepSpeedEngine
 from engine.training.objectives import Objective
+from engine.training.optimizer import GuardedAdamW
 from engine.training.recorded import RecordedPasses
 from kernels import all_gather
+from kernels.copies import Copies
 
 DROPOUT = 12
 NAMED = 8
@@ -54,6 +58,29 @@ class TwoPhaseStep:
         self._follow_in_step = bool(followers) and engine.follow_in_step(
             followers, config.model.momentum
         )
+        self._copies = Copies(self._copied(), torch.bfloat16)
+        if isinstance(engine.inner_optimizer, GuardedAdamW):
+            engine.inner_optimizer.copies = self._copies
+
+    def _copied(self) -> list[nn.Parameter]:
+        """Weights that are kept in bfloat16 too, so that no pass of a step casts them.
+
+        None where they are cast inside of a compiled program, or where DeepSpeed hands them out in
+        parts or as the user's configuration says.
+        """
+        config, engine = self.config, self.engine
+        plain = engine.stage < 2 and config.deepspeed.config is None and not config.train.compile
+        if config.precision != "bf16" or not plain:
+            return []
+        return multiplied_weights(engine.model, self.momentum)
+
+    def check_copies(self) -> None:
+        """Compare the copies with their weights.
+
+        Raises:
+            RuntimeError: they differ.
+        """
+        self._copies.check()
 
     def take(self, step: int, batches: list[Batch]) -> tuple[bool, torch.Tensor]:
         """Take a step; collective.
@@ -68,6 +95,7 @@ class TwoPhaseStep:
             objective's.
         """
         features, losses = [], []
+        self._copies.refresh()
         rate = schedule.learning_rate(self.config.train, step, self.samples)
         for part, batch in enumerate(batches):
             computed = self._forward_backward(step, part, batch)

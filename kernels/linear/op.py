@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from kernels.backend import choose, fusing_problem
+from kernels.copies import in_dtype, multiplied
 from kernels.linear.reference import linear_reference
 
 
@@ -14,12 +15,13 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     ) -> torch.Tensor:
-        ctx.dtypes = weight.dtype, bias.dtype
-        weight = weight.to(x.dtype)
+        # They come as they are trained, and so do their gradients.
+        ctx.shape, ctx.dtypes = weight.shape, (weight.dtype, None if bias is None else bias.dtype)
+        weight = in_dtype(weight, x.dtype).flatten(1)
         ctx.save_for_backward(x, weight)
-        return F.linear(x, weight, bias.to(x.dtype))
+        return F.linear(x, weight, None if bias is None else in_dtype(bias, x.dtype))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -31,7 +33,7 @@ class _Linear(torch.autograd.Function):
         rows, upstream = x.flatten(0, -2), upstream.flatten(0, -2)
         return (
             (upstream @ weight).view(shape) if wanted[0] else None,
-            by_weight(upstream, rows, ctx.dtypes[0]) if wanted[1] else None,
+            by_weight(upstream, rows, ctx.dtypes[0]).view(ctx.shape) if wanted[1] else None,
             triton_kernels.column_sum(upstream).to(ctx.dtypes[1]) if wanted[2] else None,
         )
 
@@ -51,7 +53,7 @@ def linear(
 
     Args:
         x: [..., I].
-        weight: [O, I].
+        weight: [O, I], or one that is as long, like a convolution's, and is read as that.
         bias: [O].
         backend: `triton` (GPU: the bias's gradient by a kernel), `reference` or `auto`.
 
@@ -62,7 +64,7 @@ def linear(
         ValueError: shapes that do not fit, or an unknown backend.
         RuntimeError: a forced backend that cannot run here.
     """
-    fitting = weight.ndim == 2 and x.ndim > 1 and x.shape[-1:] == weight.shape[1:]
+    fitting = weight.ndim > 1 and x.ndim > 1 and x.shape[-1] == weight.shape[1:].numel()
     if not fitting or bias.shape != weight.shape[:1]:
         raise ValueError(
             f"linear: x {tuple(x.shape)}, weight {tuple(weight.shape)} and bias "
@@ -70,7 +72,13 @@ def linear(
         )
     problems = {"triton": fusing_problem(x, backend), "reference": None}
     if choose("linear", backend, problems, x) == "reference":
-        return linear_reference(x, weight, bias)
+        weight, bias = multiplied(weight, bias)
+        return linear_reference(x, weight.flatten(1), bias)
+    return fused_linear(x, weight, bias)
+
+
+def fused_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """`linear` by the kernel, whose arguments have been looked at; also without a bias."""
     device = x.device.type
     if torch.is_autocast_enabled(device):
         # Here, where autograd sees it: the backward pass runs without autocast.
