@@ -9,6 +9,9 @@ from torch import nn
 
 from kernels import Origin, add_norm_with_origin, linear, linear_gelu, mlp
 
+# What multiplies with a weight.
+MAPS = (nn.Linear, nn.Conv2d)
+
 
 class Linear(nn.Linear):
     """A linear map with a bias.
@@ -100,6 +103,13 @@ class AddLayerNorm(nn.LayerNorm):
             residual_is_kept=self.residual_is_kept,
             backend=self.backend,
         )
+
+
+def multiplied_weights(*modules: nn.Module | None) -> list[nn.Parameter]:
+    """Weights and biases of all maps, which autocast casts, each once."""
+    parts = (part for module in modules if module is not None for part in module.modules())
+    of_maps = (map_.parameters(recurse=False) for map_ in parts if isinstance(map_, MAPS))
+    return list(dict.fromkeys(parameter for own in of_maps for parameter in own))
 
 
 def for_products(states: torch.Tensor) -> torch.Tensor:

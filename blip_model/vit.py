@@ -10,7 +10,8 @@ from blip_model.config import BlipConfig
 from blip_model.layers import AddLayerNorm, Linear, MlpOutput, for_products
 from blip_model.positions import resize_positions
 from blip_model.recompute import run_layer
-from kernels import Origin, attention
+from kernels import Origin, attention, linear
+from kernels.copies import multiplied
 
 
 class PatchProjection(nn.Conv2d):
@@ -26,7 +27,7 @@ class PatchProjection(nn.Conv2d):
         cut = image[:, :, : rows * high, : columns * wide]
         cut = cut.unflatten(3, (columns, wide)).unflatten(2, (rows, high))
         patches = for_products(cut).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
-        return nn.functional.linear(patches, self.weight.flatten(1), self.bias)
+        return linear(patches, self.weight, self.bias)
 
 
 class PatchEmbed(nn.Module):
@@ -65,7 +66,7 @@ class VisionAttention(nn.Module):
         Slices the weight, so it is for networks that no ZeRO stage partitions.
         """
         width = x_BPD.shape[2]
-        weight, bias = self.qkv.weight, self.qkv.bias
+        weight, bias = multiplied(self.qkv.weight, self.qkv.bias)
         query = nn.functional.linear(x_BPD[:, :1], weight[:width], bias[:width])
         query = query.unflatten(2, (self.heads, -1)).transpose(1, 2)
         both = nn.functional.linear(x_BPD, weight[width:], bias[width:])

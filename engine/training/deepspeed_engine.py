@@ -142,6 +142,9 @@ class DeepSpeedEngine:
                 if parameter.requires_grad and parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
         self.engine.step()
+        if self.stage:
+            # DeepSpeed gathers weights through a tensor of its own, which shares their memory.
+            torch.autograd.graph.increment_version(list(self.model.parameters()))
         refused = self.guarded and self.inner_optimizer.overflow
         return last and self.engine.was_step_applied() and not refused
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from engine.config import TrainSection
 from kernels import adamw_ema_, ema_
+from kernels.copies import Copies
 
 # Weights whose squares are summed in float32; the sums of more are summed again.
 PIECE = 1 << 20
@@ -28,6 +29,8 @@ class GuardedAdamW(torch.optim.AdamW):
     Attributes:
         one_pass: clip, update and let followers follow in one pass over memory; PyTorch's own
             AdamW otherwise. The state must be there already.
+        copies: of weights and followers, which the one pass writes too; of what is updated
+            otherwise their owner has to `refresh` them.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class GuardedAdamW(torch.optim.AdamW):
         self.overflow = self.one_pass = False
         self.followers: dict[nn.Parameter, torch.Tensor] = {}
         self.momentum = 1.0
+        self.copies = Copies((), torch.bfloat16)
         self.even = True
 
     def follow(self, followers: dict[nn.Parameter, torch.Tensor], momentum: float) -> None:
@@ -84,6 +88,8 @@ class GuardedAdamW(torch.optim.AdamW):
         if self.clip_norm > 0:
             torch._foreach_mul_(gradients, scale)
         super().step(closure)
+        # PyTorch's fused AdamW does not count what it changes.
+        torch.autograd.graph.increment_version(parameters)
         ema_(list(self.followers.values()), [p.detach() for p in self.followers], self.momentum)
 
     def _norm(self, gradients: list[torch.Tensor]) -> torch.Tensor:
@@ -95,9 +101,11 @@ class GuardedAdamW(torch.optim.AdamW):
         return square.sqrt().float()
 
     def _step_in_one_pass(self, scale: torch.Tensor | float, taken: torch.Tensor) -> None:
+        self.copies.refresh()
         for group in self.param_groups:
             parameters = group["params"]
             states = [self.state[parameter] for parameter in parameters]
+            followers = [self.followers.get(parameter) for parameter in parameters]
             torch._foreach_add_([state["step"] for state in states], taken.float())
             adamw_ema_(
                 [parameter.detach() for parameter in parameters],
@@ -110,10 +118,13 @@ class GuardedAdamW(torch.optim.AdamW):
                 eps=group["eps"],
                 weight_decay=group["weight_decay"],
                 scale=scale,
-                followers=[self.followers.get(parameter) for parameter in parameters],
+                followers=followers,
                 momentum=self.momentum,
+                copies=[self.copies.of(parameter) for parameter in parameters],
+                follower_copies=[self.copies.of(follower) for follower in followers],
                 taken=taken,
             )
+            self.copies.written([*parameters, *self.followers.values()])
 
 
 class _Told:

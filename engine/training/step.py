@@ -4,7 +4,9 @@ import logging
 from dataclasses import replace
 
 import torch
+from torch import nn
 
+from blip_model.layers import multiplied_weights
 from blip_model.momentum import Momentum, MomentumFeatures, online_name
 from engine.config import RunConfig
 from engine.data.augment import normalised
@@ -15,8 +17,10 @@ from engine.runtime import Runtime
 from engine.training import schedule
 from engine.training.deepspeed_engine import DeepSpeedEngine
 from engine.training.objectives import Objective
+from engine.training.optimizer import GuardedAdamW
 from engine.training.recorded import RecordedPasses
 from kernels import all_gather
+from kernels.copies import Copies
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +62,29 @@ class TwoPhaseStep:
         self._follow_in_step = bool(followers) and engine.follow_in_step(
             followers, config.model.momentum
         )
+        self._copies = Copies(self._copied(), torch.bfloat16)
+        if isinstance(engine.inner_optimizer, GuardedAdamW):
+            engine.inner_optimizer.copies = self._copies
+
+    def _copied(self) -> list[nn.Parameter]:
+        """Weights that are kept in bfloat16 too, so that no pass of a step casts them.
+
+        None where they are cast inside of a compiled program, or where DeepSpeed hands them out in
+        parts or as the user's configuration says.
+        """
+        config, engine = self.config, self.engine
+        plain = engine.stage < 2 and config.deepspeed.config is None and not config.train.compile
+        if config.precision != "bf16" or not plain:
+            return []
+        return multiplied_weights(engine.model, self.momentum)
+
+    def check_copies(self) -> None:
+        """Compare the copies with their weights.
+
+        Raises:
+            RuntimeError: they differ.
+        """
+        self._copies.check()
 
     def take(self, step: int, batches: list[Batch]) -> tuple[bool, torch.Tensor]:
         """Take a step; collective.
@@ -71,6 +98,7 @@ class TwoPhaseStep:
             and then nothing was changed; and this rank's losses, float64 in the order of the
             objective's.
         """
+        self._copies.refresh()
         accepted, features, losses = self._attempt(step, batches, bounded=True)
         if not accepted and self._recorded is not None:
             # Perhaps wrong texts were drawn that there was no room for.

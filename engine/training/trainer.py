@@ -246,6 +246,7 @@ class Trainer:
         return in_effect(self.config, self.runtime.device.type, single=single)
 
     def _save(self) -> None:
+        self.stepper.check_copies()
         tensors = state.gather(self.engine, self.momentum, self.runtime.is_main)
         facts = {
             "updates": self.engine.updates(),

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from kernels.add_norm.origin import Origin, keeping
 from kernels.backend import choose, fusing_problem
+from kernels.copies import in_dtype, multiplied
 from kernels.linear.reference import linear_reference
 
 
@@ -18,15 +19,17 @@ class _Linear(torch.autograd.Function):
         ctx: Any,
         x: torch.Tensor,
         weight: torch.Tensor,
-        bias: torch.Tensor,
+        bias: torch.Tensor | None,
         origin: Origin | None,
         fused: bool,
     ) -> torch.Tensor:
-        ctx.dtypes, ctx.fused = (weight.dtype, bias.dtype), fused
-        weight = weight.to(x.dtype)
+        # They come as they are trained, and so do their gradients.
+        ctx.shape, ctx.dtypes = weight.shape, (weight.dtype, None if bias is None else bias.dtype)
+        ctx.fused = fused
+        weight = in_dtype(weight, x.dtype).flatten(1)
         kept, ctx.again = keeping(x, origin)
         ctx.save_for_backward(weight, *kept)
-        return F.linear(x, weight, bias.to(x.dtype))
+        return F.linear(x, weight, None if bias is None else in_dtype(bias, x.dtype))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -37,7 +40,7 @@ class _Linear(torch.autograd.Function):
         rows = ctx.again(*kept).flatten(0, -2) if wanted[1] else None
         return (
             (upstream @ weight).view(shape) if wanted[0] else None,
-            by_weight(upstream, rows, ctx.dtypes[0]) if wanted[1] else None,
+            by_weight(upstream, rows, ctx.dtypes[0]).view(ctx.shape) if wanted[1] else None,
             column_sum(upstream, ctx.fused, ctx.dtypes[1]) if wanted[2] else None,
             None,
             None,
@@ -73,7 +76,7 @@ def linear(
 
     Args:
         x: [..., I].
-        weight: [O, I].
+        weight: [O, I], or one that is as long, like a convolution's, and is read as that.
         bias: [O].
         origin: of x, which is then not kept for the backward pass but computed again.
         backend: `triton` (GPU: the bias's gradient by a kernel), `reference` or `auto`.
@@ -85,7 +88,7 @@ def linear(
         ValueError: shapes that do not fit, or an unknown backend.
         RuntimeError: a forced backend that cannot run here.
     """
-    fitting = weight.ndim == 2 and x.ndim > 1 and x.shape[-1:] == weight.shape[1:]
+    fitting = weight.ndim > 1 and x.ndim > 1 and x.shape[-1] == weight.shape[1:].numel()
     if not fitting or bias.shape != weight.shape[:1]:
         raise ValueError(
             f"linear: x {tuple(x.shape)}, weight {tuple(weight.shape)} and bias "
@@ -94,10 +97,23 @@ def linear(
     problems = {"triton": fusing_problem(x, backend), "reference": None}
     chosen = choose("linear", backend, problems, x)
     if chosen == "reference" and origin is None:
-        return linear_reference(x, weight, bias)
+        weight, bias = multiplied(weight, bias)
+        return linear_reference(x, weight.flatten(1), bias)
+    return kept_linear(x, weight, bias, origin, fused=chosen == "triton")
+
+
+def kept_linear(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    origin: Origin | None = None,
+    *,
+    fused: bool = True,
+) -> torch.Tensor:
+    """`linear` whose arguments have been looked at; also without a bias."""
     device = x.device.type
     if torch.is_autocast_enabled(device):
         # Here, where autograd sees it: the backward pass runs without autocast.
         x = x.to(torch.get_autocast_dtype(device))
     with torch.autocast(device, enabled=False):
-        return _Linear.apply(x, weight, bias, origin, chosen == "triton")
+        return _Linear.apply(x, weight, bias, origin, fused)
