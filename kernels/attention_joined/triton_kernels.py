@@ -52,9 +52,11 @@ def load_all(
     """All rows of a head, in tiles between the edges."""
     tiles = ()
     for i in tl.static_range(len(EDGES) - 1):
-        whole: tl.constexpr = EDGES[i + 1] <= LENGTH and WIDTH == K
-        size: tl.constexpr = EDGES[i + 1] - EDGES[i]
-        tiles = tiles + (load_tile(ptr, EDGES[i], stride, LENGTH, size, whole, WIDTH, K),)
+        tile = load_tile(
+            ptr, EDGES[i], stride, LENGTH, EDGES[i + 1] - EDGES[i],
+            EDGES[i + 1] <= LENGTH and WIDTH == K, WIDTH, K,
+        )  # fmt: skip
+        tiles = tiles + (tile,)
     return tiles
 
 
