@@ -7,6 +7,7 @@ from kernels.all_gather import all_gather
 from kernels.attention.absorbed import attention_absorbed
 from kernels.attention.op import attention
 from kernels.attention.packed import attention_packed
+from kernels.attention_joined.op import attention_joined
 from kernels.attention_pictures.op import (
     attention_pictures,
     attention_pictures_runs,
@@ -29,6 +30,7 @@ __all__ = [
     "all_gather",
     "attention",
     "attention_absorbed",
+    "attention_joined",
     "attention_packed",
     "attention_pictures",
     "attention_pictures_runs",
