@@ -14,7 +14,7 @@ MOST = 4096
 
 
 @triton.jit
-def ends_last(counter_ptr, programs):
+def ends_last(counter_ptr: tl.tensor, programs: tl.tensor) -> tl.tensor:
     """Whether all other programs that count here have stored their parts; counts them out again."""
     # All threads of this program have stored theirs, and one of them tells the others' programs.
     tl.debug_barrier()
@@ -25,7 +25,15 @@ def ends_last(counter_ptr, programs):
 
 
 @triton.jit
-def sum_of_parts(parts_ptr, parts, width, n, n_mask, TOGETHER: tl.constexpr, BLOCK_N: tl.constexpr):
+def sum_of_parts(
+    parts_ptr: tl.tensor,
+    parts: tl.tensor,
+    width: tl.tensor,
+    n: tl.tensor,
+    n_mask: tl.tensor,
+    TOGETHER: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+) -> tl.tensor:
     """Columns n of [parts, width], added up."""
     total = tl.zeros((TOGETHER, BLOCK_N), tl.float32)
     for start in range(0, parts, TOGETHER):
