@@ -7,7 +7,7 @@ on a CPU so is every bit of what they compute.
 import torch
 from torch import nn
 
-from kernels import Origin, add_norm_with_origin, linear, linear_gelu, mlp
+from kernels import Origin, add_norm_with_origin, linear, linear_gelu, linears, mlp
 
 # What multiplies with a weight.
 MAPS = (nn.Linear, nn.Conv2d)
@@ -24,6 +24,14 @@ class Linear(nn.Linear):
 
     def forward(self, x: torch.Tensor, origin: Origin | None = None) -> torch.Tensor:
         return linear(x, self.weight, self.bias, origin=origin, backend=self.backend)
+
+
+def together(x: torch.Tensor, *maps: nn.Module) -> tuple[torch.Tensor, ...]:
+    """Several maps of one input, as one product where they are `Linear` and that is faster."""
+    if not all(isinstance(each, Linear) for each in maps):
+        return tuple(each(x) for each in maps)
+    weights, biases = ([getattr(m, name) for m in maps] for name in ("weight", "bias"))
+    return linears(x, weights, biases, backend=Linear.backend)
 
 
 class LinearGelu(nn.Linear):

@@ -18,7 +18,7 @@ from kernels.bias_gelu.op import linear_gelu
 from kernels.ema import ema_
 from kernels.hard_negatives.op import draw_hard_negatives
 from kernels.itc_loss.op import itc_loss
-from kernels.linear.op import linear
+from kernels.linear.op import linear, linears
 from kernels.lm_loss.op import lm_loss
 from kernels.mlp.op import mlp
 
@@ -41,6 +41,7 @@ __all__ = [
     "itc_loss",
     "linear",
     "linear_gelu",
+    "linears",
     "lm_loss",
     "mlp",
 ]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kernels import add_norm, linear, linear_gelu
+from kernels import add_norm, linear, linear_gelu, linears
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Shares of the largest value. Triton's interpreter cuts float32 off where it stores bfloat16
@@ -270,3 +270,14 @@ def test_sums_of_columns_by_the_program_that_ends_last() -> None:
             torch.testing.assert_close(found, x.double().sum(0).float(), atol=1e-3, rtol=1e-5)
         assert torch.equal(column_sum(x), found)
     assert not counters(x.device).any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_several_maps_of_one_input_are_one_product(dtype: torch.dtype) -> None:
+    def maps(backend: str) -> Callable[..., tuple[torch.Tensor, ...]]:
+        return lambda x, *w: linears(x, w[::2], w[1::2], backend=backend)
+
+    sizes = ((24, 16), (24,), (8, 16), (8,), (40, 16), (40,))
+    compare(maps, random((3, 7, 16), *sizes), [dtype] * 7)
+    with pytest.raises(ValueError, match="must be"):
+        linears(torch.zeros(2, 3), [torch.zeros(4, 5)], [torch.zeros(4)])
