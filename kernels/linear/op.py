@@ -115,12 +115,7 @@ def linear(
         ValueError: shapes that do not fit, or an unknown backend.
         RuntimeError: a forced backend that cannot run here.
     """
-    fitting = weight.ndim > 1 and x.ndim > 1 and x.shape[-1] == weight.shape[1:].numel()
-    if not fitting or bias.shape != weight.shape[:1]:
-        raise ValueError(
-            f"linear: x {tuple(x.shape)}, weight {tuple(weight.shape)} and bias "
-            f"{tuple(bias.shape)} must be [..., I], [O, I] and [O]"
-        )
+    _check(x, weight, bias)
     problems = {"triton": fusing_problem(x, backend), "reference": None}
     chosen = choose("linear", backend, problems, x)
     if chosen == "reference" and origin is None:
@@ -170,6 +165,8 @@ def linears(
     """
     problems = {"triton": fusing_problem(x, backend), "reference": None}
     pairs = list(zip(weights, biases, strict=True))
+    for pair in pairs:
+        _check(x, *pair)
     if choose("linears", backend, problems, x) == "reference":
         return tuple(linear(x, *pair, backend="reference") for pair in pairs)
     device = x.device.type
@@ -177,3 +174,12 @@ def linears(
         x = x.to(torch.get_autocast_dtype(device))
     with torch.autocast(device, enabled=False):
         return _Linears.apply(x, *(tensor for pair in pairs for tensor in pair))
+
+
+def _check(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> None:
+    fitting = weight.ndim > 1 and x.ndim > 1 and x.shape[-1] == weight.shape[1:].numel()
+    if not fitting or bias.shape != weight.shape[:1]:
+        raise ValueError(
+            f"linear: x {tuple(x.shape)}, weight {tuple(weight.shape)} and bias "
+            f"{tuple(bias.shape)} must be [..., I], [O, I] and [O]"
+        )
