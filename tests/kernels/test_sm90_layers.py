@@ -22,6 +22,12 @@ CASES = [
     ("add_norm_backward_kernel", "fp32", 768),
     ("add_norm_backward_kernel", "bf16", 4096),
     ("adamw_ema_kernel", "fp32", 0),
+    ("attention_joined_kernel", "bf16", 65),
+    ("attention_joined_kernel", "bf16", 197),
+    ("attention_joined_kernel", "bf16", 256),
+    ("attention_joined_backward_kernel", "bf16", 65),
+    ("attention_joined_backward_kernel", "bf16", 197),
+    ("attention_joined_backward_kernel", "bf16", 256),
     ("attention_pictures_kernel", "bf16", 64),
     ("attention_pictures_kernel", "fp32", 64),
     ("attention_pictures_query_kernel", "bf16", 64),
@@ -48,7 +54,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 LOW = {"product_ptr", "upstream_ptr", "by_product_ptr", "out_ptr", "branch_ptr", "normed_ptr"}
-LOW |= {"by_normed_ptr", "by_branch_ptr", "active_ptr", "x_ptr"}
+LOW |= {"by_normed_ptr", "by_branch_ptr", "active_ptr", "x_ptr", "joined_ptr", "by_joined_ptr"}
 LOW |= {"query_ptr", "key_ptr", "value_ptr", "by_query_ptr", "by_key_ptr", "by_value_ptr"}
 LONG = ("table_ptr", "programs_ptr", "seed_ptr", "order_ptr", "starts_ptr")
 WHOLE = ("rows", "width", "rows_each", "heads", "queries", "tokens", "threshold")
@@ -61,6 +67,9 @@ for case in sys.argv[2:]:
     if "pictures" in name:
         folder = "attention_pictures"
         file = "triton_kernels" if name == "attention_pictures_kernel" else "triton_backward"
+    if "joined" in name:
+        folder = "attention_joined"
+        file = "triton_backward" if "backward" in name else "triton_kernels"
     module = importlib.import_module(f"kernels.{folder}.{file}")
     kernel = getattr(module, name)
     if folder == "adamw_ema":
@@ -69,6 +78,9 @@ for case in sys.argv[2:]:
         dtype = torch.bfloat16 if kind == "bf16" else torch.float32
         tiles = module.tiles((int(width), int(width)), 64, dtype)
         tiles |= {"CAUSAL": True, "DROPOUT": True}
+    elif folder == "attention_joined":
+        tiles = module.constants(int(width), 64)
+        tiles["EDGES"] = module.edges(int(width), module.LARGEST)
     elif folder == "attention_pictures":
         dtype = torch.bfloat16 if kind == "bf16" else torch.float32
         make = module.key_tiles if "_key_" in name else module.tiles
