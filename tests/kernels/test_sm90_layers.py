@@ -152,3 +152,14 @@ def test_compiles_for_sm_90_without_spills(
     # Sixteen bytes a thread and access: what is memory-bound must not read in small pieces.
     reads = r"ld\.global\S*\.v4\.b32|cp\.async\.cg\S* .*0x10,"
     assert re.search(reads, path.with_suffix(".ptx").read_text())
+
+
+@pytest.mark.parametrize(
+    ("kernel", "kind", "width"), [case for case in CASES if "joined" in case[0]]
+)
+def test_products_are_those_of_four_warps(
+    kernel: str, kind: str, width: int, compiled: Path
+) -> None:
+    """Hopper's other products, of one warp, reach half its speed."""
+    code = (compiled / f"{kernel},{kind},{width}.ptx").read_text()
+    assert "wgmma.mma_async" in code and "mma.sync" not in code
