@@ -92,17 +92,20 @@ class Ours:
             return features.image_feature, features.text_feature
 
         named = dict(zip(("image", "ids", "mask", "group"), (*inputs, group), strict=True))
-        if self.device.type == "cuda" if recorded is None else recorded:
+        recorded = self.device.type == "cuda" if recorded is None else recorded
+        if recorded:
             shape = (precision, len(inputs[0]))
             features = self.recorded.run(shape, named, passes, first=True)
         else:
             features = passes(named)
         self.optimizer.step()
-        self.optimizer.zero_grad()
+        if not recorded:
+            self.optimizer.zero_grad()
         self.model.clamp_temperature_()
         if not self.one_pass:
             self.momentum.update(dict(self.model.named_parameters()), MOMENTUM)
-        self.momentum.enqueue(*features)
+        self.momentum.enqueue(*features, taken=self.optimizer.taken)
+        assert not self.optimizer.overflow
         self.steps += 1
 
     def _keep_copies(self, precision: str) -> None:

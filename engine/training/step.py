@@ -1,7 +1,7 @@
 """One optimizer step in two phases: compute and agree, and only then change what lasts."""
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -26,6 +26,23 @@ log = logging.getLogger(__name__)
 
 DROPOUT = 12
 NAMED = 8
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A step on its way.
+
+    Attributes:
+        step: its number.
+        batches: this rank's micro-batches.
+        features: of each, what the queues get, or None.
+        losses: of each, float64 in the order of the objective's.
+    """
+
+    step: int
+    batches: list[Batch]
+    features: list[MomentumFeatures | None]
+    losses: list[torch.Tensor]
 
 
 class TwoPhaseStep:
@@ -59,9 +76,9 @@ class TwoPhaseStep:
         named = {} if momentum is None else dict(momentum.named_parameters())
         followers = {online_name(name): parameter for name, parameter in named.items()}
         self._followed = list(followers)
-        self._follow_in_step = bool(followers) and engine.follow_in_step(
-            followers, config.model.momentum
-        )
+        self._follow_in_step = engine.follow_in_step(followers, config.model.momentum)
+        # What follows a step is then launched before the host knows whether it was taken.
+        self.ahead = self._recorded is not None and self._follow_in_step
         self._copies = Copies(self._copied(), torch.bfloat16)
         if isinstance(engine.inner_optimizer, GuardedAdamW):
             engine.inner_optimizer.copies = self._copies
@@ -86,42 +103,50 @@ class TwoPhaseStep:
         """
         self._copies.check()
 
-    def take(self, step: int, batches: list[Batch]) -> tuple[bool, torch.Tensor]:
-        """Take a step; collective.
+    def launch(self, step: int, batches: list[Batch]) -> Launched:
+        """Begin a step; collective. The host may do something else before it has it settled.
 
         Args:
             step: its number, from 0.
             batches: this rank's micro-batches.
+        """
+        self._copies.refresh()
+        return self._launch(step, batches, bounded=True)
+
+    def settle(self, launched: Launched) -> tuple[bool, torch.Tensor]:
+        """End a step, which must come before the next is launched; collective.
 
         Returns:
             Whether the step was taken: not where a loss or a gradient of any rank was not finite,
             and then nothing was changed; and this rank's losses, float64 in the order of the
             objective's.
         """
-        self._copies.refresh()
-        accepted, features, losses = self._attempt(step, batches, bounded=True)
+        accepted = self.engine.accepted()
         if not accepted and self._recorded is not None:
             # Perhaps wrong texts were drawn that there was no room for.
-            accepted, features, losses = self._attempt(step, batches, bounded=False)
+            launched = self._launch(launched.step, launched.batches, bounded=False)
+            accepted = self.engine.accepted()
             if accepted:
-                log.info("step %d taken again: there was no room for its wrong texts", step)
-        if accepted:
-            self.engine.clamp_temperature_()
-            if self.momentum is not None:
-                self._commit(self.momentum, features, batches)
-        return accepted, torch.stack(losses).mean(0)
+                log.info("step %d taken again: no room for its wrong texts", launched.step)
+        if accepted and not self.ahead:
+            self._commit(launched)
+        return accepted, torch.stack(launched.losses).mean(0)
 
-    def _attempt(
-        self, step: int, batches: list[Batch], *, bounded: bool
-    ) -> tuple[bool, list[MomentumFeatures | None], list[torch.Tensor]]:
-        """Whether the weights were changed, and of each micro-batch its features and losses."""
-        computed, accepted = [], False
+    def busy(self) -> bool:
+        """Whether the device still has work of the step that was launched last."""
+        return self.ahead and self.engine.inner_optimizer.busy
+
+    def _launch(self, step: int, batches: list[Batch], *, bounded: bool) -> Launched:
+        computed = []
         rate = schedule.learning_rate(self.config.train, step, self.samples)
         for part, batch in enumerate(batches):
             computed.append(self._forward_backward(step, part, batch, bounded=bounded))
-            accepted = self.engine.step(rate, last=part == len(batches) - 1)
+            self.engine.step(rate, last=part == len(batches) - 1)
         features, losses = (list(parts) for parts in zip(*computed, strict=True))
-        return accepted, features, losses
+        launched = Launched(step, batches, features, losses)
+        if self.ahead:
+            self._commit(launched, self.engine.inner_optimizer.taken)
+        return launched
 
     def _forward_backward(
         self, step: int, part: int, batch: Batch, *, bounded: bool
@@ -197,10 +222,12 @@ class TwoPhaseStep:
         features = None if self.momentum is None else self.momentum.beside_queues(*parts)
         return features, losses
 
-    def _commit(
-        self, momentum: Momentum, features: list[MomentumFeatures], batches: list[Batch]
-    ) -> None:
-        """The weights are accepted: momentum encoders and queues follow."""
+    def _commit(self, launched: Launched, taken: torch.Tensor | None = None) -> None:
+        """Momentum encoders and queues follow the weights, where the device says so."""
+        self.engine.clamp_temperature_()
+        momentum, features, batches = self.momentum, launched.features, launched.batches
+        if momentum is None:
+            return
         if not self._follow_in_step:
             with self.engine.whole_parameters(self._followed) as online:
                 momentum.update(online, self.config.model.momentum)
@@ -211,7 +238,7 @@ class TwoPhaseStep:
         if momentum.with_ids:
             there = [batch.image_id.to(self.runtime.device) for batch in batches]
             ids = torch.cat([all_gather(image_id) for image_id in there])
-        momentum.enqueue(images, texts, ids)
+        momentum.enqueue(images, texts, ids, taken)
 
 
 def culprits(batches: list[Batch], losses: torch.Tensor, runtime: Runtime) -> str:

@@ -73,7 +73,7 @@ def attention_joined(
 
 def _triton_problem(joined: torch.Tensor, heads: int, backend: str) -> str | None:
     if torch.compiler.is_compiling():
-        return "torch.compile takes PyTorch's own"
+        return "torch.compile does not look into it"
     if not joined.is_cuda and backend != "triton":
         return "CPU"
     if joined.dtype not in DTYPES:

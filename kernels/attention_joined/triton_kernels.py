@@ -63,7 +63,7 @@ def load_all(
 @triton.jit
 def attention_joined_kernel(
     joined_ptr, out_ptr, log_sum_ptr, heads, scale, LENGTH: tl.constexpr, WIDTH: tl.constexpr,
-    TILE: tl.constexpr, KEYS: tl.constexpr, BLOCK_K: tl.constexpr,
+    TILE: tl.constexpr, EDGES: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """One head of one sequence; sums of weights as logarithms to base 2."""
     sequence, head = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
@@ -72,8 +72,8 @@ def attention_joined_kernel(
     query_ptr = joined_ptr + sequence * LENGTH * stride + head * WIDTH
     out_ptr += sequence * LENGTH * width + head * WIDTH
     log_sum_ptr += (sequence * heads + head) * LENGTH
-    keys = load_all(query_ptr + width, stride, LENGTH, KEYS, WIDTH, BLOCK_K)
-    values = load_all(query_ptr + 2 * width, stride, LENGTH, KEYS, WIDTH, BLOCK_K)
+    keys = load_all(query_ptr + width, stride, LENGTH, EDGES, WIDTH, BLOCK_K)
+    values = load_all(query_ptr + 2 * width, stride, LENGTH, EDGES, WIDTH, BLOCK_K)
     WHOLE: tl.constexpr = LENGTH % TILE == 0 and WIDTH == BLOCK_K
     # What the compiler would take out of the loop are the addresses of all tiles' products: they
     # would fill the registers.
@@ -81,10 +81,10 @@ def attention_joined_kernel(
         query = load_tile(query_ptr, first, stride, LENGTH, TILE, WHOLE, WIDTH, BLOCK_K)
         top = tl.full((TILE,), UNSEEN, tl.float32)
         row = ()
-        for i in tl.static_range(len(KEYS) - 1):
+        for i in tl.static_range(len(EDGES) - 1):
             scores = tl.dot(query, tl.trans(keys[i]))
-            if KEYS[i + 1] > LENGTH:
-                number = KEYS[i] + tl.arange(0, KEYS[i + 1] - KEYS[i])
+            if EDGES[i + 1] > LENGTH:
+                number = EDGES[i] + tl.arange(0, EDGES[i + 1] - EDGES[i])
                 scores = tl.where((number < LENGTH)[None, :], scores, UNSEEN)
             top = tl.maximum(top, tl.max(scores, 1))
             row = row + (scores,)
@@ -92,7 +92,7 @@ def attention_joined_kernel(
         top *= scale
         total = tl.zeros((TILE,), tl.float32)
         out = tl.zeros((TILE, BLOCK_K), tl.float32)
-        for i in tl.static_range(len(KEYS) - 1):
+        for i in tl.static_range(len(EDGES) - 1):
             weights = tl.exp2(row[i] * scale - top[:, None])
             total += tl.sum(weights, 1)
             out = tl.dot(weights.to(query.dtype), values[i], out)
@@ -126,7 +126,7 @@ def forward(joined: torch.Tensor, heads: int) -> tuple[torch.Tensor, torch.Tenso
     out = torch.empty(count, length, heads * width, device=joined.device, dtype=joined.dtype)
     log_sum = torch.empty(count, heads, length, device=joined.device, dtype=torch.float32)
     if log_sum.numel():
-        settings = constants(length, width) | {"KEYS": edges(length, LARGEST)}
+        settings = constants(length, width) | {"EDGES": edges(length, LARGEST)}
         scale = width**-0.5 * LOG2_E
         launch = attention_joined_kernel[(count * heads,)]
         launch(joined, out, log_sum, heads, scale, **settings)
