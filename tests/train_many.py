@@ -9,7 +9,8 @@ On the last rank, at the step that the option names, `--poison` puts a NaN into 
 data forever, and says so; `--terminate` and `--kill` send that rank itself the signal.
 `--programs BACKEND` has what is compiled go through another backend than the default.
 `--ledger FILE` appends the keys of every micro-batch that a rank takes. `--follow` has the momentum
-weights follow inside the optimizer's step on a CPU too. `--room BYTES` lets no file grow larger,
+weights follow inside the optimizer's step on a CPU too. `--cast` keeps no copies of weights in
+bf16: every pass casts them. `--room BYTES` lets no file grow larger,
 which is what a full disk does to a write, on any machine and without being root.
 """
 
@@ -35,6 +36,7 @@ from engine.training import methods
 from engine.training.deepspeed_engine import DeepSpeedEngine
 from engine.training.objectives import pretraining
 from engine.training.signals import StopRequest
+from engine.training.step import TwoPhaseStep
 from engine.training.trainer import Trainer
 from engine.training.tuning import OBJECTIVES
 from launch.cli import parse, run_main
@@ -108,6 +110,7 @@ def main() -> int:
     parser.add_argument("--ledger", type=Path)
     parser.add_argument("--room", type=int)
     parser.add_argument("--follow", action="store_true")
+    parser.add_argument("--cast", action="store_true")
     parser.add_argument("--record", action="store_true")
     parser.add_argument("--programs", default=methods.BACKEND)
     parser.add_argument("configs", nargs="+")
@@ -117,6 +120,8 @@ def main() -> int:
         resource.setrlimit(resource.RLIMIT_FSIZE, (words.room, words.room))
     if words.follow:
         DeepSpeedEngine.one_pass_on = ("cpu", "cuda")
+    if words.cast:
+        TwoPhaseStep._copied = lambda self: []
     if words.record:
         DeepSpeedEngine.records_on = ("cpu", "cuda")
     stop, here, code = StopRequest(), runtime.start("cpu"), 0
