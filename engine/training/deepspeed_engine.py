@@ -142,7 +142,7 @@ class DeepSpeedEngine:
                 if parameter.requires_grad and parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
         self.engine.step()
-        if self.stage:
+        if self.stage and last:
             # DeepSpeed gathers weights through a tensor of its own, which shares their memory.
             torch.autograd.graph.increment_version(list(self.model.parameters()))
         refused = self.guarded and self.inner_optimizer.overflow

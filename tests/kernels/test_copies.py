@@ -3,6 +3,7 @@
 import gc
 import weakref
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -12,32 +13,36 @@ from kernels import adamw_ema_, linear, linear_gelu, lm_loss, mlp
 from kernels.copies import Copies, in_dtype, multiplied
 
 LOW = torch.bfloat16
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SETTINGS = {"learning_rate": 1e-2, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.05}
 
 
 def weights(*shapes: tuple[int, ...]) -> list[nn.Parameter]:
     """Random ones, the same each time."""
     generator = torch.Generator().manual_seed(1)
-    return [nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+    return [nn.Parameter(torch.randn(shape, generator=generator).to(DEVICE)) for shape in shapes]
 
 
 def scored(tokens: int) -> Callable[..., torch.Tensor]:
     """The captioning loss of so many tokens; many go through the chunks."""
-    targets, each = torch.arange(tokens) % 11, torch.full((tokens,), 1 / tokens)
+    targets = torch.arange(tokens, device=DEVICE) % 11
+    each = torch.full((tokens,), 1 / tokens, device=DEVICE)
     return lambda x, weight, bias: lm_loss(x[:tokens], weight, bias, targets, each)
 
 
-OPS = {
-    "linear": (linear, [(11, 6), (11,)]),
+MAP, MLP = [(11, 6), (11,)], [(11, 6), (11,), (5, 11), (5,)]
+FUSED = {
+    "linear": (linear, MAP),
     "a convolution's weight": (linear, [(11, 3, 2, 1), (11,)]),
-    "linear_gelu": (linear_gelu, [(11, 6), (11,)]),
-    "mlp": (mlp, [(11, 6), (11,), (5, 11), (5,)]),
-    "mlp by its definition": (
-        lambda *tensors: mlp(*tensors, backend="reference"),
-        [(11, 6), (11,), (5, 11), (5,)],
-    ),
-    "few words": (scored(7), [(11, 6), (11,)]),
-    "many words": (scored(600), [(11, 6), (11,)]),
+    "linear_gelu": (linear_gelu, MAP),
+    "mlp": (mlp, MLP),
+}
+OPS = {
+    **FUSED,
+    "mlp by its definition": (partial(mlp, backend="reference"), MLP),
+    **{f"{n} by the kernel": (partial(op, backend="triton"), w) for n, (op, w) in FUSED.items()},
+    "few words": (scored(7), MAP),
+    "many words": (scored(600), MAP),
 }
 
 
@@ -46,17 +51,18 @@ def test_results_and_gradients_are_those_of_a_cast_bit_by_bit(name: str) -> None
     """Read by three passes, and twice in each, as those of shared layers are."""
     op, shapes = OPS[name]
     # Casts of a convolution's weight are made anew for each product, and one alone reads it.
-    shape = (1 if len(shapes[0]) > 2 else 2, 600, 6)
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(2))
+    shape = (1 if len(shapes[0]) > 2 else 2, 600 if "words" in name else 9, 6)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(2)).to(DEVICE)
     found = []
     for dtype in (LOW, None):
         ours = weights(*shapes)
         kept = Copies(ours if dtype else [], LOW)
         for _ in range(3):
-            with torch.autocast("cpu", LOW):
+            with torch.autocast(DEVICE, LOW):
                 outs = [op(part, *ours) for part in x]
             torch.stack([out.float().square().sum() for out in outs]).sum().backward()
         assert kept.refresh() == 0
+        assert all(weight.grad.shape == weight.shape for weight in ours)
         found.append([*outs, *(weight.grad for weight in ours)])
     for got, want in zip(*found, strict=True):
         assert got.dtype == want.dtype
@@ -66,7 +72,7 @@ def test_results_and_gradients_are_those_of_a_cast_bit_by_bit(name: str) -> None
 def test_products_read_the_copy_and_nothing_else() -> None:
     (weight,) = weights((4, 3))
     kept = Copies([weight], LOW)
-    with torch.autocast("cpu", LOW):
+    with torch.no_grad(), torch.autocast(DEVICE, LOW):
         assert multiplied(weight)[0].data_ptr() == kept.of(weight).data_ptr()
     assert multiplied(weight)[0] is weight
     assert in_dtype(weight, torch.float32) is weight
@@ -78,8 +84,9 @@ def test_products_read_the_copy_and_nothing_else() -> None:
 
 def one_pass(weight: nn.Parameter, backend: str) -> None:
     """An update that knows of no copy."""
+    update = torch.ones((), device=DEVICE)
     given = [[weight.detach()], *([torch.ones_like(weight)] for _ in range(3))]
-    adamw_ema_(*given, torch.ones(()), backend=backend, **SETTINGS)
+    adamw_ema_(*given, update, backend=backend, **SETTINGS)
 
 
 def swapped(weight: nn.Parameter) -> None:
@@ -98,10 +105,11 @@ CHANGES = {
 }
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_weight_that_has_changed_is_cast_until_its_copy_is_written(name: str) -> None:
     weight, other = weights((4, 3), (2, 2))
-    kept, place = Copies([weight, other], LOW), None
+    kept = Copies([weight, other], LOW)
     place = kept.of(weight).data_ptr()
     CHANGES[name](weight)
     assert not torch.equal(kept.of(weight), weight.to(LOW))
@@ -127,8 +135,8 @@ def test_a_write_that_nothing_counts_is_found() -> None:
 def test_a_copy_that_is_written_between_the_passes_is_an_error() -> None:
     weight, bias = weights((4, 3), (4,))
     kept = Copies([weight, bias], LOW)
-    with torch.autocast("cpu", LOW):
-        out = linear(torch.randn(2, 3, requires_grad=True), weight, bias)
+    with torch.autocast(DEVICE, LOW):
+        out = linear(torch.randn(2, 3, device=DEVICE, requires_grad=True), weight, bias)
     weight.detach().mul_(2)
     kept.refresh()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
