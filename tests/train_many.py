@@ -11,7 +11,8 @@ data forever, and says so; `--terminate` and `--kill` send that rank itself the 
 `--ledger FILE` appends the keys of every micro-batch that a rank takes. `--follow` has the momentum
 weights follow inside the optimizer's step on a CPU too; `--record` has passes go through what
 records them, and `--tight` gives wrong texts places for two tokens more than all texts have, which
-many draws do not fit. `--room BYTES` lets no file grow larger,
+many draws do not fit. `--cast` keeps no copies of weights in bf16: every pass casts them.
+`--room BYTES` lets no file grow larger,
 which is what a full disk does to a write, on any machine and without being root.
 """
 
@@ -38,6 +39,7 @@ from engine.training import methods, step
 from engine.training.deepspeed_engine import DeepSpeedEngine
 from engine.training.objectives import pretraining
 from engine.training.signals import StopRequest
+from engine.training.step import TwoPhaseStep
 from engine.training.trainer import Trainer
 from engine.training.tuning import OBJECTIVES
 from launch.cli import parse, run_main
@@ -114,6 +116,7 @@ def main() -> int:
     parser.add_argument("--ledger", type=Path)
     parser.add_argument("--room", type=int)
     parser.add_argument("--follow", action="store_true")
+    parser.add_argument("--cast", action="store_true")
     parser.add_argument("--record", action="store_true")
     parser.add_argument("--tight", action="store_true")
     parser.add_argument("--programs", default=methods.BACKEND)
@@ -126,6 +129,8 @@ def main() -> int:
         DeepSpeedEngine.one_pass_on = ("cpu", "cuda")
     if words.tight:
         step.room_for_drawn = lambda capacity, places: min(capacity + 2, places)
+    if words.cast:
+        TwoPhaseStep._copied = lambda self: []
     if words.record:
         DeepSpeedEngine.records_on = ("cpu", "cuda")
     stop, here, code = StopRequest(), runtime.start("cpu"), 0

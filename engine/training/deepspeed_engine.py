@@ -144,6 +144,9 @@ class DeepSpeedEngine:
         elif last:
             # DeepSpeed would wait to know whether it was taken.
             self.inner_optimizer.step()
+        if self.stage and last:
+            # DeepSpeed gathers weights through a tensor of its own, which shares their memory.
+            torch.autograd.graph.increment_version(list(self.model.parameters()))
 
     def accepted(self) -> bool:
         """Whether the last step was taken, which may have to be waited for."""

@@ -102,6 +102,9 @@ def _check(lists: list[list[torch.Tensor | None]]) -> None:
         places = {str(t.device) for t in (weight, gradient, *rest) if t is not None}
         if len(places) > 1:
             raise ValueError(f"adamw_ema_: tensors on different devices: {sorted(places)}")
+        follower, _, behind = rest[2:]
+        if follower is None and behind is not None:
+            raise ValueError("adamw_ema_: a copy of no follower")
         kept = [t for t in (weight, *rest) if t is not None]
         if not all(t.is_contiguous() for t in kept):
             raise ValueError("adamw_ema_: what is updated must lie without gaps")

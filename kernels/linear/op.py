@@ -103,7 +103,7 @@ def linear(
 
     Args:
         x: [..., I].
-        weight: [O, I], or one that is as long, like a convolution's, and is read as that.
+        weight: [O, I], or of more dimensions, a convolution's, read as [O, I].
         bias: [O].
         origin: of x, which is then not kept for the backward pass but computed again.
         backend: `triton` (GPU: the bias's gradient by a kernel), `reference` or `auto`.
