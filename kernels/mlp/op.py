@@ -5,7 +5,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from kernels.add_norm.origin import Origin, keeping
+from kernels.add_norm.origin import Origin, keeping, origin_of
 from kernels.backend import choose, fusing_problem
 from kernels.linear.op import by_weight, column_sum
 from kernels.mlp.reference import mlp_reference
@@ -86,19 +86,16 @@ def mlp(
     weight_out: torch.Tensor,
     bias_out: torch.Tensor,
     *,
-    origin: Origin | None = None,
     backend: str = "auto",
 ) -> torch.Tensor:
     """gelu(x W1^T + b1) W2^T + b2 with the exact GELU; H values a row fewer are kept for backward.
 
     Args:
-        x: [..., I].
+        x: [..., I]. The norm of `add_norm` is not kept for the backward pass but made again.
         weight_in: [H, I].
         bias_in: [H].
         weight_out: [O, H].
         bias_out: [O].
-        origin: of x, which is then not kept for the backward pass but computed again; the
-            definition keeps it.
         backend: `triton` (GPU: bias and GELU in one pass), `torch` (the same in PyTorch's own
             operations), `reference` (the definition, whose activations autograd keeps) or `auto`.
 
@@ -126,7 +123,7 @@ def mlp(
     tensors = (x, weight_in, bias_in, weight_out, bias_out)
     if chosen == "reference":
         return mlp_reference(*tensors)
-    device, fused = x.device.type, chosen == "triton"
+    device, fused, origin = x.device.type, chosen == "triton", origin_of(x)
     if torch.is_autocast_enabled(device):
         # Here, where autograd sees it: the backward pass runs without autocast.
         low = torch.get_autocast_dtype(device)
