@@ -63,7 +63,8 @@ def origin_of(x: torch.Tensor, *, read_once: bool = False) -> Origin | None:
 
 def forget_origin(x: torch.Tensor) -> None:
     """From now on the tensor does not say what it is made of."""
-    x.__dict__.pop("origin", None)
+    if not torch.compiler.is_compiling():
+        x.__dict__.pop("origin", None)
 
 
 def keeping(x: torch.Tensor, origin: Origin | None) -> tuple[Tensors, Callable[..., torch.Tensor]]:
