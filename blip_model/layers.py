@@ -7,7 +7,7 @@ on a CPU so is every bit of what they compute.
 import torch
 from torch import nn
 
-from kernels import Origin, add_norm_with_origin, linear, linear_gelu, linears, mlp
+from kernels import add_norm, linear, linear_gelu, linears, mlp, told
 
 # What multiplies with a weight.
 MAPS = (nn.Linear, nn.Conv2d)
@@ -22,8 +22,8 @@ class Linear(nn.Linear):
 
     backend = "auto"
 
-    def forward(self, x: torch.Tensor, origin: Origin | None = None) -> torch.Tensor:
-        return linear(x, self.weight, self.bias, origin=origin, backend=self.backend)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return linear(x, self.weight, self.bias, backend=self.backend)
 
 
 def together(x: torch.Tensor, *maps: nn.Module) -> tuple[torch.Tensor, ...]:
@@ -58,11 +58,8 @@ class MlpOutput(nn.Linear):
 
     backend = "auto"
 
-    def forward(
-        self, x: torch.Tensor, first: nn.Linear, origin: Origin | None = None
-    ) -> torch.Tensor:
-        weights = (first.weight, first.bias, self.weight, self.bias)
-        return mlp(x, *weights, origin=origin, backend=self.backend)
+    def forward(self, x: torch.Tensor, first: nn.Linear) -> torch.Tensor:
+        return mlp(x, first.weight, first.bias, self.weight, self.bias, backend=self.backend)
 
 
 class AddLayerNorm(nn.LayerNorm):
@@ -71,9 +68,9 @@ class AddLayerNorm(nn.LayerNorm):
     Args:
         width: of the rows.
         eps: added to the variance.
-        feeds_products: the norm is read by matrix products alone, so under autocast it may be
-            written in their dtype at once.
-        residual_is_kept: for the backward pass of another layer, see `add_norm_with_origin`.
+        feeds_product: the norm is read by one matrix product alone, so under autocast it may be
+            written in its dtype at once.
+        residual_is_kept: for the backward pass of another layer, see `kernels.add_norm`.
 
     Attributes:
         backend: of `kernels.add_norm`, for all of them.
@@ -86,22 +83,24 @@ class AddLayerNorm(nn.LayerNorm):
         width: int,
         eps: float,
         *,
-        feeds_products: bool = False,
+        feeds_product: bool = False,
         residual_is_kept: bool = False,
     ) -> None:
         super().__init__(width, eps=eps)
-        self.feeds_products, self.residual_is_kept = feeds_products, residual_is_kept
+        self.feeds_product, self.residual_is_kept = feeds_product, residual_is_kept
 
     def forward(
         self, residual: torch.Tensor, branch: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor, Origin | None]:
-        """residual + branch (without a branch, the residual), its norm, and where it came from."""
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """residual + branch (without a branch, the residual) and its norm."""
         if branch is None:
-            origin = Origin.of(self.eps, False, self.weight, self.bias, residual)
-            return residual, super().forward(residual), origin
+            normed = super().forward(residual)
+            made_of = (self.weight, self.bias, residual)
+            once = self.feeds_product
+            return residual, told(normed, self.eps, *made_of, fused=False, read_once=once)
         kind = residual.device.type
-        low = self.feeds_products and torch.is_autocast_enabled(kind)
-        return add_norm_with_origin(
+        low = self.feeds_product and torch.is_autocast_enabled(kind)
+        return add_norm(
             residual,
             branch,
             self.weight,
@@ -109,6 +108,7 @@ class AddLayerNorm(nn.LayerNorm):
             self.eps,
             norm_dtype=torch.get_autocast_dtype(kind) if low else None,
             residual_is_kept=self.residual_is_kept,
+            read_once=self.feeds_product,
             backend=self.backend,
         )
 

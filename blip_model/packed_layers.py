@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from blip_model.layers import Linear, LinearGelu, MlpOutput
-from kernels import Origin
 from kernels.packed_linear import pack, packed_linear, unpack
 
 
@@ -31,8 +30,7 @@ class PackedLinear(nn.Module):
         """[O, I], a copy made for whoever asks."""
         return unpack(self._packed)
 
-    def forward(self, x: torch.Tensor, origin: Origin | None = None) -> torch.Tensor:
-        """Of x, wherever it came from: nothing is kept for a backward pass."""
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return packed_linear(x, self._packed, self.bias)
 
     def with_gelu(self, x: torch.Tensor) -> torch.Tensor:
@@ -75,9 +73,7 @@ class PackedLinearGelu(PackedLinear):
 class PackedMlpOutput(PackedLinear):
     """`MlpOutput`, packed; the first map, which is handed in with the input, is packed too."""
 
-    def forward(
-        self, x: torch.Tensor, first: PackedLinear, origin: Origin | None = None
-    ) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, first: PackedLinear) -> torch.Tensor:
         return super().forward(first.with_gelu(x))
 
 

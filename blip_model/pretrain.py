@@ -7,6 +7,7 @@ import torch
 from blip_model.blip import Blip, unit
 from blip_model.config import BlipConfig
 from blip_model.fused_passes import embed_texts, matching_and_captioning
+from blip_model.layers import for_products
 from blip_model.momentum import MomentumFeatures
 from blip_model.objectives.itc import contrast
 from blip_model.objectives.itm import matching
@@ -93,6 +94,8 @@ class BlipPretrain(Blip):
         else:
             settings = {"label_smoothing": self.label_smoothing, "group_size": group}
             settings["drawn_capacity"] = drawn_capacity
+            # Here already: the wider states would lie beside all that the layers keep.
+            image_states = for_products(image_states)
             rows = (embedded, input_ids, image_states, *negatives)
             rest = matching_and_captioning(self, *rows, **settings)
         loss_itm, loss_lm = rest

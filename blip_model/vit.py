@@ -10,7 +10,7 @@ from blip_model.config import BlipConfig
 from blip_model.layers import AddLayerNorm, Linear, MlpOutput, for_products
 from blip_model.positions import resize_positions
 from blip_model.recompute import run_layer
-from kernels import Origin, attention, attention_joined, linear
+from kernels import attention, attention_joined, linear
 from kernels.copies import multiplied
 
 
@@ -57,9 +57,8 @@ class VisionAttention(nn.Module):
         self.qkv = Linear(width, 3 * width)
         self.proj = Linear(width, width)
 
-    def forward(self, x_BPD: torch.Tensor, origin: Origin | None = None) -> torch.Tensor:
-        joined = self.qkv(x_BPD, origin)
-        return self.proj(attention_joined(joined, self.heads, backend=self.backend))
+    def forward(self, x_BPD: torch.Tensor) -> torch.Tensor:
+        return self.proj(attention_joined(self.qkv(x_BPD), self.heads, backend=self.backend))
 
     def first(self, x_BPD: torch.Tensor) -> torch.Tensor:
         """Row 0 of the result, [B, 1, D]: queries of the other rows are not projected.
@@ -85,8 +84,8 @@ class Mlp(nn.Module):
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = MlpOutput(hidden, width)
 
-    def forward(self, x: torch.Tensor, origin: Origin | None = None) -> torch.Tensor:
-        return self.fc2(x, self.fc1, origin)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc2(x, self.fc1)
 
 
 class DropPath(nn.Module):
@@ -108,15 +107,14 @@ class VisionBlock(nn.Module):
     """Pre-norm transformer block.
 
     What a block adds to the stream is handed on beside it: the next norm adds it while it reads.
-    What the norms give is not kept for the backward pass but computed again.
     """
 
     def __init__(self, config: BlipConfig, drop_path: float) -> None:
         super().__init__()
         width = config.vision_width
-        self.norm1 = AddLayerNorm(width, 1e-6, feeds_products=True)
+        self.norm1 = AddLayerNorm(width, 1e-6, feeds_product=True)
         self.attn = VisionAttention(width, config.vision_heads)
-        self.norm2 = AddLayerNorm(width, 1e-6, feeds_products=True, residual_is_kept=True)
+        self.norm2 = AddLayerNorm(width, 1e-6, feeds_product=True, residual_is_kept=True)
         self.mlp = Mlp(width, 4 * width)
         self.drop_path = DropPath(drop_path)
 
@@ -124,17 +122,17 @@ class VisionBlock(nn.Module):
         self, x_BPD: torch.Tensor, branch_BPD: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The stream and what is to be added to it, in and out; nothing before the first block."""
-        x_BPD, *normed_BPD = self.norm1(x_BPD, branch_BPD)
-        x_BPD, *normed_BPD = self.norm2(x_BPD, self.drop_path(self.attn(*normed_BPD)))
-        return x_BPD, self.drop_path(self.mlp(*normed_BPD))
+        x_BPD, normed_BPD = self.norm1(x_BPD, branch_BPD)
+        x_BPD, normed_BPD = self.norm2(x_BPD, self.drop_path(self.attn(normed_BPD)))
+        return x_BPD, self.drop_path(self.mlp(normed_BPD))
 
     def first(
         self, x_BPD: torch.Tensor, branch_BPD: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Row 0 of the result, [B, 1, D] each."""
-        x_BPD, normed_BPD, _ = self.norm1(x_BPD, branch_BPD)
+        x_BPD, normed_BPD = self.norm1(x_BPD, branch_BPD)
         branch = self.drop_path(self.attn.first(normed_BPD))
-        first, normed, _ = self.norm2(x_BPD[:, :1], branch)
+        first, normed = self.norm2(x_BPD[:, :1], branch)
         return first, self.drop_path(self.mlp(normed))
 
 

@@ -1,8 +1,8 @@
 """The public operations: tensors in, tensors out."""
 
 from kernels.adamw_ema.op import adamw_ema_
-from kernels.add_norm.op import add_norm, add_norm_with_origin
-from kernels.add_norm.origin import Origin
+from kernels.add_norm.op import add_norm
+from kernels.add_norm.origin import forget_origin, told
 from kernels.all_gather import all_gather
 from kernels.attention.absorbed import attention_absorbed
 from kernels.attention.op import attention
@@ -23,10 +23,8 @@ from kernels.lm_loss.op import lm_loss
 from kernels.mlp.op import mlp
 
 __all__ = [
-    "Origin",
     "adamw_ema_",
     "add_norm",
-    "add_norm_with_origin",
     "all_gather",
     "attention",
     "attention_absorbed",
@@ -37,6 +35,7 @@ __all__ = [
     "attention_rows",
     "by_picture",
     "draw_hard_negatives",
+    "forget_origin",
     "ema_",
     "itc_loss",
     "linear",
@@ -44,4 +43,5 @@ __all__ = [
     "linears",
     "lm_loss",
     "mlp",
+    "told",
 ]

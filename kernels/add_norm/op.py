@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from kernels.add_norm.origin import Origin
+from kernels.add_norm.origin import told
 from kernels.add_norm.reference import add_norm_reference
 from kernels.backend import choose, fusing_problem
 
@@ -59,6 +59,8 @@ def add_norm(
     eps: float,
     *,
     norm_dtype: torch.dtype | None = None,
+    residual_is_kept: bool = False,
+    read_once: bool = False,
     backend: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """residual + branch, and the layer norm of that sum.
@@ -71,43 +73,19 @@ def add_norm(
         eps: added to the variance.
         norm_dtype: of the norm; None for that of the sum. What only feeds matrix products under
             autocast can be written in their dtype at once.
+        residual_is_kept: for the backward pass of another operation. The kernel then keeps the
+            branch instead of the sum where that is less, and adds them again.
+        read_once: a single product reads the norm, which makes it again instead of keeping it.
+            An MLP does so in any case.
         backend: `triton` (GPU), `reference` or `auto`.
 
     Returns:
-        The sum, in the wider dtype of both, and its norm: [..., D] each.
+        The sum, in the wider dtype of both, and its norm, which says what it is made of
+        (`origin`): [..., D] each.
 
     Raises:
         ValueError: shapes that do not fit, or an unknown backend.
         RuntimeError: a forced backend that cannot run here.
-    """
-    return add_norm_with_origin(
-        residual, branch, weight, bias, eps, norm_dtype=norm_dtype, backend=backend
-    )[:2]
-
-
-def add_norm_with_origin(
-    residual: torch.Tensor,
-    branch: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    eps: float,
-    *,
-    norm_dtype: torch.dtype | None = None,
-    residual_is_kept: bool = False,
-    backend: str = "auto",
-) -> tuple[torch.Tensor, torch.Tensor, Origin | None]:
-    """As `add_norm`, and where the norm came from, for what reads it and would keep it.
-
-    Args:
-        residual: see `add_norm`, as all that is not said here.
-        branch: of the same shape.
-        weight: of the norm.
-        bias: of the norm.
-        eps: added to the variance.
-        norm_dtype: of the norm.
-        residual_is_kept: for the backward pass of another operation. The kernel then keeps the
-            branch instead of the sum where that is less, and adds them again.
-        backend: as in `add_norm`.
     """
     shapes = {tuple(residual.shape[-1:]), tuple(weight.shape), tuple(bias.shape)}
     if residual.shape != branch.shape or len(shapes) > 1:
@@ -122,11 +100,10 @@ def add_norm_with_origin(
     arguments = (residual, branch, weight, bias, eps, norm_dtype)
     if chosen == "reference":
         total, normed = add_norm_reference(*arguments)
-        tensors = (weight, bias, total)
-    else:
-        narrow = branch.dtype.itemsize < residual.dtype.itemsize and residual.is_contiguous()
-        in_parts = residual_is_kept and narrow
-        total, normed, *statistics = _AddNorm.apply(*arguments, in_parts)
-        parts = (residual, branch) if in_parts else (total,)
-        tensors = (weight, bias, *statistics, *parts)
-    return total, normed, Origin.of(eps, chosen == "triton", *tensors)
+        return total, told(normed, eps, weight, bias, total, fused=False, read_once=read_once)
+    narrow = branch.dtype.itemsize < residual.dtype.itemsize and residual.is_contiguous()
+    in_parts = residual_is_kept and narrow
+    total, normed, *statistics = _AddNorm.apply(*arguments, in_parts)
+    parts = (residual, branch) if in_parts else (total,)
+    made_of = (weight, bias, *statistics, *parts)
+    return total, told(normed, eps, *made_of, fused=True, read_once=read_once)

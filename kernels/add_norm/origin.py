@@ -1,8 +1,8 @@
-"""Where a norm came from: kept in its place by what reads it, and made into the norm again.
+"""Where a norm came from: kept in its place by the product that reads it, which makes it again.
 
-Under autocast a norm that feeds a product is a quarter of what a block's two norms would keep
-otherwise, and all that it is made of is there anyway: the stream, a number or two a row, and
-weights. Elementwise work: nothing is added up and nothing multiplied by matrices again.
+Under autocast the norms that feed products are a seventh of what the blocks of a picture would
+keep, and all that they are made of is there anyway: the stream, two numbers a row, and weights.
+Elementwise work: no row is added up and no matrix multiplied again.
 """
 
 from collections.abc import Callable
@@ -24,19 +24,47 @@ class Origin:
             and the sum that was normalised or, one after the other, what was added.
         eps: added to the variance.
         fused: made by the Triton kernel; by PyTorch otherwise.
+        read_once: by a single product.
     """
 
     tensors: Tensors
     eps: float
     fused: bool
+    read_once: bool
 
-    @classmethod
-    def of(cls, eps: float, fused: bool, *tensors: torch.Tensor) -> "Origin | None":
-        """As above, of tensors that may have gradients; None where nothing is kept for them, and
-        where `torch.compile` decides what is."""
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-            return None
-        return cls(tuple(tensor.detach() for tensor in tensors), eps, fused)
+
+def told(
+    norm: torch.Tensor, eps: float, *tensors: torch.Tensor, fused: bool, read_once: bool
+) -> torch.Tensor:
+    """A norm that says what it is made of; arguments as in `Origin`, with or without gradients.
+
+    What is computed of the norm does not say it, and is kept itself. Nothing is said where the
+    norm's own backward pass does not keep these tensors, as there is none or `torch.compile`
+    decides what it keeps.
+    """
+    if norm.requires_grad and not torch.compiler.is_compiling():
+        origin = Origin(tuple(tensor.detach() for tensor in tensors), eps, fused, read_once)
+        norm.origin = (origin, norm._version)
+    return norm
+
+
+def origin_of(x: torch.Tensor, *, read_once: bool = False) -> Origin | None:
+    """What a tensor says that it is made of, if it has not been changed since.
+
+    Args:
+        x: any tensor.
+        read_once: ask for those alone that a single product reads. What several read is kept once,
+            and would be made again for each.
+    """
+    origin, version = getattr(x, "origin", (None, 0))
+    holds = origin is not None and x._version == version
+    return origin if holds and origin.read_once >= read_once else None
+
+
+def forget_origin(x: torch.Tensor) -> None:
+    """From now on the tensor does not say what it is made of."""
+    if not torch.compiler.is_compiling():
+        x.__dict__.pop("origin", None)
 
 
 def keeping(x: torch.Tensor, origin: Origin | None) -> tuple[Tensors, Callable[..., torch.Tensor]]:
@@ -57,9 +85,8 @@ def _itself(x: torch.Tensor) -> torch.Tensor:
 
 
 def _again(
-    weight: torch.Tensor, bias: torch.Tensor, *parts: torch.Tensor, eps: float, dtype: torch.dtype
+    weight: torch.Tensor, bias: torch.Tensor, total: torch.Tensor, eps: float, dtype: torch.dtype
 ) -> torch.Tensor:
-    total = parts[0] if len(parts) == 1 else parts[0] + parts[1]
     return F.layer_norm(total, weight.shape, weight, bias, eps).to(dtype)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from kernels.add_norm.origin import Origin, keeping
+from kernels.add_norm.origin import Origin, keeping, origin_of
 from kernels.backend import choose, fusing_problem
 from kernels.copies import in_dtype, multiplied
 from kernels.linear.reference import linear_reference
@@ -92,20 +92,15 @@ def column_sum(upstream: torch.Tensor, fused: bool, dtype: torch.dtype) -> torch
 
 
 def linear(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    *,
-    origin: Origin | None = None,
-    backend: str = "auto",
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, *, backend: str = "auto"
 ) -> torch.Tensor:
     """x W^T + b.
 
     Args:
-        x: [..., I].
+        x: [..., I]. A norm that `add_norm` gave to be read once is not kept for the backward pass
+            but made again.
         weight: [O, I], or of more dimensions, a convolution's, read as [O, I].
         bias: [O].
-        origin: of x, which is then not kept for the backward pass but computed again.
         backend: `triton` (GPU: the bias's gradient by a kernel), `reference` or `auto`.
 
     Returns:
@@ -117,7 +112,7 @@ def linear(
     """
     _check(x, weight, bias)
     problems = {"triton": fusing_problem(x, backend), "reference": None}
-    chosen = choose("linear", backend, problems, x)
+    chosen, origin = choose("linear", backend, problems, x), origin_of(x, read_once=True)
     if chosen == "reference" and origin is None:
         weight, bias = multiplied(weight, bias)
         return linear_reference(x, weight.flatten(1), bias)

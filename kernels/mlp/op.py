@@ -5,7 +5,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from kernels.add_norm.origin import Origin, keeping
+from kernels.add_norm.origin import Origin, keeping, origin_of
 from kernels.backend import choose, fusing_problem
 from kernels.copies import in_dtype, multiplied
 from kernels.linear.op import by_weight, column_sum
@@ -87,19 +87,16 @@ def mlp(
     weight_out: torch.Tensor,
     bias_out: torch.Tensor,
     *,
-    origin: Origin | None = None,
     backend: str = "auto",
 ) -> torch.Tensor:
     """gelu(x W1^T + b1) W2^T + b2 with the exact GELU; H values a row fewer are kept for backward.
 
     Args:
-        x: [..., I].
+        x: [..., I]. The norm of `add_norm` is not kept for the backward pass but made again.
         weight_in: [H, I].
         bias_in: [H].
         weight_out: [O, H].
         bias_out: [O].
-        origin: of x, which is then not kept for the backward pass but computed again; the
-            definition keeps it.
         backend: `triton` (GPU: bias and GELU in one pass), `torch` (the same in PyTorch's own
             operations), `reference` (the definition, whose activations autograd keeps) or `auto`.
 
@@ -127,7 +124,7 @@ def mlp(
     tensors = (x, weight_in, bias_in, weight_out, bias_out)
     if chosen == "reference":
         return mlp_reference(x, *multiplied(*tensors[1:]))
-    device = x.device.type
+    device, origin = x.device.type, origin_of(x)
     if torch.is_autocast_enabled(device):
         # Here, where autograd sees it: the backward pass runs without autocast.
         x = x.to(torch.get_autocast_dtype(device))

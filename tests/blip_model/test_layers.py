@@ -67,10 +67,10 @@ def test_names_and_starting_values_are_those_of_plain_layers() -> None:
 
 def test_a_norm_for_products_is_written_in_their_dtype_under_autocast() -> None:
     x, branch = torch.randn(2, 3, 8)
-    for feeds_products, dtype in ((True, torch.bfloat16), (False, torch.float32)):
-        norm = AddLayerNorm(8, 1e-6, feeds_products=feeds_products)
+    for feeds_product, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        norm = AddLayerNorm(8, 1e-6, feeds_product=feeds_product)
         with torch.autocast("cpu", torch.bfloat16):
-            total, normed, _ = norm(x, branch)
+            total, normed = norm(x, branch)
         assert (total.dtype, normed.dtype) == (torch.float32, dtype)
     assert norm(x, None)[0] is x
 
