@@ -7,7 +7,7 @@ on a CPU so is every bit of what they compute.
 import torch
 from torch import nn
 
-from kernels import add_norm, linear, linear_gelu, linears, mlp, told
+from kernels import add_norm, linear, linear_gelu, linear_rows, linears, mlp, told
 
 # What multiplies with a weight.
 MAPS = (nn.Linear, nn.Conv2d)
@@ -118,6 +118,14 @@ def multiplied_weights(*modules: nn.Module | None) -> list[nn.Parameter]:
     parts = (part for module in modules if module is not None for part in module.modules())
     of_maps = (map_.parameters(recurse=False) for map_ in parts if isinstance(map_, MAPS))
     return list(dict.fromkeys(parameter for own in of_maps for parameter in own))
+
+
+def of_few_rows(x: torch.Tensor, *maps: nn.Module) -> tuple[torch.Tensor, ...]:
+    """What each map makes of the same rows, which are few and ask for no gradients."""
+    if all(isinstance(one, nn.Linear) for one in maps):
+        return linear_rows(x, *((one.weight, one.bias) for one in maps))
+    # Packed ones have no weight to hand out.
+    return tuple(one(x) for one in maps)
 
 
 def for_products(states: torch.Tensor) -> torch.Tensor:

@@ -14,8 +14,8 @@ from torch import nn
 from blip_model.blip import Blip, with_first_token
 from blip_model.config import BlipConfig
 from blip_model.layers import AddLayerNorm, Linear
+from blip_model.lm_head import NORM_EPS
 from blip_model.med import (
-    NORM_EPS,
     Embeddings,
     FeedForward,
     Intermediate,

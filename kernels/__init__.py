@@ -14,13 +14,16 @@ from kernels.attention_pictures.op import (
     by_picture,
 )
 from kernels.attention_rows.op import attention_rows
+from kernels.attention_step.op import attention_step_
 from kernels.bias_gelu.op import linear_gelu
 from kernels.ema import ema_
 from kernels.hard_negatives.op import draw_hard_negatives
 from kernels.itc_loss.op import itc_loss
 from kernels.linear.op import linear, linears
+from kernels.linear_rows.op import linear_rows
 from kernels.lm_loss.op import lm_loss
 from kernels.mlp.op import mlp
+from kernels.nucleus_draw.op import nucleus_draw
 
 __all__ = [
     "adamw_ema_",
@@ -33,6 +36,7 @@ __all__ = [
     "attention_pictures",
     "attention_pictures_runs",
     "attention_rows",
+    "attention_step_",
     "by_picture",
     "draw_hard_negatives",
     "forget_origin",
@@ -40,8 +44,10 @@ __all__ = [
     "itc_loss",
     "linear",
     "linear_gelu",
+    "linear_rows",
     "linears",
     "lm_loss",
     "mlp",
+    "nucleus_draw",
     "told",
 ]

@@ -9,6 +9,7 @@ from kernels.add_norm.origin import Origin, keeping, origin_of
 from kernels.backend import choose, fusing_problem
 from kernels.copies import in_dtype, multiplied
 from kernels.linear.op import by_weight, column_sum
+from kernels.linear_rows.op import few_rows_problem, linear_rows
 from kernels.mlp.reference import mlp_reference
 
 
@@ -97,8 +98,10 @@ def mlp(
         bias_in: [H].
         weight_out: [O, H].
         bias_out: [O].
-        backend: `triton` (GPU: bias and GELU in one pass), `torch` (the same in PyTorch's own
-            operations), `reference` (the definition, whose activations autograd keeps) or `auto`.
+        backend: `rows` (GPU, for inference: the first map and GELU in one launch, see
+            `linear_rows`), `triton` (GPU: bias and GELU in one pass), `torch` (the same in
+            PyTorch's own operations), `reference` (the definition, whose activations autograd
+            keeps) or `auto`.
 
     Returns:
         [..., O], in autocast's dtype where it is on.
@@ -119,9 +122,14 @@ def mlp(
     problem = fusing_problem(x, backend)
     # The compiler decides itself what is computed again.
     own = "torch.compile decides what is kept" if torch.compiler.is_compiling() else None
-    problems = {"triton": problem, "torch": own, "reference": None}
-    chosen = choose("mlp", backend, problems, x)
     tensors = (x, weight_in, bias_in, weight_out, bias_out)
+    maps = ((weight_in, bias_in), (weight_out, bias_out))
+    few = few_rows_problem(x, maps, "triton" if backend == "rows" else backend)
+    problems = {"rows": few, "triton": problem, "torch": own, "reference": None}
+    chosen = choose("mlp", backend, problems, x)
+    if chosen == "rows":
+        (active,) = linear_rows(x, maps[0], gelu=True, backend="triton")
+        return F.linear(active, *maps[1])
     if chosen == "reference":
         return mlp_reference(x, *multiplied(*tensors[1:]))
     device, origin = x.device.type, origin_of(x)
