@@ -15,6 +15,7 @@ from kernels.attention_pictures.op import (
 )
 from kernels.attention_rows.op import attention_rows
 from kernels.attention_step.op import attention_step_
+from kernels.beam_candidates.op import beam_candidates
 from kernels.bias_gelu.op import linear_gelu
 from kernels.ema import ema_
 from kernels.hard_negatives.op import draw_hard_negatives
@@ -37,6 +38,7 @@ __all__ = [
     "attention_pictures_runs",
     "attention_rows",
     "attention_step_",
+    "beam_candidates",
     "by_picture",
     "draw_hard_negatives",
     "forget_origin",
