@@ -5,6 +5,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from kernels.add_norm.narrow import rounded
 from kernels.add_norm.origin import Origin, keeping, origin_of
 from kernels.backend import choose, fusing_problem
 from kernels.linear.op import by_weight, column_sum
@@ -127,6 +128,6 @@ def mlp(
     if torch.is_autocast_enabled(device):
         # Here, where autograd sees it: the backward pass runs without autocast.
         low = torch.get_autocast_dtype(device)
-        tensors = [t if t is not x and fused else t.to(low) for t in tensors]
+        tensors = [t if t is not x and fused else rounded(t, low) for t in tensors]
     with torch.autocast(device, enabled=False):
         return _Mlp.apply(*tensors, origin, fused)
