@@ -26,8 +26,9 @@ from blip_model import Blip
 from blip_model.config import BlipConfig, preset
 from blip_model.nucleus import Nucleus
 from blip_model.pair_scores import matching_logits, similarities
-from blip_model.slots import Encoded, caption_groups
+from blip_model.slots import caption_groups
 from blip_model.text_cache import DecodingCache
+from blip_model.waiting import Encoded
 from engine import checkpoint
 from engine.data.shards import ShardWriter
 

@@ -69,14 +69,14 @@ class Searched:
         """New pictures in slots [N]: prompts [N, L], of one length for all; nothing is drawn."""
         self._prompt = prompt_ids.shape[1]
         for ids in (self._running, self._finished):
-            ids[slots] = self.config.pad_token_id
+            ids.index_fill_(0, slots, self.config.pad_token_id)
             ids[slots, :, : self._prompt] = prompt_ids[:, None]
         # All beams begin alike: only the first may go on.
         scores = torch.full_like(self._running_scores[0], WORST)
         scores[0] = 0.0
         self._running_scores[slots] = scores
-        self._finished_scores[slots] = WORST
-        self._is_finished[slots] = False
+        self._finished_scores.index_fill_(0, slots, WORST)
+        self._is_finished.index_fill_(0, slots, False)
 
     def choose(
         self, logits: torch.Tensor, places: torch.Tensor

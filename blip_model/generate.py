@@ -5,7 +5,8 @@ import torch
 from blip_model.beams import Beams
 from blip_model.blip import Blip
 from blip_model.nucleus import Nucleus
-from blip_model.slots import Encoded, caption_groups
+from blip_model.slots import caption_groups
+from blip_model.waiting import Encoded
 
 
 def captions(

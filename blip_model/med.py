@@ -9,11 +9,10 @@ import torch
 from torch import nn
 
 from blip_model.config import BlipConfig
-from blip_model.layers import AddLayerNorm, Linear, LinearGelu, MlpOutput
+from blip_model.layers import AddLayerNorm, Linear, MlpOutput, of_few_rows
+from blip_model.lm_head import NORM_EPS, LmHead
 from blip_model.recompute import run_layer
 from kernels import attention, attention_absorbed
-
-NORM_EPS = 1e-12
 
 
 class Embeddings(nn.Module):
@@ -55,13 +54,23 @@ class Projections(nn.Module):
 
     def queries(self, states_BLD: torch.Tensor) -> torch.Tensor:
         """[B, L, D] -> [B, H, L, K]."""
-        return self._heads(self.query(states_BLD))
+        return self.heads_of(self.query(states_BLD))
 
     def keys_values(self, source_BSD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """[B, S, source width] -> keys and values [B, H, S, K]."""
-        return self._heads(self.key(source_BSD)), self._heads(self.value(source_BSD))
+        return self.heads_of(self.key(source_BSD)), self.heads_of(self.value(source_BSD))
 
-    def _heads(self, x_BLD: torch.Tensor) -> torch.Tensor:
+    def of_tokens(self, states_ND: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of one token of each of few rows, [N, D]: query, key and value [N, H, K]."""
+        all_three = of_few_rows(states_ND, self.query, self.key, self.value)
+        return tuple(part.unflatten(1, (self.heads, -1)) for part in all_three)
+
+    def few_queries(self, states_BLD: torch.Tensor) -> torch.Tensor:
+        """`queries` of few tokens, without gradients."""
+        return self.heads_of(*of_few_rows(states_BLD, self.query))
+
+    def heads_of(self, x_BLD: torch.Tensor) -> torch.Tensor:
+        """[B, L, D] -> [B, H, L, K]."""
         return x_BLD.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
 
@@ -122,12 +131,22 @@ class MedAttention(nn.Module):
         )
         return self.output(context.transpose(1, 2).flatten(2), states_BLD)
 
+    def attend_few(
+        self, states_BLD: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+    ) -> torch.Tensor:
+        """`attend` of few tokens, without gradients."""
+        context = attention(self.self.few_queries(states_BLD), keys, values)
+        return self.output(context.transpose(1, 2).flatten(2), states_BLD)
+
     def attend_absorbed(self, states_BLD: torch.Tensor, source_BSD: torch.Tensor) -> torch.Tensor:
         """What `forward` gives in eval mode, with less work for few tokens: nothing is projected
         but they."""
-        maps, query = self.self, self.self.queries(states_BLD)
+        maps = self.self
+        query = of_few_rows(states_BLD, maps.query)[0].unflatten(2, (maps.heads, -1))
         weights = (maps.key.weight, maps.value.weight, maps.value.bias)
-        return self.output(attention_absorbed(query, source_BSD, *weights), states_BLD)
+        return self.output(
+            attention_absorbed(query.transpose(1, 2), source_BSD, *weights), states_BLD
+        )
 
 
 class Intermediate(nn.Module):
@@ -233,42 +252,6 @@ class TextTransformer(nn.Module):
             inputs = (states, key_mask, image_states_BPD, causal, image_mask)
             states = run_layer(layer, *inputs, recompute=self.recompute)
         return states
-
-
-class PredictionTransform(nn.Module):
-    """Linear map, GELU, norm before the vocabulary."""
-
-    def __init__(self, config: BlipConfig) -> None:
-        super().__init__()
-        self.dense = LinearGelu(config.text_width, config.text_width)
-        self.LayerNorm = nn.LayerNorm(config.text_width, eps=NORM_EPS)
-
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        return self.LayerNorm(self.dense(states))
-
-
-class Predictions(nn.Module):
-    """States to vocabulary logits; the matrix is the word embedding."""
-
-    def __init__(self, config: BlipConfig, words: nn.Embedding) -> None:
-        super().__init__()
-        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
-        self.transform = PredictionTransform(config)
-        # Made on the meta device: both of its tensors are replaced by shared ones at once.
-        self.decoder = nn.Linear(config.text_width, config.vocab_size, device="meta")
-        self.decoder.weight = words.weight
-        self.decoder.bias = self.bias
-
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        return self.decoder(self.transform(states))
-
-
-class LmHead(nn.Module):
-    """The LM head under the name that checkpoints know."""
-
-    def __init__(self, config: BlipConfig, words: nn.Embedding) -> None:
-        super().__init__()
-        self.predictions = Predictions(config, words)
 
 
 class TextDecoder(nn.Module):

@@ -1,7 +1,8 @@
 """What decoding keeps of the pictures in its slots: their states, or every layer's keys and values.
 
 Both give the same attention. States are a 24th of the other's bytes in a network of 12 layers and
-need no projection, but a token that attends to them costs more.
+need no projection, but a token that attends to them costs more: on a GPU, where products of few
+rows are slow, always too much.
 """
 
 import torch
@@ -93,17 +94,23 @@ class KeptKeysValues:
         """As `KeptStates.enter`."""
         pair = block.self.keys_values(image_states)
         if number == len(self._layers):
-            # Contiguous by head, so that no step copies what it multiplies with.
-            rooms = tuple(new.new_zeros(self._slots, *new.shape[1:]) for new in pair)
-            self._layers.append(rooms)
+            self._layers.append(tuple(self._room_for(new) for new in pair))
         for room, new in zip(self._layers[number], pair, strict=True):
             room[slots] = new
         return block.attend(states, *pair)
 
     def attend(self, number: int, block: MedAttention, states: torch.Tensor) -> torch.Tensor:
         """As `KeptStates.attend`."""
-        return block.attend(states, *self._layers[number])
+        return block.attend_few(states, *self._layers[number])
 
     def keep(self, slots: torch.Tensor) -> None:
         """Go on with these slots [K] only, in this order."""
         self._layers = [tuple(t.index_select(0, slots) for t in pair) for pair in self._layers]
+
+    def _room_for(self, new: torch.Tensor) -> torch.Tensor:
+        """Contiguous by head, so that no step copies what it multiplies with; on a GPU as the
+        projection gives it, which its kernel reads as fast and which is written faster."""
+        heads, states, width = new.shape[1:]
+        if new.is_cuda:
+            return new.new_zeros(self._slots, states, heads, width).transpose(1, 2)
+        return new.new_zeros(self._slots, heads, states, width)

@@ -3,9 +3,7 @@
 Which picture is where, and when, follows from the pictures alone; so do the captions.
 """
 
-from collections import deque
-from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from functools import partial
 from weakref import WeakKeyDictionary
 
@@ -16,49 +14,12 @@ from blip_model.blip import Blip
 from blip_model.nucleus import Nucleus
 from blip_model.replayed import Replayed
 from blip_model.text_cache import DecodingCache
+from blip_model.waiting import Encoded, Line, Name
 
 # Pictures enter together, for larger products, once this share of the slots is free.
 ADMIT_AT = 0.125
 # When none waits any more, copying the caches pays once a quarter of the slots is free.
 COMPACT_AT = 0.75
-# Number of a group, and of the picture in it.
-Name = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Pictures that wait for their captions.
-
-    Attributes:
-        states: [B, P, vision width].
-        prompt_ids: [B, L], [DEC] first, no [SEP]; L is the same for all pictures of a run.
-        uniforms: [B, samples, max_length] float64 in [0, 1), at most 1 - 2**-32, to draw by; None
-            for a search.
-    """
-
-    states: torch.Tensor
-    prompt_ids: torch.Tensor
-    uniforms: torch.Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.states)
-
-    def part(self, first: int, last: int) -> "Encoded":
-        """Pictures from `first` to before `last`."""
-        numbers = None if self.uniforms is None else self.uniforms[first:last]
-        return Encoded(self.states[first:last], self.prompt_ids[first:last], numbers)
-
-
-def joined(parts: list[Encoded]) -> Encoded:
-    """Several groups as one."""
-    if len(parts) == 1:
-        return parts[0]
-    numbers = [part.uniforms for part in parts if part.uniforms is not None]
-    return Encoded(
-        torch.cat([part.states for part in parts]),
-        torch.cat([part.prompt_ids for part in parts]),
-        torch.cat(numbers) if numbers else None,
-    )
 
 
 @torch.no_grad()
@@ -86,7 +47,7 @@ def caption_groups(
     """
     if slots < 1:
         raise ValueError(f"{slots} slots hold no picture")
-    line = _Line(groups)
+    line = Line(groups)
     name = _name(model, how, slots, line.first())
     held = _taken(model, name) or _Held(model, how, slots, record)
     while True:
@@ -146,6 +107,9 @@ class _Held:
         self.cache = DecodingCache(model, slots, how.rows, how.max_length)
         self.work = how.start(model.config, slots, self.cache.lengths.device)
         self.names: list[Name | None] = [None] * slots
+        # As the host counts the cache's: it tells when nothing can end without asking a GPU.
+        self._lengths = [0] * slots
+        self._ahead = runs_ahead(self.cache.lengths.device)
         self._logits: torch.Tensor | None = None
         # Of the parts and not of this: a cycle would keep caches until somebody collects it.
         work = (partial(_enter, self.cache), self.work.choose, partial(_follow, self.cache))
@@ -167,7 +131,7 @@ class _Held:
         taken = free[: len(names)]
         slots = self._tensor(taken)
         for slot, name in zip(taken, names, strict=True):
-            self.names[slot] = name
+            self.names[slot], self._lengths[slot] = name, pictures.prompt_ids.shape[1]
         self.work.begin(slots, pictures.prompt_ids, pictures.uniforms)
         # As many as there are slots come again and again; other numbers do not.
         enter = self._fill if len(names) == len(self.names) else self._enter
@@ -187,20 +151,35 @@ class _Held:
             Pictures whose captions have ended, with these [captions a picture, max_length].
         """
         tokens, sources, ended = self._choose(self._logits, self.cache.places)
-        over = [
-            slot for slot, end in enumerate(ended.tolist()) if end and self.names[slot] is not None
-        ]
+        lengths, last = self._lengths_held(), self.work.how.max_length - 1
+        if not self._ahead:
+            ends = ended.tolist()
+        else:
+            # Asked only when somebody can have ended, and told the next token's work before.
+            can_end = max(lengths) >= min(self.work.how.min_length, last)
+            told = _told(ended) if can_end else list
+            if min(lengths) < last:
+                self._go_on(tokens, sources)
+            ends = told()
+        over = [slot for slot, end in enumerate(ends) if end and self.names[slot] is not None]
         done = [self.names[slot] for slot in over]
         rows = self.work.result(self._tensor(over)) if over else ()
         for slot in over:
             self.names[slot] = None
-        if self.running:
-            # A GPU replays the work of all slots faster than it is told of another number.
-            can_shrink = can_shrink and not tokens.is_cuda
+        if self.running and not self._ahead:
             if can_shrink and self.running <= COMPACT_AT * len(self.names):
                 tokens, sources = self._shrink(tokens, sources)
-            (self._logits,) = self._extend(tokens, sources)
+            self._go_on(tokens, sources)
         return list(zip(done, rows, strict=True))
+
+    def _go_on(self, tokens: torch.Tensor, sources: torch.Tensor | None) -> None:
+        """Logits of the next tokens."""
+        (self._logits,) = self._extend(tokens, sources)
+        self._lengths = [length + 1 for length in self._lengths]
+
+    def _lengths_held(self) -> list[int]:
+        pairs = zip(self.names, self._lengths, strict=True)
+        return [length for name, length in pairs if name is not None]
 
     def _shrink(
         self, tokens: torch.Tensor, sources: torch.Tensor | None
@@ -214,10 +193,39 @@ class _Held:
         self.work.keep(slots)
         tokens = tokens.view(len(self.names), -1)[slots].flatten()
         self.names = [self.names[slot] for slot in kept]
+        self._lengths = [self._lengths[slot] for slot in kept]
         return tokens, None
 
     def _tensor(self, slots: list[int]) -> torch.Tensor:
-        return torch.tensor(slots, device=self.cache.lengths.device)
+        device = self.cache.lengths.device
+        # From pinned memory, or the host would wait for all that a GPU has been told before.
+        numbers = torch.tensor(slots, pin_memory=device.type == "cuda")
+        return numbers.to(device, non_blocking=True)
+
+
+def runs_ahead(device: torch.device) -> bool:
+    """Whether the next token's work is begun before the host knows who ended.
+
+    A GPU would stand still meanwhile. It replays the work of all slots faster than it is told of
+    another number, so slots are not dropped there either.
+    """
+    return device.type == "cuda"
+
+
+def _told(tensor: torch.Tensor) -> Callable[[], list[bool]]:
+    """What to ask for a tensor's values; a GPU copies them beside what it is told meanwhile."""
+    if not tensor.is_cuda:
+        return tensor.tolist
+    here = torch.empty_like(tensor, device="cpu", pin_memory=True)
+    here.copy_(tensor, non_blocking=True)
+    copied = torch.cuda.Event()
+    copied.record()
+
+    def values() -> list[bool]:
+        copied.synchronize()
+        return here.tolist()
+
+    return values
 
 
 def _enter(
@@ -234,59 +242,3 @@ def _follow(
     if sources is not None:
         cache.reorder(sources)
     return (cache.extend(tokens),)
-
-
-class _Line:
-    """Pictures in the order in which they come, and groups whose captions are not all there yet.
-
-    Args:
-        groups: of encoded pictures.
-
-    Attributes:
-        over: whether the last picture was taken, as far as has been looked.
-    """
-
-    def __init__(self, groups: Iterable[Encoded]) -> None:
-        self._coming, self.over = iter(groups), False
-        self._rest: Encoded | None = None
-        self._open: deque[list[torch.Tensor | None]] = deque()
-        self._came = self._gone = 0
-
-    def first(self) -> Encoded | None:
-        """The first group, which is not taken by it; None where there is none."""
-        self._look()
-        return self._rest
-
-    def _look(self) -> None:
-        """Ask for the next group."""
-        self._rest = next(self._coming, None)
-        self.over = self._rest is None
-        if self._rest is not None:
-            self._open.append([None] * len(self._rest))
-            self._came += 1
-
-    def take(self, count: int) -> tuple[list[Name], Encoded] | None:
-        """The next pictures: `count`, fewer only when no more come, None when none do."""
-        names: list[Name] = []
-        parts: list[Encoded] = []
-        while len(names) < count and not self.over:
-            if not self._rest:
-                self._look()
-                continue
-            first = len(self._open[-1]) - len(self._rest)
-            taken = min(count - len(names), len(self._rest))
-            names += [(self._came - 1, first + number) for number in range(taken)]
-            parts.append(self._rest.part(0, taken))
-            self._rest = self._rest.part(taken, len(self._rest))
-        return (names, joined(parts)) if names else None
-
-    def put(self, name: Name, rows: torch.Tensor) -> None:
-        """Captions of a picture."""
-        group, number = name
-        self._open[group - self._gone][number] = rows
-
-    def whole(self) -> Iterator[torch.Tensor]:
-        """Groups that wait for nothing any more, in order."""
-        while self._open and all(rows is not None for rows in self._open[0]):
-            self._gone += 1
-            yield torch.stack(self._open.popleft())

@@ -6,7 +6,7 @@ from blip_model.blip import Blip
 from blip_model.layers import for_products
 from blip_model.med import MedLayer
 from blip_model.picture_cache import KeptKeysValues, KeptStates, states_suffice
-from kernels import attention
+from kernels import attention_step_
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 
@@ -37,6 +37,10 @@ class DecodingCache:
         # Made when the first pictures tell shapes and dtypes.
         self._pictures: KeptStates | KeptKeysValues | None = None
         self._text: list[Pair] = []
+        # [S * R, max_length]: the row in which what stands at a place of a row is kept, once rows
+        # have gone on from others. Old ones of a slot serve the next picture: a prompt is in all
+        # of the slot's rows, and what comes after it is noted anew.
+        self._origins: torch.Tensor | None = None
 
     def admit(
         self, slots: torch.Tensor, image_states: torch.Tensor, ids: torch.Tensor
@@ -65,22 +69,22 @@ class DecodingCache:
             entering = (number, layer.crossattention, slots, image_states)
             states = self._pictures.enter(*entering, states)
             states = layer.feed_forward(states)
-        self.lengths[slots] = ids.shape[1]
+        self.lengths.index_fill_(0, slots, ids.shape[1])
         return self.decoder.cls.predictions(states[:, -1]).float()
 
     def extend(self, ids: torch.Tensor) -> torch.Tensor:
         """Append a token to every row: ids [S * R] -> float32 logits [S * R, V] after it."""
         at = self.places.repeat_interleave(self.rows)
-        seen = torch.arange(self.max_length, device=at.device) <= at[:, None]
-        states = self.decoder.bert.embeddings.at(ids, at)[:, None]
+        if self._origins is not None:
+            self._origins.scatter_(1, at[:, None], self._own_rows[:, None])
+        states = self.decoder.bert.embeddings.at(ids, at)
         for number, layer in enumerate(self.decoder.bert.encoder.layer):
-            states = self._self_attend(number, layer, states, at, seen)
+            states = self._self_attend(number, layer, states, at)
             together = states.view(self.slots, self.rows, -1)
             together = self._pictures.attend(number, layer.crossattention, together)
-            states = together.view(states.shape)
-            states = layer.feed_forward(states)
+            states = layer.feed_forward(together.view(states.shape))
         self.lengths += 1
-        return self.decoder.cls.predictions(states[:, 0]).float()
+        return self.decoder.cls.predictions(states).float()
 
     @property
     def places(self) -> torch.Tensor:
@@ -89,8 +93,13 @@ class DecodingCache:
 
     def reorder(self, rows: torch.Tensor) -> None:
         """Row i continues what row rows[i] has, [S * R] int64; rows stay in their slot."""
-        for cache in (cache for pair in self._text for cache in pair):
-            cache.copy_(cache.index_select(0, rows))
+        if self._origins is None:
+            self._origins = self._own_rows[:, None].repeat(1, self.max_length)
+        self._origins.copy_(self._origins.index_select(0, rows))
+
+    @property
+    def _own_rows(self) -> torch.Tensor:
+        return torch.arange(self.slots * self.rows, device=self.lengths.device)
 
     def keep(self, slots: torch.Tensor) -> None:
         """Go on with these slots [K] only, in this order."""
@@ -98,26 +107,25 @@ class DecodingCache:
         self._pictures.keep(slots)
         self.slots, self.lengths = len(slots), self.lengths[slots]
         self._text = [tuple(t.index_select(0, rows.flatten()) for t in pair) for pair in self._text]
+        if self._origins is not None:
+            first = (self._own_rows // self.rows * self.rows)[:, None]
+            self._origins = self._origins.index_select(0, rows.flatten()) % self.rows + first
 
     def _self_attend(
-        self,
-        number: int,
-        layer: MedLayer,
-        states: torch.Tensor,
-        at: torch.Tensor,
-        seen: torch.Tensor,
+        self, number: int, layer: MedLayer, states: torch.Tensor, at: torch.Tensor
     ) -> torch.Tensor:
-        block, rows = layer.attention, torch.arange(len(at), device=at.device)
-        caches = self._text[number]
-        for cache, new in zip(caches, block.self.keys_values(states), strict=True):
-            cache[rows, :, at] = new[:, :, 0]
-        context = attention(block.self.queries(states), *caches, key_mask=seen)
-        return block.output(context.transpose(1, 2).flatten(2), states)
+        block = layer.attention
+        new = block.self.of_tokens(states)
+        return block.output(attention_step_(*new, *self._text[number], at, self._origins), states)
 
     def _room_for_pictures(self, prompt: int) -> KeptStates | KeptKeysValues:
-        """By the most tokens that a picture may get; the last of a row is chosen, not read."""
+        """By the most tokens that a picture may get; the last of a row is chosen, not read.
+
+        A GPU has a kernel for few queries of keys and values, and the memory for them.
+        """
         tokens = prompt + self.rows * (self.max_length - 1 - prompt)
-        kind = KeptStates if states_suffice(self.config, tokens) else KeptKeysValues
+        suffice = not self.lengths.is_cuda and states_suffice(self.config, tokens)
+        kind = KeptStates if suffice else KeptKeysValues
         return kind(self.slots)
 
     def _room_for(self, text: Pair) -> Pair:

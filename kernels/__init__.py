@@ -8,19 +8,23 @@ from kernels.all_gather import all_gather
 from kernels.attention.absorbed import attention_absorbed
 from kernels.attention.op import attention
 from kernels.attention.packed import attention_packed
+from kernels.attention_joined.op import attention_joined
 from kernels.attention_pictures.op import (
     attention_pictures,
     attention_pictures_runs,
     by_picture,
 )
 from kernels.attention_rows.op import attention_rows
+from kernels.attention_step.op import attention_step_
 from kernels.bias_gelu.op import linear_gelu
 from kernels.ema import ema_
 from kernels.hard_negatives.op import draw_hard_negatives
 from kernels.itc_loss.op import itc_loss
-from kernels.linear.op import linear
+from kernels.linear.op import linear, linears
+from kernels.linear_rows.op import linear_rows
 from kernels.lm_loss.op import lm_loss
 from kernels.mlp.op import mlp
+from kernels.nucleus_draw.op import nucleus_draw
 
 __all__ = [
     "adamw_ema_",
@@ -28,10 +32,12 @@ __all__ = [
     "all_gather",
     "attention",
     "attention_absorbed",
+    "attention_joined",
     "attention_packed",
     "attention_pictures",
     "attention_pictures_runs",
     "attention_rows",
+    "attention_step_",
     "by_picture",
     "draw_hard_negatives",
     "forget",
@@ -40,8 +46,11 @@ __all__ = [
     "joined",
     "linear",
     "linear_gelu",
+    "linear_rows",
+    "linears",
     "lm_loss",
     "mlp",
+    "nucleus_draw",
     "parted",
     "rounded",
     "told",

@@ -7,7 +7,8 @@ import xxhash
 
 from blip_model.beams import Beams
 from blip_model.nucleus import Nucleus
-from blip_model.slots import Encoded, caption_groups
+from blip_model.slots import caption_groups
+from blip_model.waiting import Encoded
 from engine.capfilt.config import CaptionSection
 from engine.data.counter import Draws
 from engine.given import refuse_wrong

@@ -12,14 +12,18 @@ from kernels import (
     adamw_ema_,
     add_norm,
     attention,
+    attention_joined,
     attention_packed,
     attention_pictures,
     attention_rows,
+    attention_step_,
     by_picture,
     draw_hard_negatives,
     itc_loss,
     linear_gelu,
+    linear_rows,
     lm_loss,
+    nucleus_draw,
 )
 from kernels.attention import op, packed
 
@@ -44,11 +48,16 @@ def triton_probes() -> dict[str, Probe]:
     kernels = {
         "add_norm": _add_norm,
         "linear_gelu": _linear_gelu,
+        "attention_joined": _attention_joined,
+        "linear_rows": _linear_rows,
         "attention_rows": _attention_rows,
         "attention_pictures": _attention_pictures,
+        "attention of few queries": _attention_few,
+        "attention_step_": _attention_step,
         "itc_loss": _itc_loss,
         "lm_loss": _lm_loss,
         "draw_hard_negatives": _draw,
+        "nucleus_draw": _nucleus_draw,
         "adamw_ema_": _adamw,
     }
     return {name: _without_answer(kernel) for name, kernel in kernels.items()}
@@ -115,6 +124,14 @@ def _linear_gelu(backend: str) -> torch.Tensor:
     return _flat(active, inputs[0].grad)
 
 
+def _attention_joined(backend: str) -> torch.Tensor:
+    (joined,) = _leaves((ROWS, TOKENS, 3 * HEADS * WIDTH))
+    # The kernel takes no float32.
+    seen = attention_joined(joined.half(), HEADS, backend=backend)
+    seen.float().square().sum().backward()
+    return _flat(seen, joined.grad)
+
+
 def _attention_rows(backend: str) -> torch.Tensor:
     inputs = _leaves(*[(sum(LENGTHS), HEADS, WIDTH)] * 3)
     lengths = torch.tensor(LENGTHS, device=inputs[0].device)
@@ -144,6 +161,27 @@ def _itc_loss(backend: str) -> torch.Tensor:
     return _flat(loss, query.grad)
 
 
+def _attention_step(backend: str) -> torch.Tensor:
+    new, caches = _given(*[(ROWS, HEADS, WIDTH)] * 3), _given(*[(ROWS, HEADS, TOKENS, WIDTH)] * 2)
+    places = torch.tensor([3, 7], device=new[0].device)
+    return _flat(attention_step_(*new, *caches, places, backend=backend), *caches)
+
+
+def _low(*tensors: torch.Tensor) -> list[torch.Tensor]:
+    """In 16 bits; float16 where there is no GPU, as the interpreter multiplies no bfloat16."""
+    return [tensor if tensor.is_cuda else tensor.half() for tensor in tensors]
+
+
+def _attention_few(backend: str) -> torch.Tensor:
+    inputs = _low(*_given(*[(ROWS, HEADS, TOKENS, WIDTH)] * 3))
+    return attention(*inputs, backend="few" if backend == "triton" else "math")
+
+
+def _linear_rows(backend: str) -> torch.Tensor:
+    x, weight, bias = _low(*_given((4, WIDTH), (WIDTH, WIDTH), (WIDTH,)))
+    return _flat(*linear_rows(x, *[(weight / 8, bias)] * 2, gelu=True, backend=backend))
+
+
 def _lm_loss(backend: str) -> torch.Tensor:
     states, words, bias = _leaves((8, WIDTH), (100, WIDTH), (100,))
     targets = torch.arange(8, device=states.device)
@@ -157,6 +195,13 @@ def _draw(backend: str) -> torch.Tensor:
     query, keys = (tensor.detach() for tensor in _leaves((8, WIDTH), (8, WIDTH)))
     taken = draw_hard_negatives(query, keys, query.new_tensor(1.0), seed=1, backend=backend)
     return taken.float()
+
+
+def _nucleus_draw(backend: str) -> torch.Tensor:
+    """Numbers in the middle of each token's share: no sum's rounding decides."""
+    logits = torch.tensor([[0.0, 1.0, 2.0], [2.0, 0.0, 1.0]], device=_given((1,))[0].device)
+    uniforms = logits.new_tensor([0.1, 0.9], dtype=torch.float64)
+    return nucleus_draw(logits, uniforms, top_p=0.8, backend=backend).float()
 
 
 def _adamw(backend: str) -> torch.Tensor:

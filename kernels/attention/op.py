@@ -2,7 +2,7 @@
 
 import torch
 
-from kernels.attention import flash_attn, flex, sdpa, xformers
+from kernels.attention import few_queries, flash_attn, flex, sdpa, xformers
 from kernels.attention.reference import attention_reference
 from kernels.backend import choose
 
@@ -33,7 +33,8 @@ def attention(
         causal: position i sees keys up to i; L must equal S.
         key_mask: [B, S] bool, True where a key is seen, or None for all.
         dropout: probability of dropping an attention weight, in [0, 1).
-        backend: `auto`; `math` (the definition); `sdpa` (PyTorch picks among its kernels), or one
+        backend: `auto`; `few` (GPU, for inference: up to 16 queries in 16 bits, without a mask);
+            `math` (the definition); `sdpa` (PyTorch picks among its kernels), or one
             of those by name: `sdpa_flash`, `sdpa_cudnn`, `sdpa_efficient`, `sdpa_math`; the
             packages `flash_attn_2`, `flash_attn_3`, `flash_attn_4` and `xformers`; `flex`.
 
@@ -46,10 +47,14 @@ def attention(
     """
     _check(query, key, value, causal, key_mask)
     order = ("math", "sdpa") if _materialise(query, key) else ("sdpa", "math")
-    problems = dict.fromkeys((*order, *FORCED))
+    plain = key_mask is None and not dropout and not causal
+    few = few_queries.problem(query, key, value, plain=plain, forced=backend == "few")
+    problems = {"few": few} | dict.fromkeys((*order, *FORCED))
     if backend in FORCED:
         problems[backend] = _problem(backend, (query, key, value), key_mask is not None, dropout)
     chosen = choose("attention", backend, problems, query)
+    if chosen == "few":
+        return few_queries.attend(query, key, value)
     if chosen in flash_attn.PACKAGES:
         return flash_attn.attend(chosen, query, key, value, causal=causal, dropout=dropout)
     if chosen == "xformers":

@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from kernels.add_norm.narrow import rounded
 from kernels.add_norm.origin import Origin, keeping, origin_of
 from kernels.backend import choose, fusing_problem
+from kernels.copies import in_dtype, multiplied
 from kernels.linear.op import by_weight, column_sum
+from kernels.linear_rows.op import few_rows_problem, linear_rows
 from kernels.mlp.reference import mlp_reference
 
 
@@ -27,10 +29,10 @@ class _Mlp(torch.autograd.Function):
         origin: Origin | None,
         fused: bool,
     ) -> torch.Tensor:
-        # On a GPU they come as they are trained, and so do their gradients.
-        ctx.dtypes = weight_in.dtype, weight_out.dtype, bias_out.dtype
+        # They come as they are trained, and so do their gradients.
+        ctx.dtypes = weight_in.dtype, bias_in.dtype, weight_out.dtype, bias_out.dtype
         weight_in, weight_out, bias_out = (
-            tensor.to(x.dtype) for tensor in (weight_in, weight_out, bias_out)
+            in_dtype(tensor, x.dtype) for tensor in (weight_in, weight_out, bias_out)
         )
         if fused:
             from kernels.bias_gelu import triton_kernels
@@ -38,7 +40,7 @@ class _Mlp(torch.autograd.Function):
             product = F.linear(x, weight_in)
             active = triton_kernels.forward(product, bias_in)
         else:
-            product = F.linear(x, weight_in, bias_in)
+            product = F.linear(x, weight_in, in_dtype(bias_in, x.dtype))
             active = F.gelu(product)
         kept, ctx.again = keeping(x, origin)
         ctx.save_for_backward(product, weight_in, bias_in, weight_out, *kept)
@@ -60,21 +62,21 @@ class _Mlp(torch.autograd.Function):
             )
         else:
             active = F.gelu(product)
-        by_weight_out = by_weight(upstream, active, ctx.dtypes[1]) if wanted[3] else None
+        by_weight_out = by_weight(upstream, active, ctx.dtypes[2]) if wanted[3] else None
         del active
         if not ctx.fused:
             # In place: the gradient of what the GELU gave is read here for the last time.
             by_product = torch.ops.aten.gelu_backward.grad_input(
                 by_active, product, grad_input=by_active
             )
-            by_bias_in = by_product.sum(0) if wanted[2] else None
+            by_bias_in = by_product.sum(0).to(ctx.dtypes[1]) if wanted[2] else None
         x = ctx.again(*kept).flatten(0, -2) if wanted[1] else None
         return (
             (by_product @ weight_in).view(shape) if wanted[0] else None,
             by_weight(by_product, x, ctx.dtypes[0]) if wanted[1] else None,
             by_bias_in,
             by_weight_out,
-            column_sum(upstream, ctx.fused, ctx.dtypes[2]) if wanted[4] else None,
+            column_sum(upstream, ctx.fused, ctx.dtypes[3]) if wanted[4] else None,
             None,
             None,
         )
@@ -97,8 +99,10 @@ def mlp(
         bias_in: [H].
         weight_out: [O, H].
         bias_out: [O].
-        backend: `triton` (GPU: bias and GELU in one pass), `torch` (the same in PyTorch's own
-            operations), `reference` (the definition, whose activations autograd keeps) or `auto`.
+        backend: `rows` (GPU, for inference: the first map and GELU in one launch, see
+            `linear_rows`), `triton` (GPU: bias and GELU in one pass), `torch` (the same in
+            PyTorch's own operations), `reference` (the definition, whose activations autograd
+            keeps) or `auto`.
 
     Returns:
         [..., O], in autocast's dtype where it is on.
@@ -119,15 +123,19 @@ def mlp(
     problem = fusing_problem(x, backend)
     # The compiler decides itself what is computed again.
     own = "torch.compile decides what is kept" if torch.compiler.is_compiling() else None
-    problems = {"triton": problem, "torch": own, "reference": None}
-    chosen = choose("mlp", backend, problems, x)
     tensors = (x, weight_in, bias_in, weight_out, bias_out)
+    maps = ((weight_in, bias_in), (weight_out, bias_out))
+    few = few_rows_problem(x, maps, "triton" if backend == "rows" else backend)
+    problems = {"rows": few, "triton": problem, "torch": own, "reference": None}
+    chosen = choose("mlp", backend, problems, x)
+    if chosen == "rows":
+        (active,) = linear_rows(x, maps[0], gelu=True, backend="triton")
+        return F.linear(active, *maps[1])
     if chosen == "reference":
-        return mlp_reference(*tensors)
-    device, fused, origin = x.device.type, chosen == "triton", origin_of(x)
+        return mlp_reference(x, *multiplied(*tensors[1:]))
+    device, origin = x.device.type, origin_of(x)
     if torch.is_autocast_enabled(device):
         # Here, where autograd sees it: the backward pass runs without autocast.
-        low = torch.get_autocast_dtype(device)
-        tensors = [t if t is not x and fused else rounded(t, low) for t in tensors]
+        x = rounded(x, torch.get_autocast_dtype(device))
     with torch.autocast(device, enabled=False):
-        return _Mlp.apply(*tensors, origin, fused)
+        return _Mlp.apply(x, *tensors[1:], origin, chosen == "triton")

@@ -9,8 +9,8 @@ from blip_model import text_cache
 from blip_model.caption import BlipCaption
 from blip_model.convert.huggingface import from_huggingface
 from blip_model.generate import beam_search, nucleus
-from blip_model.nucleus import inverse_draw, nucleus_probabilities
 from blip_model.text_cache import DecodingCache
+from kernels.nucleus_draw.reference import inverse_draw, nucleus_probabilities
 from tests.tiny import tiny_config
 
 COUNT, LENGTH = 3, 14

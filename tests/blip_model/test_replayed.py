@@ -12,7 +12,8 @@ from blip_model.caption import BlipCaption
 from blip_model.generate import captions
 from blip_model.nucleus import Nucleus
 from blip_model.replayed import Replayed
-from blip_model.slots import Encoded, _Held
+from blip_model.slots import _Held
+from blip_model.waiting import Encoded
 from tests.tiny import spread, tiny_config
 
 GPU = torch.cuda.is_available()

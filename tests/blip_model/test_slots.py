@@ -5,14 +5,17 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from blip_model import slots as slots_module
 from blip_model import text_cache
 from blip_model.beams import Beams
 from blip_model.caption import BlipCaption
 from blip_model.generate import captions
-from blip_model.nucleus import Nucleus, inverse_draw, nucleus_probabilities
-from blip_model.slots import COMPACT_AT, Encoded, caption_groups
+from blip_model.nucleus import Nucleus
+from blip_model.slots import COMPACT_AT, caption_groups
 from blip_model.text_cache import DecodingCache
 from blip_model.token_scores import shaped
+from blip_model.waiting import Encoded
+from kernels.nucleus_draw.reference import inverse_draw, nucleus_probabilities
 from tests.tiny import tiny_config
 
 COUNT, END, LENGTH = 19, 2, 24
@@ -104,6 +107,38 @@ def test_captions_are_those_of_every_picture_alone(
     assert [len(group) for group in found] == SIZES[slots]
     name = "sampled" if how is SAMPLED else "searched"
     assert torch.equal(torch.cat(found), expected[name])
+
+
+@pytest.mark.parametrize("how", [SAMPLED, SEARCHED], ids=["sampled", "searched"])
+@pytest.mark.parametrize("slots", [1, 4, 7])
+def test_who_runs_ahead_makes_the_same_captions(
+    model: BlipCaption,
+    pictures: Encoded,
+    expected: dict[str, torch.Tensor],
+    how: Nucleus | Beams,
+    slots: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As a GPU does: the next token is in work before it is known who ended."""
+    monkeypatch.setattr("blip_model.slots.runs_ahead", lambda device: True)
+    found = list(caption_groups(model, grouped(pictures, SIZES[slots]), how, slots))
+    name = "sampled" if how is SAMPLED else "searched"
+    assert torch.equal(torch.cat(found), expected[name])
+
+
+def test_who_runs_ahead_asks_only_when_somebody_can_have_ended(
+    model: BlipCaption, pictures: Encoded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, told = [], slots_module._told
+    monkeypatch.setattr("blip_model.slots.runs_ahead", lambda device: True)
+    monkeypatch.setattr(
+        "blip_model.slots._told", lambda tensor: asked.append(len(tensor)) or told(tensor)
+    )
+    states, ids = pictures.states, pictures.prompt_ids
+    captions(model, states, ids, Beams(max_length=9, min_length=9))
+    assert asked == [COUNT]
+    captions(model, states[:3], ids[:3], Beams(max_length=9, min_length=7, repetition_penalty=9.0))
+    assert asked[1:] in ([3], [3, 3])
 
 
 def test_all_at_once_and_in_another_order(

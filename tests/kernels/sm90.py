@@ -15,16 +15,22 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from kernels.attention import triton_kernels as few_queries
+from kernels.attention_step import triton_kernels as step
 from kernels.hard_negatives import triton_kernels as draw
 from kernels.itc_loss import triton_gemm, triton_kernels, triton_merge
+from kernels.linear_rows import triton_kernels as few
 from kernels.lm_loss import triton_kernels as lm
+from kernels.nucleus_draw import triton_kernels as nucleus
 
 WIDTH = 256
 INTEGERS = {"rows", "queue_size", "width", "span", "stride_n", "stride_e", "group_size", "slices"}
-INTEGERS |= {"columns", "first", "vocabulary", "stride"}
+INTEGERS |= {"queries", "keys"} | {f"{t}_{d}" for t in ("query", "key", "value") for d in "bhls"}
+INTEGERS |= {"columns", "first", "vocabulary", "stride", "heads", "length"}
 SPECIAL = {"floor": "fp32", "smoothing": "fp32", "seed": "i64", "out_ptr": "*i64"}
+SPECIAL |= {"top_p": "fp32", "scale": "fp32", "uniforms_ptr": "*fp64"}
 WHOLE = {"ids_ptr", "query_ids_ptr", "key_ids_ptr", "queue_ids_ptr", "group_keys_ptr"}
-WHOLE |= {"targets_ptr"}
+WHOLE |= {"targets_ptr", "tokens_ptr", "places_ptr", "origins_ptr"}
 
 
 @dataclass(frozen=True)
@@ -75,11 +81,36 @@ def _cases() -> dict[str, Case]:
                 draw.hard_negatives_kernel, draw.WARPS, draw_tile | {"HAS_IDS": flag},
                 {"query_ptr", "keys_ptr"}, dtype,
             )  # fmt: skip
+        for flag in (False, True):
+            cases[f"attention_step_{dtype}_{'origins' if flag else 'plain'}"] = Case(
+                step.attention_step_kernel, step.WARPS,
+                {"HAS_ORIGINS": flag, "BLOCK_T": 32, "BLOCK_K": 64},
+                {"query_ptr", "key_ptr", "value_ptr", "keys_ptr", "values_ptr", "seen_ptr"}, dtype,
+                {"width"},
+            )  # fmt: skip
         cases[f"lm_loss_{dtype}"] = Case(
             lm.lm_loss_kernel, lm.WARPS,
             {"GRADIENT": True, "BLOCK_T": lm.BLOCK_T, "BLOCK_V": lm.BLOCK_V},
             {"logits_ptr", "bias_ptr"}, dtype, {"stride"},
         )  # fmt: skip
+    for kind in ("bf16", "fp32"):
+        low = {"weight_ptr", "weight_1_ptr", "weight_2_ptr", "product_ptr"}
+        low |= {"bias_ptr", "bias_1_ptr", "bias_2_ptr"}
+        tile = {"BLOCK_M": few.BLOCK_M, "BLOCK_N": few.BLOCK_N, "BLOCK_K": few.BLOCK_K}
+        cases[f"linear_rows_of_{kind}"] = Case(
+            few.linear_rows_kernel, few.WARPS, tile | {"GELU": True, "STAGES": few.STAGES},
+            low | ({"x_ptr"} if kind == "bf16" else set()), "bf16", {"width", "columns"},
+        )  # fmt: skip
+    tile = {"BLOCK_L": few_queries.BLOCK_L, "BLOCK_S": few_queries.BLOCK_S, "BLOCK_K": 64}
+    cases["attention_few"] = Case(
+        few_queries.attention_few_kernel, few_queries.WARPS, tile | {"STAGES": few_queries.STAGES},
+        {"query_ptr", "key_ptr", "value_ptr", "seen_ptr"}, "bf16",
+        {"width"} | {f"{t}_{d}" for t in ("query", "key", "value") for d in "bhls"},
+    )  # fmt: skip
+    cases["nucleus_draw"] = Case(
+        nucleus.nucleus_draw_kernel, nucleus.WARPS, {"PARTS_LOG": 5, "LANES": nucleus.LANES},
+        set(), "fp32",
+    )  # fmt: skip
     # A launch turns an integer of 1 into a constant, which is another program.
     for name in (
         "itc_partials_bf16_ids",

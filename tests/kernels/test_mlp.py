@@ -96,3 +96,20 @@ def test_shapes_that_do_not_fit_and_a_backend_that_cannot_run(
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     with pytest.raises(RuntimeError, match="mlp: .* tensors are on cpu"):
         mlp(*inputs, backend="triton")
+
+
+def test_few_rows_are_no_worse_than_the_definition() -> None:
+    low = torch.bfloat16 if torch.cuda.is_available() else torch.float16
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((5, 40), (70, 40), (70,), (40, 70), (40,))
+    made = (torch.randn(shape, generator=generator) / 4 for shape in shapes)
+    inputs = [tensor.to(device, low) for tensor in made]
+    truth = mlp(*(tensor.double() for tensor in inputs), backend="reference")
+    errors = [
+        (mlp(*inputs, backend=backend).double() - truth).abs().max()
+        for backend in ("rows", "reference")
+    ]
+    assert errors[0] <= 2 * errors[1] + 1e-4
+    with pytest.raises(RuntimeError, match="mlp: backend 'rows' .* 16-bit"):
+        mlp(*(tensor.float() for tensor in inputs), backend="rows")

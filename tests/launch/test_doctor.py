@@ -59,12 +59,17 @@ def test_backends_were_tried(said: dict[str, Any]) -> None:
     assert set(said["probes"]["triton"]) == {
         "add_norm",
         "linear_gelu",
+        "linear_rows",
         "itc_loss",
         "lm_loss",
         "draw_hard_negatives",
         "adamw_ema_",
+        "attention_joined",
         "attention_rows",
         "attention_pictures",
+        "attention of few queries",
+        "attention_step_",
+        "nucleus_draw",
     }
 
 

@@ -1,9 +1,10 @@
-"""The nucleus without a sort: the fewest tokens, ties and flat distributions included."""
+"""The nucleus without a sort: the fewest tokens, ties included, and what is drawn."""
 
 import pytest
 import torch
 
-from blip_model.nucleus import (
+from kernels import nucleus_draw
+from kernels.nucleus_draw.reference import (
     edge_by_bins,
     edge_by_order,
     inverse_draw,
@@ -11,6 +12,7 @@ from blip_model.nucleus import (
 )
 
 WORDS = 4000
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 KINDS = ["peaked", "flat", "bf16", "few values", "all alike", "one", "mixed", "forbidden"]
@@ -110,3 +112,78 @@ def test_the_draws_are_those_of_a_full_sort_in_the_order_of_logits() -> None:
         for _ in range(200):
             numbers = torch.rand(5, generator=generator, dtype=torch.float64)
             assert torch.equal(inverse_draw(found, numbers), inverse_draw(before, numbers))
+
+
+def exact_draw(logits: torch.Tensor, uniforms: torch.Tensor, top_p: float) -> list[set[int]]:
+    """Tokens that a number may fall on, by sums in float64 and by what float32 may make of them."""
+    slack, found = 1e-5, []
+    for row, number in zip(logits.softmax(1).double(), uniforms.tolist(), strict=True):
+        ordered, order = row.sort(descending=True, stable=True)
+        before = ordered.cumsum(0) - ordered
+        tokens = set()
+        for share in (top_p - slack, top_p, top_p + slack):
+            kept = torch.zeros_like(row)
+            kept[order] = ordered * (before < share * row.sum())
+            below = kept.cumsum(0)
+            for shift in (-slack, 0.0, slack):
+                wanted = torch.tensor((number + shift) * below[-1].item()).clamp(min=0)
+                place = torch.searchsorted(below, wanted.double(), right=True)
+                tokens.add(min(int(place), int(kept.nonzero()[-1])))
+        found.append(tokens)
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_kernel_draws_by_the_definition(kind: str) -> None:
+    generator = torch.Generator().manual_seed(len(kind))
+    same = count = 0
+    for top_p in (0.9, 1.0):
+        logits = spread_over(kind, generator)[1:4, : WORDS - 3].contiguous()
+        numbers = torch.rand(3, generator=generator, dtype=torch.float64)
+        there = [tensor.to(DEVICE) for tensor in (logits, numbers)]
+        drawn = nucleus_draw(*there, top_p=top_p, backend="triton").tolist()
+        for token, allowed in zip(drawn, exact_draw(logits, numbers, top_p), strict=True):
+            assert token in allowed
+        expected = nucleus_draw(logits, numbers, top_p=top_p, backend="reference").tolist()
+        same += sum(a == b for a, b in zip(drawn, expected, strict=True))
+        count += len(drawn)
+    assert same >= 0.9 * count
+
+
+def test_the_kernel_cuts_tokens_alike_by_number() -> None:
+    """Eight alike of which half are needed: the first four, and each at its quarter."""
+    logits = torch.full((4, 10), -9.0)
+    logits[:, 1:9] = 30.0
+    numbers = torch.tensor([0.0, 0.3, 0.74, 0.76], dtype=torch.float64)
+    there = [tensor.to(DEVICE) for tensor in (logits, numbers)]
+    for backend in ("triton", "reference"):
+        assert nucleus_draw(*there, top_p=0.5, backend=backend).tolist() == [1, 2, 3, 4]
+
+
+def test_the_kernel_never_leaves_the_vocabulary() -> None:
+    logits = torch.tensor([[float("nan")] * 5, [float("-inf")] * 4 + [0.0], [0.0] * 5])
+    numbers = torch.full((3,), 1 - 2.0**-32, dtype=torch.float64)
+    there = [tensor.to(DEVICE) for tensor in (logits, numbers)]
+    drawn = nucleus_draw(*there, top_p=1.0, backend="triton").tolist()
+    assert 0 <= drawn[0] < 5
+    assert drawn[1:] == [4, 4]
+
+
+def test_the_best_k_are_drawn_from_by_all_backends() -> None:
+    logits = spread_over("flat", torch.Generator().manual_seed(2)).to(DEVICE)
+    numbers = torch.linspace(0, 0.99, 5, dtype=torch.float64, device=DEVICE)
+    best = logits.topk(3, 1).indices.sort(1).values
+    for backend in ("triton", "reference"):
+        drawn = nucleus_draw(logits, numbers, top_p=1.0, top_k=3, backend=backend)
+        assert (best == drawn[:, None]).any(1).all()
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    logits, numbers = torch.zeros(2, 8), torch.zeros(2, dtype=torch.float64)
+    with pytest.raises(ValueError, match="float64 uniforms"):
+        nucleus_draw(logits, numbers.float(), top_p=0.9)
+    with pytest.raises(ValueError, match=r"must be \[N, V\] and \[N\]"):
+        nucleus_draw(logits, numbers[:1], top_p=0.9)
+    wide = torch.zeros(1, 2**15 + 1)
+    with pytest.raises(RuntimeError, match="wider than 32768"):
+        nucleus_draw(wide, numbers[:1], top_p=0.9, backend="triton")

@@ -1,0 +1,64 @@
+"""A token a row that attends to the row's tokens so far, whose keys and values are kept."""
+
+import torch
+
+from kernels.attention_step.reference import attention_step_reference
+from kernels.backend import choose, fusing_problem
+
+# What one program holds in its registers.
+LONGEST, WIDEST = 64, 128
+
+
+def attention_step_(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    places: torch.Tensor,
+    origins: torch.Tensor | None = None,
+    *,
+    backend: str = "auto",
+) -> torch.Tensor:
+    """Write a token's key and value where they belong, then attend from it to all up to it.
+
+    Args:
+        query: [N, H, K], of the new tokens.
+        key: [N, H, K].
+        value: [N, H, K].
+        keys: [N, H, T, K], changed in place.
+        values: [N, H, T, K], changed in place.
+        places: [N] int64 below T, where the new token of each row stands.
+        origins: [N, T] int64, the row in which the token at a place of a row is kept: beams that
+            go on from others share what is before, and nothing is copied. A new token's is its own
+            row, and rows that share stand at the same place. None where rows keep all of theirs.
+        backend: `triton` (GPU: one launch; T up to 64, K up to 128), `reference` (the definition)
+            or `auto`.
+
+    Returns:
+        [N, H * K], in the dtype of the query.
+
+    Raises:
+        ValueError: shapes that do not fit, or an unknown backend.
+        RuntimeError: a forced backend that cannot run here.
+    """
+    rows, heads, length, width = keys.shape
+    shape, table = (rows, heads, width), None if origins is None else tuple(origins.shape)
+    new = {tuple(tensor.shape) for tensor in (query, key, value)}
+    if new != {shape} or values.shape != keys.shape or places.shape != (rows,):
+        raise ValueError(
+            f"attention_step_: new ones {sorted(new)} and places {tuple(places.shape)} do not fit "
+            f"caches {tuple(keys.shape)} and {tuple(values.shape)}"
+        )
+    if table not in (None, (rows, length)):
+        raise ValueError(f"attention_step_: origins {table} must be {(rows, length)}")
+    problem = fusing_problem(query, backend)
+    if length > LONGEST or width > WIDEST:
+        problem = f"{length} tokens or heads of {width} are more than {LONGEST} and {WIDEST}"
+    chosen = choose("attention_step_", backend, {"triton": problem, "reference": None}, query)
+    inputs = (query, key, value, keys, values, places, origins)
+    if chosen == "reference":
+        return attention_step_reference(*inputs)
+    from kernels.attention_step import triton_kernels
+
+    return triton_kernels.step(*inputs)
