@@ -18,6 +18,7 @@ from blip_model.packed_caption import caption_loss
 from blip_model.packed_text import SharedEmbeddings, self_attend
 from blip_model.packing import Packing
 from blip_model.recompute import run_layer
+from kernels import joined, parted
 
 # Places of the two first tokens among those that `embed_texts` adds.
 ENC, DEC = 0, 1
@@ -131,11 +132,11 @@ def _shared_layers(
         encoded = self_attend(layer.attention, encoded, encoder_packing, first_only=last)
         if decoder_layer is not None:
             captions = self_attend(decoder_layer.attention, captions, own, causal=True)
-        states = torch.cat([encoded, captions])
+        states = joined([encoded, captions])
         seen = looking_last if last else looking
         states = look(layer.crossattention, states, image_states, seen)
         states = layer.feed_forward(states)
-        return states.split([len(encoded), len(captions)])
+        return parted(states, [len(encoded), len(captions)])
 
     layers = zip(text.encoder.layer, causal_layers, strict=True)
     for number, pair in enumerate(layers, 1):

@@ -7,7 +7,7 @@ on a CPU so is every bit of what they compute.
 import torch
 from torch import nn
 
-from kernels import add_norm, linear, linear_gelu, linear_rows, linears, mlp, told
+from kernels import add_norm, linear, linear_gelu, linear_rows, linears, mlp, rounded, told
 
 # What multiplies with a weight.
 MAPS = (nn.Linear, nn.Conv2d)
@@ -99,14 +99,15 @@ class AddLayerNorm(nn.LayerNorm):
             once = self.feeds_product
             return residual, told(normed, self.eps, *made_of, fused=False, read_once=once)
         kind = residual.device.type
-        low = self.feeds_product and torch.is_autocast_enabled(kind)
+        low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         return add_norm(
             residual,
             branch,
             self.weight,
             self.bias,
             self.eps,
-            norm_dtype=torch.get_autocast_dtype(kind) if low else None,
+            norm_dtype=low if self.feeds_product else None,
+            narrow_dtype=None if self.feeds_product else low,
             residual_is_kept=self.residual_is_kept,
             read_once=self.feeds_product,
             backend=self.backend,
@@ -132,4 +133,6 @@ def for_products(states: torch.Tensor) -> torch.Tensor:
     """What many products read, in the dtype that autocast has them in: cast once instead of in
     each, and their gradients add up in it too."""
     kind = states.device.type
-    return states.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else states
+    if not torch.is_autocast_enabled(kind):
+        return states
+    return rounded(states, torch.get_autocast_dtype(kind))

@@ -10,7 +10,7 @@ from typing import Any
 from torch import is_grad_enabled, is_tensor
 from torch.utils.checkpoint import checkpoint
 
-from kernels import forget_origin
+from kernels import forget
 
 
 def run_layer(layer: Callable[..., Any], *inputs: Any, recompute: bool) -> Any:
@@ -22,7 +22,7 @@ def run_layer(layer: Callable[..., Any], *inputs: Any, recompute: bool) -> Any:
     """
     if recompute and is_grad_enabled():
         for tensor in filter(is_tensor, inputs):
-            # Kept as they are; what they are made of lies before the layer and would be kept too.
-            forget_origin(tensor)
+            # They are kept as they are; all else that they name lies before the layer.
+            forget(tensor)
         return checkpoint(layer, *inputs, use_reentrant=False)
     return layer(*inputs)

@@ -1,8 +1,9 @@
 """The public operations: tensors in, tensors out."""
 
 from kernels.adamw_ema.op import adamw_ema_
+from kernels.add_norm.narrow import joined, parted, rounded
 from kernels.add_norm.op import add_norm
-from kernels.add_norm.origin import forget_origin, told
+from kernels.add_norm.origin import forget, told
 from kernels.all_gather import all_gather
 from kernels.attention.absorbed import attention_absorbed
 from kernels.attention.op import attention
@@ -41,9 +42,10 @@ __all__ = [
     "beam_candidates",
     "by_picture",
     "draw_hard_negatives",
-    "forget_origin",
+    "forget",
     "ema_",
     "itc_loss",
+    "joined",
     "linear",
     "linear_gelu",
     "linear_rows",
@@ -51,5 +53,7 @@ __all__ = [
     "lm_loss",
     "mlp",
     "nucleus_draw",
+    "parted",
+    "rounded",
     "told",
 ]

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from kernels.add_norm.narrow import put_beside
 from kernels.add_norm.origin import told
 from kernels.add_norm.reference import add_norm_reference
 from kernels.backend import choose, fusing_problem
@@ -23,32 +24,40 @@ class _AddNorm(torch.autograd.Function):
         bias: torch.Tensor,
         eps: float,
         norm_dtype: torch.dtype | None,
+        narrow_dtype: torch.dtype | None,
         residual_is_kept: bool,
-    ) -> tuple[torch.Tensor, ...]:
+    ) -> tuple[torch.Tensor | None, ...]:
         from kernels.add_norm import triton_kernels
 
         ctx.set_materialize_grads(False)
-        total, normed, *statistics = triton_kernels.forward(
-            residual, branch, weight, bias, eps, norm_dtype
+        total, normed, narrow, *statistics = triton_kernels.forward(
+            residual, branch, weight, bias, eps, norm_dtype, narrow_dtype
         )
         parts = (residual, branch) if residual_is_kept else (total,)
         ctx.save_for_backward(weight, bias, *statistics, *parts)
         ctx.mark_non_differentiable(*statistics)
         ctx.dtypes = residual.dtype, branch.dtype
-        return total, normed, *statistics
+        return total, normed, narrow, *statistics
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(
-        ctx: Any, by_total: torch.Tensor | None, by_normed: torch.Tensor | None, *_: None
+        ctx: Any,
+        by_total: torch.Tensor | None,
+        by_normed: torch.Tensor | None,
+        by_narrow: torch.Tensor | None,
+        *_: None,
     ) -> tuple[torch.Tensor | None, ...]:
         from kernels.add_norm import triton_kernels
 
-        if by_normed is None:
+        upstream = [gradient for gradient in (by_normed, by_narrow) if gradient is not None]
+        if not upstream:
             parts = [None if by_total is None else by_total.to(dtype) for dtype in ctx.dtypes]
-            return *parts, None, None, None, None, None
-        found = triton_kernels.backward(by_total, by_normed, *ctx.saved_tensors, dtypes=ctx.dtypes)
-        return *found, None, None, None
+            return *parts, *[None] * 6
+        first, second = (*upstream, None)[:2]
+        kept = ctx.saved_tensors
+        found = triton_kernels.backward(by_total, first, second, *kept, dtypes=ctx.dtypes)
+        return *found, *[None] * 4
 
 
 def add_norm(
@@ -59,6 +68,7 @@ def add_norm(
     eps: float,
     *,
     norm_dtype: torch.dtype | None = None,
+    narrow_dtype: torch.dtype | None = None,
     residual_is_kept: bool = False,
     read_once: bool = False,
     backend: str = "auto",
@@ -73,6 +83,7 @@ def add_norm(
         eps: added to the variance.
         norm_dtype: of the norm; None for that of the sum. What only feeds matrix products under
             autocast can be written in their dtype at once.
+        narrow_dtype: that the kernel writes the norm in too, for `rounded` to find.
         residual_is_kept: for the backward pass of another operation. The kernel then keeps the
             branch instead of the sum where that is less, and adds them again.
         read_once: a single product reads the norm, which makes it again instead of keeping it.
@@ -101,9 +112,13 @@ def add_norm(
     if chosen == "reference":
         total, normed = add_norm_reference(*arguments)
         return total, told(normed, eps, weight, bias, total, fused=False, read_once=read_once)
-    narrow = branch.dtype.itemsize < residual.dtype.itemsize and residual.is_contiguous()
-    in_parts = residual_is_kept and narrow
-    total, normed, *statistics = _AddNorm.apply(*arguments, in_parts)
+    if narrow_dtype == (norm_dtype or torch.promote_types(residual.dtype, branch.dtype)):
+        narrow_dtype = None
+    is_less = branch.dtype.itemsize < residual.dtype.itemsize and residual.is_contiguous()
+    in_parts = residual_is_kept and is_less
+    total, normed, narrow, *statistics = _AddNorm.apply(*arguments, narrow_dtype, in_parts)
+    if narrow is not None:
+        put_beside(normed, narrow)
     parts = (residual, branch) if in_parts else (total,)
     made_of = (weight, bias, *statistics, *parts)
     return total, told(normed, eps, *made_of, fused=True, read_once=read_once)

@@ -61,10 +61,11 @@ def origin_of(x: torch.Tensor, *, read_once: bool = False) -> Origin | None:
     return origin if holds and origin.read_once >= read_once else None
 
 
-def forget_origin(x: torch.Tensor) -> None:
-    """From now on the tensor does not say what it is made of."""
+def forget(x: torch.Tensor) -> None:
+    """From now on the tensor neither says what it is made of nor what is written beside it."""
     if not torch.compiler.is_compiling():
-        x.__dict__.pop("origin", None)
+        for name in ("origin", "low"):
+            x.__dict__.pop(name, None)
 
 
 def keeping(x: torch.Tensor, origin: Origin | None) -> tuple[Tensors, Callable[..., torch.Tensor]]:

@@ -21,15 +21,17 @@ def add_norm_kernel(
     bias_ptr,
     total_ptr,
     normed_ptr,
+    narrow_ptr,
     mean_ptr,
     scale_ptr,
     rows,
     width,
     eps,
+    HAS_NARROW: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Sum, norm, mean and 1 / deviation of a few rows."""
+    """Sum, norm, in another dtype too if asked, mean and 1 / deviation of a few rows."""
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     d = tl.arange(0, BLOCK_D)
     d_mask, m_mask = d < width, m < rows
@@ -48,6 +50,8 @@ def add_norm_kernel(
     bias = tl.load(bias_ptr + d, d_mask, 0.0).to(tl.float32)
     normed = apart * scale[:, None] * weight[None, :] + bias[None, :]
     tl.store(normed_ptr + places, normed.to(normed_ptr.dtype.element_ty), mask)
+    if HAS_NARROW:
+        tl.store(narrow_ptr + places, normed.to(narrow_ptr.dtype.element_ty), mask)
     tl.store(mean_ptr + m, mean, m_mask)
     tl.store(scale_ptr + m, scale, m_mask)
 
@@ -89,6 +93,7 @@ def norm_again_kernel(
 def add_norm_backward_kernel(
     by_total_ptr,
     by_normed_ptr,
+    by_narrow_ptr,
     total_ptr,
     branch_ptr,
     weight_ptr,
@@ -102,6 +107,7 @@ def add_norm_backward_kernel(
     width,
     rows_each,
     HAS_TOTAL: tl.constexpr,
+    HAS_NARROW: tl.constexpr,
     IN_PARTS: tl.constexpr,
     HAS_BRANCH: tl.constexpr,
     STAGES: tl.constexpr,
@@ -126,6 +132,8 @@ def add_norm_backward_kernel(
         mask = m_mask[:, None] & d_mask[None, :]
         places = m.to(tl.int64)[:, None] * width + d[None, :]
         upstream = tl.load(by_normed_ptr + places, mask, 0.0).to(tl.float32)
+        if HAS_NARROW:
+            upstream += tl.load(by_narrow_ptr + places, mask, 0.0).to(tl.float32)
         total = tl.load(total_ptr + places, mask, 0.0).to(tl.float32)
         if IN_PARTS:
             total += tl.load(branch_ptr + places, mask, 0.0).to(tl.float32)
@@ -163,14 +171,16 @@ def forward(
     bias: torch.Tensor,
     eps: float,
     norm_dtype: torch.dtype | None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Sum and norm [..., D], mean and 1 / deviation [rows] float32."""
+    narrow_dtype: torch.dtype | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor]:
+    """Sum, norm and that in another dtype [..., D], mean and 1 / deviation [rows] float32."""
     residual, branch = residual.contiguous(), branch.contiguous()
     width = residual.shape[-1]
     rows = residual.numel() // width
     dtype = torch.promote_types(residual.dtype, branch.dtype)
     total = torch.empty_like(residual, dtype=dtype)
     normed = torch.empty_like(residual, dtype=norm_dtype or dtype)
+    narrow = None if narrow_dtype is None else torch.empty_like(residual, dtype=narrow_dtype)
     mean = torch.empty(rows, device=residual.device, dtype=torch.float32)
     scale = torch.empty_like(mean)
     if rows:
@@ -182,14 +192,16 @@ def forward(
             bias.contiguous(),
             total,
             normed,
+            normed if narrow is None else narrow,
             mean,
             scale,
             rows,
             width,
             eps,
+            HAS_NARROW=narrow is not None,
             **settings,
         )
-    return total, normed, mean, scale
+    return total, normed, narrow, mean, scale
 
 
 def again(
@@ -226,6 +238,7 @@ def again(
 def backward(
     by_total: torch.Tensor | None,
     by_normed: torch.Tensor,
+    by_narrow: torch.Tensor | None,
     weight: torch.Tensor,
     bias: torch.Tensor,
     mean: torch.Tensor,
@@ -250,6 +263,7 @@ def backward(
     add_norm_backward_kernel[(parts,)](
         by_normed if by_total is None else by_total.contiguous(),
         by_normed,
+        by_normed if by_narrow is None else by_narrow.contiguous(),
         total,
         total if branch is None else branch.contiguous(),
         weight.contiguous(),
@@ -263,6 +277,7 @@ def backward(
         width,
         rows_each,
         HAS_TOTAL=by_total is not None,
+        HAS_NARROW=by_narrow is not None,
         IN_PARTS=branch is not None,
         HAS_BRANCH=not alike,
         STAGES=3 if width <= AHEAD else 1,

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from kernels.add_norm.narrow import rounded
 from kernels.add_norm.origin import Origin, keeping, origin_of
 from kernels.backend import choose, fusing_problem
 from kernels.copies import in_dtype, multiplied
@@ -131,7 +132,7 @@ def kept_linear(
     device = x.device.type
     if torch.is_autocast_enabled(device):
         # Here, where autograd sees it: the backward pass runs without autocast.
-        x = x.to(torch.get_autocast_dtype(device))
+        x = rounded(x, torch.get_autocast_dtype(device))
     with torch.autocast(device, enabled=False):
         return _Linear.apply(x, weight, bias, origin, fused)
 
@@ -166,7 +167,7 @@ def linears(
         return tuple(linear(x, *pair, backend="reference") for pair in pairs)
     device = x.device.type
     if torch.is_autocast_enabled(device):
-        x = x.to(torch.get_autocast_dtype(device))
+        x = rounded(x, torch.get_autocast_dtype(device))
     with torch.autocast(device, enabled=False):
         return _Linears.apply(x, *(tensor for pair in pairs for tensor in pair))
 

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from kernels.add_norm.narrow import rounded
 from kernels.add_norm.origin import Origin, keeping, origin_of
 from kernels.backend import choose, fusing_problem
 from kernels.copies import in_dtype, multiplied
@@ -135,6 +136,6 @@ def mlp(
     device, origin = x.device.type, origin_of(x)
     if torch.is_autocast_enabled(device):
         # Here, where autograd sees it: the backward pass runs without autocast.
-        x = x.to(torch.get_autocast_dtype(device))
+        x = rounded(x, torch.get_autocast_dtype(device))
     with torch.autocast(device, enabled=False):
         return _Mlp.apply(x, *tensors[1:], origin, chosen == "triton")

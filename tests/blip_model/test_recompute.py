@@ -8,7 +8,7 @@ from blip_model.caption import BlipCaption
 from blip_model.layers import AddLayerNorm
 from blip_model.momentum import Momentum
 from blip_model.pretrain import BlipPretrain
-from kernels import forget_origin
+from kernels import forget
 from tests.tiny import tiny_config, tiny_inputs
 
 # Few words: logits are kept in any case, and would hide the rest.
@@ -82,7 +82,7 @@ def test_the_same_step_without_the_norms_that_products_read(precision: str) -> N
     model = build(BlipPretrain, "none")
     for module in model.modules():
         if isinstance(module, AddLayerNorm):
-            module.register_forward_hook(lambda _, inputs, outputs: forget_origin(outputs[1]))
+            module.register_forward_hook(lambda _, inputs, outputs: forget(outputs[1]))
     kept, most = outcome(model, precision)
     assert all(torch.equal(a, b) for a, b in zip(again, kept, strict=True))
     rows = 6 * CONFIG.image_tokens * 2 * CONFIG.vision_layers

@@ -59,6 +59,7 @@ from kernels.parts import TOGETHER
 
 LOW = {"product_ptr", "upstream_ptr", "by_product_ptr", "out_ptr", "branch_ptr", "normed_ptr"}
 LOW |= {"by_normed_ptr", "by_branch_ptr", "active_ptr", "x_ptr", "joined_ptr", "by_joined_ptr"}
+LOW |= {"narrow_ptr", "by_narrow_ptr"}
 LOW |= {"query_ptr", "key_ptr", "value_ptr", "by_query_ptr", "by_key_ptr", "by_value_ptr"}
 LONG = ("table_ptr", "programs_ptr", "seed_ptr", "order_ptr", "starts_ptr")
 WHOLE = ("rows", "width", "rows_each", "heads", "queries", "tokens", "threshold")
@@ -96,7 +97,8 @@ for case in sys.argv[2:]:
         tiles = module.tiles(int(width), size)
     options = {name: tiles.pop(name) for name in ("num_warps", "num_stages") if name in tiles}
     constants = tiles | {"HAS_TOTAL": True, "HAS_BRANCH": kind == "bf16", "ALIGNED": True}
-    constants |= {"IN_PARTS": kind == "bf16", "WITH_ACTIVE": kind == "bf16"}
+    constants |= dict.fromkeys(("HAS_NARROW", "IN_PARTS"), kind == "bf16")
+    constants |= {"WITH_ACTIVE": kind == "bf16"}
     constants["EXACT"] = kind == "fp32"
     constants["STAGES"] = 3 if int(width) <= 2048 else 1
     constants["TOGETHER"] = TOGETHER
