@@ -116,7 +116,7 @@ def _cases() -> dict[str, Case]:
             set(), "fp32",
         )  # fmt: skip
     cases["nucleus_draw"] = Case(
-        nucleus.nucleus_draw_kernel, nucleus.WARPS, {"PARTS_LOG": 5, "LANES": nucleus.LANES},
+        nucleus.nucleus_draw_kernel, nucleus.WARPS, {"PARTS_LOG": 6, "LANES": nucleus.LANES},
         set(), "fp32",
     )  # fmt: skip
     # A launch turns an integer of 1 into a constant, which is another program.
