@@ -31,6 +31,12 @@ def test_it_is_the_norm_in_the_other_dtype_and_no_cast() -> None:
     assert torch.equal(rounded(wide, LOW), wide.to(LOW))
 
 
+def test_it_is_there_for_inference_too() -> None:
+    with torch.inference_mode():
+        wide = normed(tensors())
+        assert rounded(wide, LOW) is rounded(wide, LOW)
+
+
 @pytest.mark.parametrize("used", ["both", "narrow"])
 def test_gradients_through_both_add_up_as_through_a_cast(used: str) -> None:
     found = []
