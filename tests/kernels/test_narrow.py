@@ -50,7 +50,7 @@ def test_gradients_through_both_add_up_as_through_a_cast(used: str) -> None:
         count = 1 if used == "narrow" else 2
         found.append(torch.autograd.grad(outputs[:count], leaves, gradients[:count]))
     for got, want in zip(*found, strict=True):
-        torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(got, want)
 
 
 def test_rows_are_joined_and_parted_with_what_is_written_beside_them() -> None:
