@@ -10,13 +10,18 @@ import torch
 
 def beside(x: torch.Tensor) -> torch.Tensor | None:
     """What was written beside a tensor, if that has not been changed since."""
-    narrow, version = getattr(x, "low", (None, 0))
-    return None if narrow is None or x._version != version else narrow
+    narrow, changes = getattr(x, "low", (None, 0))
+    return None if narrow is None or _changes(x) != changes else narrow
 
 
 def put_beside(x: torch.Tensor, narrow: torch.Tensor) -> None:
     """Have `beside` and `rounded` find the same numbers in another dtype."""
-    x.low = (narrow, x._version)
+    x.low = (narrow, _changes(x))
+
+
+def _changes(x: torch.Tensor) -> int:
+    """How often it was changed; nobody counts for tensors of `torch.inference_mode`."""
+    return 0 if x.is_inference() else x._version
 
 
 def rounded(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

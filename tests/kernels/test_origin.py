@@ -75,6 +75,11 @@ def leaves_of(tensor: torch.Tensor) -> list[torch.Tensor]:
     return found
 
 
+def close(want: torch.Tensor, got: torch.Tensor) -> bool:
+    """Up to a rounding to bfloat16."""
+    return (want - got).abs().max() <= 2**-8 * want.abs().max()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("backend", ["reference", "triton"])
 @pytest.mark.parametrize("read", [by_linear, by_mlp])
@@ -85,8 +90,10 @@ def test_the_same_gradients_without_the_norm(
     less = Pass(read, backend, dtype, origin=True, in_parts=False)
     assert (plain.keeps_norm, less.keeps_norm) == (True, False)
     assert plain.held - less.held == 3 * 7 * WIDTH * dtype.itemsize
+    # On a GPU the definition's product rounds the weight's gradient, ours does not.
+    same = DEVICE == "cpu" or backend == "triton" or read is by_mlp
     for want, got in zip(plain.gradients, less.gradients, strict=True):
-        assert torch.equal(want, got)
+        assert torch.equal(want, got) if same else close(want, got)
 
 
 @pytest.mark.parametrize("read", [by_linear, by_mlp])
@@ -99,8 +106,7 @@ def test_the_same_gradients_without_the_sum(read: Reader) -> None:
     assert (whole.keeps_sum, parts.keeps_sum, parts.keeps_norm) == (True, False, False)
     for want, got in zip(whole.gradients, parts.gradients, strict=True):
         # A GPU's compiler may add up the columns of a row in another order.
-        apart = 0.0 if DEVICE == "cpu" else 1e-6 * want.abs().max()
-        assert (want - got).abs().max() <= apart
+        assert torch.equal(want, got) if DEVICE == "cpu" else close(want, got)
 
 
 def test_nothing_is_said_where_it_would_not_be_kept_or_would_not_hold() -> None:
