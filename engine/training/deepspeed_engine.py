@@ -144,6 +144,7 @@ class DeepSpeedEngine:
         elif last:
             # DeepSpeed would wait to know whether it was taken.
             self.inner_optimizer.step()
+            self.inner_optimizer.zero_grad()
         if self.stage and last:
             # DeepSpeed gathers weights through a tensor of its own, which shares their memory.
             torch.autograd.graph.increment_version(list(self.model.parameters()))

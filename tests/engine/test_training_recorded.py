@@ -50,10 +50,18 @@ def test_gradients_add_up_for_every_shape(device: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_ends_with_the_same_bits(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "ways",
+    [
+        [("apart", []), ("recorded", ["--record"])],
+        # The host then goes on, and fetches the next batches, before it knows of the refusal.
+        [("inside", ["--follow"]), ("ahead", ["--follow", "--record"])],
+    ],
+)
+def test_a_run_ends_with_the_same_bits(tmp_path: Path, ways: list[tuple[str, list[str]]]) -> None:
     """With two micro-batches a step, one step that is refused, and texts of several lengths."""
     data, kept = write_shards(tmp_path / "data", 32), []
-    for name, words in (("apart", []), ("recorded", ["--record"])):
+    for name, words in ways:
         config = write_config(tmp_path, name, data, train={"micro_batch_size": 4})
         succeed("tests.train_many", ["--poison", 2, *words, config], tmp_path / "log")
         moments = tmp_path / name / "checkpoints" / "step_00000004" / "optimizer.safetensors"
