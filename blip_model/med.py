@@ -142,11 +142,9 @@ class MedAttention(nn.Module):
         """What `forward` gives in eval mode, with less work for few tokens: nothing is projected
         but they."""
         maps = self.self
-        query = of_few_rows(states_BLD, maps.query)[0].unflatten(2, (maps.heads, -1))
+        query = maps.few_queries(states_BLD)
         weights = (maps.key.weight, maps.value.weight, maps.value.bias)
-        return self.output(
-            attention_absorbed(query.transpose(1, 2), source_BSD, *weights), states_BLD
-        )
+        return self.output(attention_absorbed(query, source_BSD, *weights), states_BLD)
 
 
 class Intermediate(nn.Module):

@@ -87,7 +87,9 @@ class Sampled:
         scores = shaped(logits, ids, at, end=config.sep_token_id, **settings)
         numbers = self._uniforms.flatten(0, 1).gather(1, at[:, None])[:, 0]
         among = {"top_p": how.top_p, "top_k": how.top_k}
-        tokens = nucleus_draw(scores / how.temperature, numbers, **among)
+        if how.temperature != 1.0:
+            scores = scores / how.temperature
+        tokens = nucleus_draw(scores, numbers, **among)
         tokens = tokens.masked_fill(self._done.flatten(), config.pad_token_id)
         ids.scatter_(1, at[:, None], tokens[:, None])
         self._done |= (tokens == config.sep_token_id).view_as(self._done)

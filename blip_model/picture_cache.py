@@ -41,7 +41,7 @@ class KeptStates:
         self,
         number: int,
         block: MedAttention,
-        slots: torch.Tensor,
+        slots: torch.Tensor | slice,
         image_states: torch.Tensor,
         states: torch.Tensor,
     ) -> torch.Tensor:
@@ -50,7 +50,7 @@ class KeptStates:
         Args:
             number: of the layer, the first one first.
             block: its cross-attention.
-            slots: [N] int64, different ones.
+            slots: [N] int64, different ones, or the slice of all of them.
             image_states: [N, P, vision width].
             states: [N, L, D] of the tokens.
 
@@ -87,7 +87,7 @@ class KeptKeysValues:
         self,
         number: int,
         block: MedAttention,
-        slots: torch.Tensor,
+        slots: torch.Tensor | slice,
         image_states: torch.Tensor,
         states: torch.Tensor,
     ) -> torch.Tensor:

@@ -9,9 +9,9 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from blip_model.beams import Beams
+from blip_model.beams import Beams, Searched
 from blip_model.blip import Blip
-from blip_model.nucleus import Nucleus
+from blip_model.nucleus import Nucleus, Sampled
 from blip_model.replayed import Replayed
 from blip_model.text_cache import DecodingCache
 from blip_model.waiting import Encoded, Line, Name
@@ -112,7 +112,8 @@ class _Held:
         self._ahead = runs_ahead(self.cache.lengths.device)
         self._logits: torch.Tensor | None = None
         # Of the parts and not of this: a cycle would keep caches until somebody collects it.
-        work = (partial(_enter, self.cache), self.work.choose, partial(_follow, self.cache))
+        parts = (self.cache, self.work)
+        work = (partial(_enter, self.cache), partial(_next, *parts), partial(_follow, self.cache))
         self._enter = work[0]
         self._fill, self._choose, self._extend = map(Replayed, work) if record else work
 
@@ -134,8 +135,9 @@ class _Held:
             self.names[slot], self._lengths[slot] = name, pictures.prompt_ids.shape[1]
         self.work.begin(slots, pictures.prompt_ids, pictures.uniforms)
         # As many as there are slots come again and again; other numbers do not.
-        enter = self._fill if len(names) == len(self.names) else self._enter
-        (fresh,) = enter(slots, pictures.states, pictures.prompt_ids)
+        came = (pictures.states, pictures.prompt_ids)
+        is_full = len(names) == len(self.names)
+        (fresh,) = self._fill(None, *came) if is_full else self._enter(slots, *came)
         shape = (len(self.names), self.cache.rows, fresh.shape[1])
         if self._logits is None:
             self._logits = fresh.new_zeros(shape).flatten(0, 1)
@@ -150,7 +152,7 @@ class _Held:
         Returns:
             Pictures whose captions have ended, with these [captions a picture, max_length].
         """
-        tokens, sources, ended = self._choose(self._logits, self.cache.places)
+        tokens, sources, ended = self._choose(self._logits)
         lengths, last = self._lengths_held(), self.work.how.max_length - 1
         if not self._ahead:
             ends = ended.tolist()
@@ -229,10 +231,20 @@ def _told(tensor: torch.Tensor) -> Callable[[], list[bool]]:
 
 
 def _enter(
-    cache: DecodingCache, slots: torch.Tensor, image_states: torch.Tensor, prompt_ids: torch.Tensor
+    cache: DecodingCache,
+    slots: torch.Tensor | None,
+    image_states: torch.Tensor,
+    prompt_ids: torch.Tensor,
 ) -> tuple[torch.Tensor]:
-    """Logits after the prompts of pictures that take slots."""
+    """Logits after the prompts of pictures that take slots, None for all of them."""
     return (cache.admit(slots, image_states, prompt_ids),)
+
+
+def _next(
+    cache: DecodingCache, work: Sampled | Searched, logits: torch.Tensor
+) -> tuple[torch.Tensor | None, ...]:
+    """The next tokens, see `choose`."""
+    return work.choose(logits, cache.places)
 
 
 def _follow(

@@ -29,6 +29,8 @@ def shaped(
         there = scores.gather(1, ids)
         there = torch.where(there < 0, there * penalty, there / penalty)
         scores = scores.scatter(1, ids, there)
-    early = (lengths < min_length)[:, None]
-    is_end = torch.arange(scores.shape[1], device=scores.device) == end
-    return scores.masked_fill(early & is_end, float("-inf"))
+    else:
+        scores = scores.clone()
+    # In its column, not by a mask as large as the scores.
+    scores[:, end].masked_fill_(lengths < min_length, float("-inf"))
+    return scores

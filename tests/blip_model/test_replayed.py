@@ -2,9 +2,11 @@
 
 import gc
 import weakref
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from blip_model import slots
 from blip_model.beams import Beams
@@ -89,6 +91,39 @@ def test_what_a_token_reads_and_changes_stays_where_it_is(how: Nucleus | Beams) 
     for _ in range(4):
         held.step(can_shrink=False)
     assert places() == before
+
+
+class Operations(TorchDispatchMode):
+    """Names of what is done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        self.names.add(function.overloadpacket.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("how", HOW)
+@torch.no_grad()
+def test_what_is_recorded_asks_the_host_for_nothing(how: Nucleus | Beams) -> None:
+    """A GPU would have to copy a number from it, as for `x[index] = 1`, or to tell it one."""
+    model = captioner()
+    held, came = _Held(model, how, 3), group(model, how, 3)
+    held.admit([0, 1, 2], [(0, 0), (0, 1), (0, 2)], came)
+    held.step(can_shrink=False)
+    with Operations() as done:
+        held._fill(None, came.states, came.prompt_ids)
+        held._enter(torch.arange(3), came.states, came.prompt_ids)
+        tokens, sources, _ = held._choose(held._logits)
+        held._extend(tokens, sources)
+    assert "index_fill_" in done.names
+    # A CPU's own way to the nucleus reads a number; the kernel does not.
+    asking = {"lift_fresh", "nonzero", "masked_select", "_local_scalar_dense"}
+    assert done.names & asking <= ({"_local_scalar_dense"} if how is HOW[0] else set())
 
 
 @pytest.mark.parametrize("how", HOW)

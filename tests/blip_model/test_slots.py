@@ -162,9 +162,9 @@ def test_no_slot_is_empty_while_pictures_wait(
         sizes.append((waiting[0], cache.slots))
         return extend(cache, ids)
 
-    def counted(cache: DecodingCache, at: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
-        waiting[0] -= len(at)
-        return admit(cache, at, *rest)
+    def counted(cache: DecodingCache, at: torch.Tensor | None, *came: torch.Tensor) -> torch.Tensor:
+        waiting[0] -= len(came[0])
+        return admit(cache, at, *came)
 
     monkeypatch.setattr(DecodingCache, "extend", watched)
     monkeypatch.setattr(DecodingCache, "admit", counted)
