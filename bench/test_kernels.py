@@ -19,7 +19,7 @@ from bench.record import Record
 from blip_model.config import BlipConfig, preset
 from blip_model.momentum import Momentum
 from blip_model.pretrain import BlipPretrain
-from kernels import attention, draw_hard_negatives, ema_, itc_loss, lm_loss
+from kernels import attention, draw_hard_negatives, ema_, itc_loss, lm_loss, nucleus_draw
 from kernels.attention.op import FORCED
 
 Tensors = dict[str, torch.Tensor]
@@ -136,6 +136,25 @@ def test_hard_negatives(compare: Compare, plan: Plan, record: Record, config: Bl
     times = compare(f"hard_negatives, {rows} rows", sides)
     faster = ratio(times["original"], times["ours"])
     record.figure(f"kernel_hard_negatives_ratio{plan.suffix}", faster)
+
+
+def test_nucleus_draw(compare: Compare, plan: Plan, record: Record, config: BlipConfig) -> None:
+    """A token of every caption of a batch; a CPU has the definition alone, and nothing to tell."""
+    if plan.device.type != "cuda":
+        pytest.skip("needs an NVIDIA GPU")
+    rows = plan.caption_batch
+    logits = torch.randn(rows, config.vocab_size, device=plan.device) * 3
+    numbers = torch.rand(rows, dtype=torch.float64, device=plan.device)
+
+    def drawn(backend: str) -> torch.Tensor:
+        return nucleus_draw(logits, numbers, top_p=0.9, backend=backend)
+
+    # Sums that round differently move a number over an edge now and then.
+    assert (drawn("triton") == drawn("reference")).float().mean() > 0.9
+    sides = {"definition": lambda: drawn("reference"), "ours": lambda: drawn("triton")}
+    times = compare(f"nucleus_draw, {rows} rows", sides)
+    faster = ratio(times["definition"], times["ours"])
+    record.figure(f"kernel_nucleus_draw_ratio{plan.suffix}", faster)
 
 
 def test_states_of_negatives(

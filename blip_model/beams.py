@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from blip_model.config import BlipConfig
-from blip_model.token_scores import shaped
+from kernels import beam_candidates
 
 WORST = -1.0e9
 
@@ -94,11 +94,9 @@ class Searched:
         how, count, end = self.how, self.how.num_beams, self.config.sep_token_id
         settings = {"min_length": how.min_length, "penalty": how.repetition_penalty}
         rows, at = self._running.flatten(0, 1), places.repeat_interleave(count)
-        scores = shaped(logits.log_softmax(1), rows, at, end=end, **settings)
-        slots, vocabulary = len(places), scores.shape[1]
-        scores = scores.view(slots, -1) + self._running_scores.repeat_interleave(vocabulary, 1)
-        top, index = scores.topk(2 * count, 1)
-        beams, tokens = index // vocabulary, index % vocabulary
+        top, beams, tokens = beam_candidates(
+            logits, self._running_scores, rows, at, end=end, **settings
+        )
         candidates = _rows(self._running, beams)
         candidates.scatter_(2, places[:, None, None].expand(-1, 2 * count, 1), tokens[:, :, None])
         last = places + 1 >= how.max_length
@@ -112,7 +110,7 @@ class Searched:
         possible = self._running_scores[:, :1] / length
         worst = self._finished_scores.amin(1, keepdim=True)
         closed = (possible <= torch.where(self._is_finished, worst, WORST)).all(1)
-        first_row = torch.arange(slots, device=places.device)[:, None] * count
+        first_row = torch.arange(len(places), device=places.device)[:, None] * count
         sources = (beams.gather(1, kept) + first_row).flatten()
         return tokens.gather(1, kept).flatten(), sources, closed | last
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 
 from blip_model.config import BlipConfig
-from blip_model.token_scores import shaped
 from kernels import nucleus_draw
+from kernels.token_scores import shaped
 
 
 @dataclass(frozen=True, kw_only=True)

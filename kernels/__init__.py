@@ -16,6 +16,7 @@ from kernels.attention_pictures.op import (
 )
 from kernels.attention_rows.op import attention_rows
 from kernels.attention_step.op import attention_step_
+from kernels.beam_candidates.op import beam_candidates
 from kernels.bias_gelu.op import linear_gelu
 from kernels.ema import ema_
 from kernels.hard_negatives.op import draw_hard_negatives
@@ -38,6 +39,7 @@ __all__ = [
     "attention_pictures_runs",
     "attention_rows",
     "attention_step_",
+    "beam_candidates",
     "by_picture",
     "by_torch",
     "draw_hard_negatives",

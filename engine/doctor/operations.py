@@ -17,6 +17,7 @@ from kernels import (
     attention_pictures,
     attention_rows,
     attention_step_,
+    beam_candidates,
     by_picture,
     draw_hard_negatives,
     itc_loss,
@@ -58,6 +59,7 @@ def triton_probes() -> dict[str, Probe]:
         "lm_loss": _lm_loss,
         "draw_hard_negatives": _draw,
         "nucleus_draw": _nucleus_draw,
+        "beam_candidates": _beam_candidates,
         "adamw_ema_": _adamw,
     }
     return {name: _without_answer(kernel) for name, kernel in kernels.items()}
@@ -202,6 +204,13 @@ def _nucleus_draw(backend: str) -> torch.Tensor:
     logits = torch.tensor([[0.0, 1.0, 2.0], [2.0, 0.0, 1.0]], device=_given((1,))[0].device)
     uniforms = logits.new_tensor([0.1, 0.9], dtype=torch.float64)
     return nucleus_draw(logits, uniforms, top_p=0.8, backend=backend).float()
+
+
+def _beam_candidates(backend: str) -> torch.Tensor:
+    (logits,) = _leaves((4, WIDTH))
+    running, ids = logits.new_zeros(2, 2), torch.zeros(4, 3, dtype=torch.int64).to(logits.device)
+    settings = {"end": 1, "min_length": 5, "penalty": 1.1, "backend": backend}
+    return _flat(*beam_candidates(logits.detach(), running, ids, ids[:, 0] + 2, **settings))
 
 
 def _adamw(backend: str) -> torch.Tensor:

@@ -79,6 +79,8 @@ class TwoPhaseStep:
         self._follow_in_step = engine.follow_in_step(followers, config.model.momentum)
         # What follows a step is then launched before the host knows whether it was taken.
         self.ahead = self._recorded is not None and self._follow_in_step
+        on_gpu = runtime.device.type == "cuda"
+        self._bringing = torch.cuda.Stream() if self.ahead and on_gpu else None
         self._copies = Copies(self._copied(), torch.bfloat16)
         if isinstance(engine.inner_optimizer, GuardedAdamW):
             engine.inner_optimizer.copies = self._copies
@@ -103,6 +105,14 @@ class TwoPhaseStep:
         """
         self._copies.check()
 
+    def bring(self, batches: list[Batch]) -> list[Batch]:
+        """Batches of the next step on the device, copied while it computes where that can be."""
+        if self._bringing is None:
+            return batches
+        with torch.cuda.stream(self._bringing):
+            # They are let go of after they are settled, and their copies into place are done.
+            return [batch.to(self.runtime.device) for batch in batches]
+
     def launch(self, step: int, batches: list[Batch]) -> Launched:
         """Begin a step; collective. The host may do something else before it has it settled.
 
@@ -111,6 +121,8 @@ class TwoPhaseStep:
             batches: this rank's micro-batches.
         """
         self._copies.refresh()
+        if self._bringing is not None:
+            torch.cuda.current_stream().wait_stream(self._bringing)
         return self._launch(step, batches, bounded=True)
 
     def settle(self, launched: Launched) -> tuple[bool, torch.Tensor]:

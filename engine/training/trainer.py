@@ -210,7 +210,7 @@ class Trainer:
             problem = error
         if not self.stepper.busy():
             self.telemetry.waited(time.perf_counter() - began)
-        return taken, problem
+        return self.stepper.bring(taken), problem
 
     def _agreed(self, taken: list[Batch], problem: ConfigError | None) -> list[Batch] | None:
         """What was fetched; None where any rank was asked to stop. Collective.

@@ -40,8 +40,7 @@ def _by_queries(
         # The mean of the gradients of a query's weights (Dao et al. 2022, arXiv:2205.14135,
         # appendix B).
         agreed = tl.sum(upstream.to(tl.float32) * out.to(tl.float32), 1)
-        place = first + tl.arange(0, TILE)
-        log_sum = tl.load(log_sum_ptr + place, place < LENGTH, 0.0)
+        log_sum = tl.load(log_sum_ptr + first + tl.arange(0, TILE))
         by_query = tl.zeros((TILE, BLOCK_K), tl.float32)
         for i in tl.static_range(len(EDGES) - 1):
             scores = tl.dot(query, tl.trans(keys[i])) * scale - log_sum[:, None]
@@ -68,9 +67,8 @@ def _by_keys(
     for first in tl.range(0, LENGTH, TILE, num_stages=1, disable_licm=True):
         upstream = load_tile(upstream_ptr, first, width, LENGTH, TILE, WHOLE, WIDTH, BLOCK_K)
         out = load_tile(out_ptr, first, width, LENGTH, TILE, WHOLE, WIDTH, BLOCK_K)
-        place = first + tl.arange(0, TILE)
         agreed = tl.sum(upstream.to(tl.float32) * out.to(tl.float32), 1)
-        tl.store(agreed_ptr + place, agreed, place < LENGTH)
+        tl.store(agreed_ptr + first + tl.arange(0, TILE), agreed)
     # One thread's queries are another's below.
     tl.debug_barrier()
     queries = load_all(query_ptr, stride, LENGTH, EDGES, WIDTH, BLOCK_K)
@@ -84,8 +82,7 @@ def _by_keys(
             # A query that is not there has finite weights and no gradient: it adds 0. A key that
             # is not there may weigh infinitely much, but its row is its own and is not written.
             place = EDGES[i] + tl.arange(0, EDGES[i + 1] - EDGES[i])
-            log_sum = tl.load(log_sum_ptr + place, place < LENGTH, 0.0)
-            agreed = tl.load(agreed_ptr + place, place < LENGTH, 0.0)
+            log_sum, agreed = tl.load(log_sum_ptr + place), tl.load(agreed_ptr + place)
             weights = tl.exp2(tl.dot(key, tl.trans(queries[i])) * scale - log_sum[None, :])
             by_value = tl.dot(weights.to(key.dtype), upstreams[i], by_value)
             by_weights = tl.dot(value, tl.trans(upstreams[i]))
@@ -110,8 +107,8 @@ def attention_joined_backward_kernel(
     by_joined_ptr += sequence * LENGTH * stride + head * WIDTH
     upstream_ptr += sequence * LENGTH * width + head * WIDTH
     out_ptr += sequence * LENGTH * width + head * WIDTH
-    log_sum_ptr += (sequence * heads + head) * LENGTH
-    agreed_ptr += (sequence * heads + head) * LENGTH
+    log_sum_ptr += program * tl.cdiv(LENGTH, TILE) * TILE
+    agreed_ptr += program * tl.cdiv(LENGTH, TILE) * TILE
     if tl.program_id(0) % 2 == 0:
         _by_queries(
             upstream_ptr, out_ptr, joined_ptr, log_sum_ptr, by_joined_ptr, stride, width, scale,
@@ -128,10 +125,10 @@ def backward(
     upstream: torch.Tensor, joined: torch.Tensor, out: torch.Tensor, log_sum: torch.Tensor
 ) -> torch.Tensor:
     """Gradient [B, P, 3 H K] of what `forward` got, from what it gave."""
-    count, heads, length = log_sum.shape
+    (count, length, columns), heads = joined.shape, log_sum.shape[1]
     gradient, agreed = torch.empty_like(joined), torch.empty_like(log_sum)
     if log_sum.numel():
-        width = joined.shape[2] // (3 * heads)
+        width = columns // (3 * heads)
         settings = constants(length, width) | {"EDGES": edges(length, LARGEST)}
         scale = width**-0.5
         launch = attention_joined_backward_kernel[(count * heads * 2,)]

@@ -66,12 +66,13 @@ def attention_joined_kernel(
     TILE: tl.constexpr, EDGES: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """One head of one sequence; sums of weights as logarithms to base 2."""
-    sequence, head = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
+    program = tl.program_id(0)
+    sequence, head = (program // heads).to(tl.int64), program % heads
     width = heads * WIDTH
     stride = 3 * width
     query_ptr = joined_ptr + sequence * LENGTH * stride + head * WIDTH
     out_ptr += sequence * LENGTH * width + head * WIDTH
-    log_sum_ptr += (sequence * heads + head) * LENGTH
+    log_sum_ptr += program * tl.cdiv(LENGTH, TILE) * TILE
     keys = load_all(query_ptr + width, stride, LENGTH, EDGES, WIDTH, BLOCK_K)
     values = load_all(query_ptr + 2 * width, stride, LENGTH, EDGES, WIDTH, BLOCK_K)
     WHOLE: tl.constexpr = LENGTH % TILE == 0 and WIDTH == BLOCK_K
@@ -96,9 +97,9 @@ def attention_joined_kernel(
             weights = tl.exp2(row[i] * scale - top[:, None])
             total += tl.sum(weights, 1)
             out = tl.dot(weights.to(query.dtype), values[i], out)
-        store_tile(out_ptr, out / total[:, None], first, width, LENGTH, WHOLE, WIDTH)
-        place = first + tl.arange(0, TILE)
-        tl.store(log_sum_ptr + place, top + tl.log2(total), place < LENGTH)
+        out *= (1 / total)[:, None]
+        store_tile(out_ptr, out, first, width, LENGTH, WHOLE, WIDTH)
+        tl.store(log_sum_ptr + first + tl.arange(0, TILE), top + tl.log2(total))
 
 
 def edges(length: int, largest: int) -> tuple[int, ...]:
@@ -119,12 +120,14 @@ def forward(joined: torch.Tensor, heads: int) -> tuple[torch.Tensor, torch.Tenso
     """As `attention_joined`, of contiguous numbers.
 
     Returns:
-        [B, P, H K], and logarithms of the sums of weights [B, H, P] float32.
+        [B, P, H K], and logarithms of the sums of weights [B, H, whole tiles] float32: what stands
+        behind the tokens' is finite.
     """
     count, length, columns = joined.shape
     width = columns // (3 * heads)
     out = torch.empty(count, length, heads * width, device=joined.device, dtype=joined.dtype)
-    log_sum = torch.empty(count, heads, length, device=joined.device, dtype=torch.float32)
+    whole = triton.cdiv(length, TILE) * TILE
+    log_sum = torch.empty(count, heads, whole, device=joined.device, dtype=torch.float32)
     if log_sum.numel():
         settings = constants(length, width) | {"EDGES": edges(length, LARGEST)}
         scale = width**-0.5 * LOG2_E

@@ -9,8 +9,8 @@ import torch
 import triton
 import triton.language as tl
 
-# Logits of a part, and warps of a program of 32 parts: a thread keeps two numbers of each part.
-LANES, WARPS = 1024, 16
+# Logits of a part, and warps of a program of 64 parts: a thread keeps two numbers of each part.
+LANES, WARPS = 512, 8
 
 
 @triton.jit
@@ -85,6 +85,6 @@ def draw(logits: torch.Tensor, uniforms: torch.Tensor, top_p: float) -> torch.Te
             top_p,
             PARTS_LOG=parts.bit_length() - 1,
             LANES=LANES,
-            num_warps=max(4, parts * WARPS // 32),
+            num_warps=max(4, parts * WARPS // 64),
         )
     return tokens

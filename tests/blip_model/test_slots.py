@@ -13,9 +13,9 @@ from blip_model.generate import captions
 from blip_model.nucleus import Nucleus
 from blip_model.slots import COMPACT_AT, caption_groups
 from blip_model.text_cache import DecodingCache
-from blip_model.token_scores import shaped
 from blip_model.waiting import Encoded
 from kernels.nucleus_draw.reference import inverse_draw, nucleus_probabilities
+from kernels.token_scores import shaped
 from tests.tiny import tiny_config
 
 COUNT, END, LENGTH = 19, 2, 24

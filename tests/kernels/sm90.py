@@ -17,6 +17,7 @@ from triton.compiler import ASTSource
 
 from kernels.attention import triton_kernels as few_queries
 from kernels.attention_step import triton_kernels as step
+from kernels.beam_candidates import triton_kernels as beams
 from kernels.hard_negatives import triton_kernels as draw
 from kernels.itc_loss import triton_gemm, triton_kernels, triton_merge
 from kernels.linear_rows import triton_kernels as few
@@ -26,11 +27,12 @@ from kernels.nucleus_draw import triton_kernels as nucleus
 WIDTH = 256
 INTEGERS = {"rows", "queue_size", "width", "span", "stride_n", "stride_e", "group_size", "slices"}
 INTEGERS |= {"queries", "keys"} | {f"{t}_{d}" for t in ("query", "key", "value") for d in "bhls"}
+INTEGERS |= {"end", "min_length"}
 INTEGERS |= {"columns", "first", "vocabulary", "stride", "heads", "length"}
 SPECIAL = {"floor": "fp32", "smoothing": "fp32", "seed": "i64", "out_ptr": "*i64"}
-SPECIAL |= {"top_p": "fp32", "scale": "fp32", "uniforms_ptr": "*fp64"}
+SPECIAL |= {"top_p": "fp32", "penalty": "fp32", "scale": "fp32", "uniforms_ptr": "*fp64"}
 WHOLE = {"ids_ptr", "query_ids_ptr", "key_ids_ptr", "queue_ids_ptr", "group_keys_ptr"}
-WHOLE |= {"targets_ptr", "tokens_ptr", "places_ptr", "origins_ptr"}
+WHOLE |= {"targets_ptr", "tokens_ptr", "places_ptr", "origins_ptr", "lengths_ptr"}
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,14 @@ def _cases() -> dict[str, Case]:
         {"query_ptr", "key_ptr", "value_ptr", "seen_ptr"}, "bf16",
         {"width"} | {f"{t}_{d}" for t in ("query", "key", "value") for d in "bhls"},
     )  # fmt: skip
+    for flag in (False, True):
+        cases[f"beam_candidates_{'penalty' if flag else 'plain'}"] = Case(
+            beams.beam_candidates_kernel, beams.WARPS,
+            {"HAS_PENALTY": flag, "COUNT": 6, "PARTS": 32, "LANES": beams.LANES, "BLOCK_L": 32},
+            set(), "fp32",
+        )  # fmt: skip
     cases["nucleus_draw"] = Case(
-        nucleus.nucleus_draw_kernel, nucleus.WARPS, {"PARTS_LOG": 5, "LANES": nucleus.LANES},
+        nucleus.nucleus_draw_kernel, nucleus.WARPS, {"PARTS_LOG": 6, "LANES": nucleus.LANES},
         set(), "fp32",
     )  # fmt: skip
     # A launch turns an integer of 1 into a constant, which is another program.

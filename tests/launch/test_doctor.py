@@ -70,6 +70,7 @@ def test_backends_were_tried(said: dict[str, Any]) -> None:
         "attention of few queries",
         "attention_step_",
         "nucleus_draw",
+        "beam_candidates",
     }
 
 
