@@ -4,10 +4,22 @@ Names, shapes and starting values of their weights are those of `nn.Linear` and 
 on a CPU so is every bit of what they compute.
 """
 
+from functools import partial
+
 import torch
 from torch import nn
 
-from kernels import add_norm, linear, linear_gelu, linear_rows, linears, mlp, rounded, told
+from kernels import (
+    add_norm,
+    by_torch,
+    linear,
+    linear_gelu,
+    linear_rows,
+    linears,
+    mlp,
+    rounded,
+    told,
+)
 
 # What multiplies with a weight.
 MAPS = (nn.Linear, nn.Conv2d)
@@ -95,9 +107,8 @@ class AddLayerNorm(nn.LayerNorm):
         """residual + branch (without a branch, the residual) and its norm."""
         if branch is None:
             normed = super().forward(residual)
-            made_of = (self.weight, self.bias, residual)
-            once = self.feeds_product
-            return residual, told(normed, self.eps, *made_of, fused=False, read_once=once)
+            again, once = partial(by_torch, eps=self.eps), self.feeds_product
+            return residual, told(normed, again, self.weight, self.bias, residual, read_once=once)
         kind = residual.device.type
         low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         return add_norm(

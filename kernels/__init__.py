@@ -3,7 +3,7 @@
 from kernels.adamw_ema.op import adamw_ema_
 from kernels.add_norm.narrow import joined, parted, rounded
 from kernels.add_norm.op import add_norm
-from kernels.add_norm.origin import forget, told
+from kernels.add_norm.origin import by_torch, forget, told
 from kernels.all_gather import all_gather
 from kernels.attention.absorbed import attention_absorbed
 from kernels.attention.op import attention
@@ -41,6 +41,7 @@ __all__ = [
     "attention_step_",
     "beam_candidates",
     "by_picture",
+    "by_torch",
     "draw_hard_negatives",
     "forget",
     "ema_",

@@ -1,11 +1,14 @@
 """Norms that were written in the dtype of products too, beside their own: no cast reads them again.
 
-So does the way back: the norm's kernel adds up both gradients while it reads them.
+Nor on the way back: the norm's kernel adds up the gradients of both while it reads them.
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
+
+from kernels.add_norm.origin import Origin, origin_of, tell
 
 
 def beside(x: torch.Tensor) -> torch.Tensor | None:
@@ -31,17 +34,26 @@ def rounded(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Rows of all parts, and what is written beside all of them."""
+    """Rows of norms [T, D], for a single product and what does not keep them: with what is written
+    beside all, and what all are made of."""
     whole, narrow = torch.cat(parts), [beside(part) for part in parts]
     if all(tensor is not None for tensor in narrow):
         put_beside(whole, torch.cat(narrow))
+    origins = [origin_of(part) for part in parts]
+    if all(origin is not None for origin in origins):
+        tell(whole, Origin.joined(origins))
     return whole
 
 
 def parted(whole: torch.Tensor, sizes: Sequence[int]) -> tuple[torch.Tensor, ...]:
-    """So many rows each, and what is written beside them."""
+    """So many rows each of a norm [T, D], with what is written beside and what they are made of."""
     parts, narrow = whole.split(sizes), beside(whole)
-    if narrow is not None:
-        for part, rows in zip(parts, narrow.split(sizes), strict=True):
-            put_beside(part, rows)
+    origin = origin_of(whole) if whole.ndim == 2 else None
+    rows = [None] * len(parts) if narrow is None else narrow.split(sizes)
+    for part, low, last in zip(parts, rows, accumulate(sizes), strict=True):
+        own = None if origin is None else origin.rows(len(part), last)
+        tell(part, own)
+        if low is not None:
+            tell(low, own)
+            put_beside(part, low)
     return parts

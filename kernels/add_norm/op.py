@@ -1,11 +1,12 @@
 """Residual addition and the layer norm that follows, in one pass."""
 
+from functools import partial
 from typing import Any
 
 import torch
 
 from kernels.add_norm.narrow import put_beside
-from kernels.add_norm.origin import told
+from kernels.add_norm.origin import by_kernel, by_torch, origin_of, tell, told
 from kernels.add_norm.reference import add_norm_reference
 from kernels.backend import choose, fusing_problem
 
@@ -111,14 +112,16 @@ def add_norm(
     arguments = (residual, branch, weight, bias, eps, norm_dtype)
     if chosen == "reference":
         total, normed = add_norm_reference(*arguments)
-        return total, told(normed, eps, weight, bias, total, fused=False, read_once=read_once)
+        again = partial(by_torch, eps=eps)
+        return total, told(normed, again, weight, bias, total, read_once=read_once)
     if narrow_dtype == (norm_dtype or torch.promote_types(residual.dtype, branch.dtype)):
         narrow_dtype = None
     is_less = branch.dtype.itemsize < residual.dtype.itemsize and residual.is_contiguous()
     in_parts = residual_is_kept and is_less
     total, normed, narrow, *statistics = _AddNorm.apply(*arguments, narrow_dtype, in_parts)
+    made_of = (weight, bias, *statistics, *((residual, branch) if in_parts else (total,)))
+    told(normed, by_kernel, *made_of, read_once=read_once)
     if narrow is not None:
+        tell(narrow, origin_of(normed))
         put_beside(normed, narrow)
-    parts = (residual, branch) if in_parts else (total,)
-    made_of = (weight, bias, *statistics, *parts)
-    return total, told(normed, eps, *made_of, fused=True, read_once=read_once)
+    return total, normed

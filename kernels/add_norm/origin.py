@@ -5,14 +5,18 @@ keep, and all that they are made of is there anyway: the stream, two numbers a r
 Elementwise work: no row is added up and no matrix multiplied again.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
 
 Tensors = tuple[torch.Tensor, ...]
+Again = Callable[..., torch.Tensor]
+# Weight and bias; after them come tensors of a norm's rows.
+WEIGHTS = 2
 
 
 @dataclass(frozen=True)
@@ -20,22 +24,29 @@ class Origin:
     """What a norm is made of.
 
     Attributes:
-        tensors: without gradient: weight and bias, each row's mean and 1 / deviation where `fused`,
-            and the sum that was normalised or, one after the other, what was added.
-        eps: added to the variance.
-        fused: made by the Triton kernel; by PyTorch otherwise.
+        tensors: without gradient.
+        again: what makes the norm of them, in a dtype.
         read_once: by a single product.
     """
 
     tensors: Tensors
-    eps: float
-    fused: bool
+    again: Again
     read_once: bool
 
+    def rows(self, size: int, last: int) -> "Origin":
+        """Of so many rows before the last of a norm [T, D]."""
+        weights, rows = self.tensors[:WEIGHTS], self.tensors[WEIGHTS:]
+        return replace(self, tensors=(*weights, *(t[last - size : last] for t in rows)))
 
-def told(
-    norm: torch.Tensor, eps: float, *tensors: torch.Tensor, fused: bool, read_once: bool
-) -> torch.Tensor:
+    @classmethod
+    def joined(cls, parts: "Iterable[Origin]") -> "Origin":
+        """Of the rows of several norms, which a single product reads."""
+        parts = list(parts)
+        again = partial(_joined_again, [(part.again, len(part.tensors)) for part in parts])
+        return cls(tuple(t for part in parts for t in part.tensors), again, read_once=True)
+
+
+def told(norm: torch.Tensor, again: Again, *tensors: torch.Tensor, read_once: bool) -> torch.Tensor:
     """A norm that says what it is made of; arguments as in `Origin`, with or without gradients.
 
     What is computed of the norm does not say it, and is kept itself. Nothing is said where the
@@ -43,9 +54,14 @@ def told(
     decides what it keeps.
     """
     if norm.requires_grad and not torch.compiler.is_compiling():
-        origin = Origin(tuple(tensor.detach() for tensor in tensors), eps, fused, read_once)
-        norm.origin = (origin, norm._version)
+        tell(norm, Origin(tuple(tensor.detach() for tensor in tensors), again, read_once))
     return norm
+
+
+def tell(norm: torch.Tensor, origin: Origin | None) -> None:
+    """Have a norm say what it is made of, if that is known."""
+    if origin is not None:
+        norm.origin = (origin, norm._version)
 
 
 def origin_of(x: torch.Tensor, *, read_once: bool = False) -> Origin | None:
@@ -68,7 +84,7 @@ def forget(x: torch.Tensor) -> None:
             x.__dict__.pop(name, None)
 
 
-def keeping(x: torch.Tensor, origin: Origin | None) -> tuple[Tensors, Callable[..., torch.Tensor]]:
+def keeping(x: torch.Tensor, origin: Origin | None) -> tuple[Tensors, Again]:
     """What to keep of an input for the backward pass, and what makes the input of it there.
 
     Args:
@@ -77,21 +93,30 @@ def keeping(x: torch.Tensor, origin: Origin | None) -> tuple[Tensors, Callable[.
     """
     if origin is None:
         return (x,), _itself
-    again = _fused_again if origin.fused else _again
-    return origin.tensors, partial(again, eps=origin.eps, dtype=x.dtype)
+    return origin.tensors, partial(origin.again, dtype=x.dtype)
+
+
+def by_torch(
+    weight: torch.Tensor, bias: torch.Tensor, total: torch.Tensor, *, eps: float, dtype: torch.dtype
+) -> torch.Tensor:
+    """The norm of a sum, as PyTorch's own operation made it."""
+    return F.layer_norm(total, weight.shape, weight, bias, eps).to(dtype)
+
+
+def by_kernel(*tensors: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """As `add_norm`'s kernel wrote it, of weight, bias, each row's mean and 1 / deviation, and the
+    sum or, one after the other, what was added."""
+    from kernels.add_norm import triton_kernels
+
+    return triton_kernels.again(*tensors, dtype=dtype)
+
+
+def _joined_again(
+    parts: list[tuple[Again, int]], *tensors: torch.Tensor, dtype: torch.dtype
+) -> torch.Tensor:
+    left = iter(tensors)
+    return torch.cat([again(*islice(left, count), dtype=dtype) for again, count in parts])
 
 
 def _itself(x: torch.Tensor) -> torch.Tensor:
     return x
-
-
-def _again(
-    weight: torch.Tensor, bias: torch.Tensor, total: torch.Tensor, eps: float, dtype: torch.dtype
-) -> torch.Tensor:
-    return F.layer_norm(total, weight.shape, weight, bias, eps).to(dtype)
-
-
-def _fused_again(*tensors: torch.Tensor, eps: float, dtype: torch.dtype) -> torch.Tensor:
-    from kernels.add_norm import triton_kernels
-
-    return triton_kernels.again(*tensors, dtype=dtype)

@@ -53,24 +53,29 @@ class _Linears(torch.autograd.Function):
     """Several maps of one input as one product of their weights below each other."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def forward(
+        ctx: Any, x: torch.Tensor, origin: Origin | None, *tensors: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
         weights, biases = tensors[::2], tensors[1::2]
         ctx.sizes, ctx.dtypes = [len(w) for w in weights], (weights[0].dtype, biases[0].dtype)
-        weight = torch.cat([in_dtype(w, x.dtype) for w in weights])
-        ctx.save_for_backward(x, weight)
-        product = F.linear(x, weight, torch.cat([in_dtype(bias, x.dtype) for bias in biases]))
-        return product.split(ctx.sizes, -1)
+        weights = [in_dtype(weight, x.dtype) for weight in weights]
+        kept, ctx.again = keeping(x, origin)
+        ctx.save_for_backward(*weights, *kept)
+        bias = torch.cat([in_dtype(bias, x.dtype) for bias in biases])
+        return F.linear(x, torch.cat(weights), bias).split(ctx.sizes, -1)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *upstreams: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
+        count = len(ctx.sizes)
+        weight, x = torch.cat(ctx.saved_tensors[:count]), ctx.again(*ctx.saved_tensors[count:])
         wanted, upstream = ctx.needs_input_grad, torch.cat(upstreams, -1).flatten(0, -2)
         by_weights = by_weight(upstream, x.flatten(0, -2), ctx.dtypes[0]).split(ctx.sizes)
         by_biases = column_sum(upstream, True, ctx.dtypes[1]).split(ctx.sizes)
         pairs = zip(by_weights, by_biases, strict=True)
         return (
             (upstream @ weight).view(x.shape) if wanted[0] else None,
+            None,
             *(gradient for pair in pairs for gradient in pair),
         )
 
@@ -147,7 +152,7 @@ def linears(
     """`linear` by each of several weights of one dtype: one product, where that is faster.
 
     Args:
-        x: [..., I].
+        x: [..., I]. The norm of `add_norm` is not kept for the backward pass but made again.
         weights: each [O, I].
         biases: each [O] of its weight.
         backend: `triton` (GPU), `reference` (one after the other) or `auto`.
@@ -165,11 +170,11 @@ def linears(
         _check(x, *pair)
     if choose("linears", backend, problems, x) == "reference":
         return tuple(linear(x, *pair, backend="reference") for pair in pairs)
-    device = x.device.type
+    device, origin = x.device.type, origin_of(x)
     if torch.is_autocast_enabled(device):
         x = rounded(x, torch.get_autocast_dtype(device))
     with torch.autocast(device, enabled=False):
-        return _Linears.apply(x, *(tensor for pair in pairs for tensor in pair))
+        return _Linears.apply(x, origin, *(tensor for pair in pairs for tensor in pair))
 
 
 def _check(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> None:
