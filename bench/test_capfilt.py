@@ -38,8 +38,13 @@ PROMPT, MAX_LENGTH, PICTURES = (1037, 3861, 1997), 20, 2
 UNEQUAL = (1.0, 0.25, 0.6, 0.1, 0.8, 0.35, 0.15, 0.5, 0.9, 0.2) * 2
 # Pictures of the run that is timed as a whole.
 CLEANED = {"cpu": 16, "gpu": 1024}
+# Pictures at once, and processes that decode them.
+TAKEN = {
+    "cpu": ["--batch_size", "16", "--data.workers", "1"],
+    "gpu": ["--batch_size", "128", "--data.workers", "8"],
+}
 # A process that has a core to itself.
-ALONE = ("--device", "cpu", "--precision", "fp32", "--batch_size", "16")
+ALONE = ("--device", "cpu", "--precision", "fp32", *TAKEN["cpu"])
 
 
 def flops(work: Callable[[], object]) -> float:
@@ -151,7 +156,7 @@ def test_a_second_process(plan: Plan, record: Record) -> None:
 
 def test_cleaned_pictures_a_second(plan: Plan, record: Record) -> None:
     precision = "bf16" if has_bf16(plan.device) else "fp32"
-    how = ["--device", plan.device.type, "--precision", precision, "--batch_size", "16"]
+    how = ["--device", plan.device.type, "--precision", precision, *TAKEN[plan.hardware]]
     count = 2 if plan.preset == "tiny" else CLEANED[plan.hardware]
     with tempfile.TemporaryDirectory() as folder:
         make_world(Path(folder), plan.preset, plan.caption_size, [count])
@@ -199,7 +204,7 @@ def clean(folder: Path, output: Path, how: Sequence[str], processes: int = 0) ->
         processes: of one thread each; 0 is a single one with as many as it takes.
     """
     words = ["--data.train", str(folder / "data"), "--output_dir", str(output)]
-    words += ["--data.workers", "1", *how]
+    words += how
     threads = {"OMP_NUM_THREADS": "1"} if processes else {}
     processes = max(processes, 1)
     leases = output / ".work" / "leases"

@@ -19,7 +19,15 @@ from blip_model.packing import Packing
 from blip_model.pretrain import BlipPretrain
 from engine.config import TrainSection
 from engine.training.optimizer import build_optimizer
-from kernels import add_norm, attention_packed, attention_rows, ema_, linear_gelu, mlp
+from kernels import (
+    add_norm,
+    attention_joined,
+    attention_packed,
+    attention_rows,
+    ema_,
+    linear_gelu,
+    mlp,
+)
 
 
 @pytest.fixture
@@ -86,6 +94,26 @@ def test_add_norm(compare: Compare, plan: Plan, record: Record, config: BlipConf
     agree(sides, 0.05)
     times = compare(f"add_norm, {shape[0]} rows", sides)
     record.figure(f"kernel_add_norm_ratio{plan.suffix}", ratio(times["definition"], times["ours"]))
+
+
+def test_attention_joined(compare: Compare, plan: Plan, record: Record, config: BlipConfig) -> None:
+    """A picture's self-attention from the projection's product to what is projected back."""
+    settings = {"device": plan.device, "dtype": torch.bfloat16}
+    tokens, width = config.image_tokens, config.vision_width
+    joined = torch.randn(plan.kernel_batch, tokens, 3 * width, **settings).requires_grad_()
+    upstream = torch.randn(plan.kernel_batch, tokens, width, **settings)
+    sides = {
+        name: with_gradient(
+            lambda b=name: attention_joined(joined, config.vision_heads, backend=b),
+            [joined],
+            upstream,
+        )
+        for name in ("split", "triton")
+    }
+    agree(sides, 0.05)
+    times = compare(f"attention_joined, {plan.kernel_batch} rows", sides)
+    faster = ratio(times["split"], times["triton"])
+    record.figure(f"kernel_attention_joined_ratio{plan.suffix}", faster)
 
 
 def test_attention_packed(compare: Compare, plan: Plan, record: Record, config: BlipConfig) -> None:

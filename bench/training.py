@@ -9,11 +9,14 @@ from bench.original_network import Layer, VisionBlock, by_products, by_sdpa
 from bench.original_step import OriginalPretrain
 from bench.pairs import Pairs
 from blip_model.config import BlipConfig
+from blip_model.layers import multiplied_weights
 from blip_model.momentum import Momentum, MomentumFeatures, online_name
 from blip_model.pretrain import BlipPretrain
 from engine.config import TrainSection
+from engine.data.bounds import room_for_drawn
 from engine.training.optimizer import build_optimizer
 from engine.training.recorded import RecordedPasses
+from kernels.copies import Copies
 
 ALPHA, RATE, MOMENTUM = 0.4, 1e-6, 0.995
 # Layers are called with texts of several numbers and with and without pictures and gradients.
@@ -45,6 +48,8 @@ class Ours:
         # On the device once: a number of the host would be waited for in each step.
         self.alpha = torch.full((), ALPHA, dtype=torch.float64, device=device)
         self.group = torch.zeros(1, dtype=torch.int64, device=device)
+        # Steps in fp32 and bf16 may follow each other; only those in bf16 have copies, as in runs.
+        self.copies = self.none = Copies((), torch.bfloat16)
         self.recorded = RecordedPasses(parameters)
         self.one_pass = device.type == "cuda"
         if self.one_pass:
@@ -63,6 +68,9 @@ class Ours:
         shape = {"capacity": pairs.capacity}
         with cast(precision, self.device):
             features = self.momentum.features(*inputs, **shape)
+            if pairs.capacity is not None:
+                # As `engine.training.step` does.
+                shape["drawn_capacity"] = room_for_drawn(pairs.capacity, inputs[1].numel())
             losses = self.model(*inputs, features, alpha=self.alpha, group_keys=group, **shape)
         return sum(losses.values()), features
 
@@ -75,6 +83,7 @@ class Ours:
             recorded: replay its passes; by default as a run does, on a GPU.
         """
         inputs, group = pairs.trimmed(), self.group + self.steps
+        self._keep_copies(precision)
 
         def passes(placed: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
             *inputs, group = placed.values()
@@ -83,18 +92,31 @@ class Ours:
             return features.image_feature, features.text_feature
 
         named = dict(zip(("image", "ids", "mask", "group"), (*inputs, group), strict=True))
-        if self.device.type == "cuda" if recorded is None else recorded:
+        recorded = self.device.type == "cuda" if recorded is None else recorded
+        if recorded:
             shape = (precision, len(inputs[0]))
             features = self.recorded.run(shape, named, passes, first=True)
         else:
             features = passes(named)
         self.optimizer.step()
-        self.optimizer.zero_grad()
+        if not recorded:
+            self.optimizer.zero_grad()
         self.model.clamp_temperature_()
         if not self.one_pass:
             self.momentum.update(dict(self.model.named_parameters()), MOMENTUM)
-        self.momentum.enqueue(*features)
+        self.momentum.enqueue(*features, taken=self.optimizer.taken)
+        assert not self.optimizer.overflow
         self.steps += 1
+
+    def _keep_copies(self, precision: str) -> None:
+        """As a run does before a step."""
+        self.optimizer.copies = self.none
+        if precision == "bf16":
+            if self.copies is self.none:
+                weights = multiplied_weights(self.model, self.momentum)
+                self.copies = Copies(weights, torch.bfloat16)
+            self.copies.refresh()
+            self.optimizer.copies = self.copies
 
 
 class Original:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from blip_model.config import BlipConfig
+from blip_model.layers import Linear
 from blip_model.med import TextDecoder, TextTransformer, initialise_text
 from blip_model.vit import VisionTransformer
 
@@ -38,10 +39,10 @@ class Blip(nn.Module):
         self.text_encoder = TextTransformer(config) if text_encoder else None
         self.temp = None
         if text_encoder and heads:
-            self.vision_proj = nn.Linear(config.vision_width, config.embed_dim)
-            self.text_proj = nn.Linear(config.text_width, config.embed_dim)
+            self.vision_proj = Linear(config.vision_width, config.embed_dim)
+            self.text_proj = Linear(config.text_width, config.embed_dim)
             self.temp = nn.Parameter(torch.tensor(0.07))
-            self.itm_head = nn.Linear(config.text_width, 2)
+            self.itm_head = Linear(config.text_width, 2)
         if text_encoder:
             self.text_encoder.apply(fresh)
         self.text_decoder = None

@@ -18,6 +18,7 @@ from blip_model.packed_caption import caption_loss
 from blip_model.packed_text import SharedEmbeddings, self_attend
 from blip_model.packing import Packing
 from blip_model.recompute import run_layer
+from kernels import joined, parted
 
 # Places of the two first tokens among those that `embed_texts` adds.
 ENC, DEC = 0, 1
@@ -48,6 +49,7 @@ def matching_and_captioning(
     *,
     label_smoothing: float,
     group_size: int,
+    drawn_capacity: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """loss_itm and loss_lm of `objectives.itm.matching` and `objectives.lm`, with less work.
 
@@ -60,11 +62,13 @@ def matching_and_captioning(
         text_of_image: [B] the wrong text of each picture.
         label_smoothing: of captioning.
         group_size: rows whose tokens are averaged together.
+        drawn_capacity: places for the tokens of the wrong texts, where those of all texts are
+            given; None has room for any. Where they are too few, loss_itm is NaN.
     """
     own, rows = embedded.packing, (embedded, image_states, image_of_text, text_of_image)
-    encoded, captions = _shared_layers(model, *rows, model.text_decoder)
+    encoded, captions, fits = _shared_layers(model, *rows, model.text_decoder, drawn_capacity)
     scoring = {"label_smoothing": label_smoothing, "group_size": group_size}
-    return _matching(model, encoded), caption_loss(model, captions, ids, own, **scoring)
+    return _matching(model, encoded, fits), caption_loss(model, captions, ids, own, **scoring)
 
 
 def matching_alone(
@@ -73,10 +77,12 @@ def matching_alone(
     image_states: torch.Tensor,
     image_of_text: torch.Tensor,
     text_of_image: torch.Tensor,
+    drawn_capacity: int | None = None,
 ) -> torch.Tensor:
     """loss_itm of `objectives.itm.matching` with less work; arguments as above."""
     rows = (embedded, image_states, image_of_text, text_of_image)
-    return _matching(model, _shared_layers(model, *rows, None)[0])
+    encoded, _, fits = _shared_layers(model, *rows, None, drawn_capacity)
+    return _matching(model, encoded, fits)
 
 
 def _shared_layers(
@@ -86,16 +92,24 @@ def _shared_layers(
     image_of_text: torch.Tensor,
     text_of_image: torch.Tensor,
     decoder: TextDecoder | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """First states of matching's rows [3B, D] and packed states of captions [T, D], T may be 0."""
+    drawn_capacity: int | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """First states of matching's rows [3B, D], packed states of captions [T, D], T may be 0, and
+    whether the wrong texts fit, 0-dim bool, or None where they always do."""
     own, text = embedded.packing, model.text_encoder
     mask, count, device = own.mask, len(own.mask), own.mask.device
     image_states = for_products(image_states)
-    # How many tokens the drawn texts have the device alone knows; all may be the longest.
-    wrong = Packing.of(mask[text_of_image], None if own.spots is None else mask.numel())
+    rows, room, fits = torch.arange(count, device=device), None, None
+    if own.spots is not None:
+        # How many tokens the drawn texts have the device alone knows; all may be the longest.
+        room = drawn_capacity or mask.numel()
+    if room is not None and room < mask.numel():
+        # In their place come the right ones, which do fit, and the loss says so.
+        fits = own.lengths[text_of_image].sum() <= room
+        text_of_image = torch.where(fits, text_of_image, rows)
+    wrong = Packing.of(mask[text_of_image], room)
     # Rows of the encoder: positives, wrong texts, texts with a wrong picture.
     encoder_packing = Packing.joined([own, wrong, own])
-    rows = torch.arange(count, device=device)
     positives = embedded.places(rows, own, ENC)
     places = [positives, embedded.places(text_of_image, wrong, ENC), positives]
     encoded = embedded.read(torch.cat(places))
@@ -118,21 +132,22 @@ def _shared_layers(
         encoded = self_attend(layer.attention, encoded, encoder_packing, first_only=last)
         if decoder_layer is not None:
             captions = self_attend(decoder_layer.attention, captions, own, causal=True)
-        states = torch.cat([encoded, captions])
+        states = joined([encoded, captions])
         seen = looking_last if last else looking
         states = look(layer.crossattention, states, image_states, seen)
         states = layer.feed_forward(states)
-        return states.split([len(encoded), len(captions)])
+        return parted(states, [len(encoded), len(captions)])
 
     layers = zip(text.encoder.layer, causal_layers, strict=True)
     for number, pair in enumerate(layers, 1):
         inputs = (*pair, encoded, captions, number == len(text.encoder.layer))
         encoded, captions = run_layer(run, *inputs, recompute=text.recompute)
-    return encoded, captions
+    return encoded, captions, fits
 
 
-def _matching(model: Blip, encoded: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of [3B, D] first states, of which the first B match."""
+def _matching(model: Blip, encoded: torch.Tensor, fits: torch.Tensor | None) -> torch.Tensor:
+    """Cross-entropy of [3B, D] first states, of which the first B match; NaN where not all fit."""
     logits = model.itm_head(encoded).float()
     labels = (torch.arange(len(encoded), device=encoded.device) < len(encoded) // 3).long()
-    return F.cross_entropy(logits, labels)
+    loss = F.cross_entropy(logits, labels)
+    return loss if fits is None else torch.where(fits, loss, torch.nan)

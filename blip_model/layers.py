@@ -4,10 +4,25 @@ Names, shapes and starting values of their weights are those of `nn.Linear` and 
 on a CPU so is every bit of what they compute.
 """
 
+from functools import partial
+
 import torch
 from torch import nn
 
-from kernels import add_norm, linear, linear_gelu, linear_rows, mlp
+from kernels import (
+    add_norm,
+    by_torch,
+    linear,
+    linear_gelu,
+    linear_rows,
+    linears,
+    mlp,
+    rounded,
+    told,
+)
+
+# What multiplies with a weight.
+MAPS = (nn.Linear, nn.Conv2d)
 
 
 class Linear(nn.Linear):
@@ -21,6 +36,14 @@ class Linear(nn.Linear):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return linear(x, self.weight, self.bias, backend=self.backend)
+
+
+def together(x: torch.Tensor, *maps: nn.Module) -> tuple[torch.Tensor, ...]:
+    """Several maps of one input, as one product where they are `Linear` and that is faster."""
+    if not all(isinstance(each, Linear) for each in maps):
+        return tuple(each(x) for each in maps)
+    weights, biases = ([getattr(m, name) for m in maps] for name in ("weight", "bias"))
+    return linears(x, weights, biases, backend=Linear.backend)
 
 
 class LinearGelu(nn.Linear):
@@ -57,8 +80,9 @@ class AddLayerNorm(nn.LayerNorm):
     Args:
         width: of the rows.
         eps: added to the variance.
-        feeds_products: the norm is read by matrix products alone, so under autocast it may be
-            written in their dtype at once.
+        feeds_product: the norm is read by one matrix product alone, so under autocast it may be
+            written in its dtype at once.
+        residual_is_kept: for the backward pass of another layer, see `kernels.add_norm`.
 
     Attributes:
         backend: of `kernels.add_norm`, for all of them.
@@ -66,27 +90,46 @@ class AddLayerNorm(nn.LayerNorm):
 
     backend = "auto"
 
-    def __init__(self, width: int, eps: float, *, feeds_products: bool = False) -> None:
+    def __init__(
+        self,
+        width: int,
+        eps: float,
+        *,
+        feeds_product: bool = False,
+        residual_is_kept: bool = False,
+    ) -> None:
         super().__init__(width, eps=eps)
-        self.feeds_products = feeds_products
+        self.feeds_product, self.residual_is_kept = feeds_product, residual_is_kept
 
     def forward(
         self, residual: torch.Tensor, branch: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """residual + branch (without a branch, the residual) and its norm."""
         if branch is None:
-            return residual, super().forward(residual)
+            normed = super().forward(residual)
+            again, once = partial(by_torch, eps=self.eps), self.feeds_product
+            return residual, told(normed, again, self.weight, self.bias, residual, read_once=once)
         kind = residual.device.type
-        low = self.feeds_products and torch.is_autocast_enabled(kind)
+        low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         return add_norm(
             residual,
             branch,
             self.weight,
             self.bias,
             self.eps,
-            norm_dtype=torch.get_autocast_dtype(kind) if low else None,
+            norm_dtype=low if self.feeds_product else None,
+            narrow_dtype=None if self.feeds_product else low,
+            residual_is_kept=self.residual_is_kept,
+            read_once=self.feeds_product,
             backend=self.backend,
         )
+
+
+def multiplied_weights(*modules: nn.Module | None) -> list[nn.Parameter]:
+    """Weights and biases of all maps, which autocast casts, each once."""
+    parts = (part for module in modules if module is not None for part in module.modules())
+    of_maps = (map_.parameters(recurse=False) for map_ in parts if isinstance(map_, MAPS))
+    return list(dict.fromkeys(parameter for own in of_maps for parameter in own))
 
 
 def of_few_rows(x: torch.Tensor, *maps: nn.Module) -> tuple[torch.Tensor, ...]:
@@ -101,4 +144,6 @@ def for_products(states: torch.Tensor) -> torch.Tensor:
     """What many products read, in the dtype that autocast has them in: cast once instead of in
     each, and their gradients add up in it too."""
     kind = states.device.type
-    return states.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else states
+    if not torch.is_autocast_enabled(kind):
+        return states
+    return rounded(states, torch.get_autocast_dtype(kind))

@@ -115,6 +115,7 @@ class Momentum(nn.Module):
         image_feature: torch.Tensor,
         text_feature: torch.Tensor,
         image_id: torch.Tensor | None = None,
+        taken: torch.Tensor | None = None,
     ) -> None:
         """Write features over the oldest entries; a batch larger than the queue keeps its newest.
 
@@ -122,6 +123,7 @@ class Momentum(nn.Module):
             image_feature: [N, E] of all ranks, in slot order.
             text_feature: [N, E].
             image_id: [N] int64, needed where ids are kept.
+            taken: 0-dim bool on the device, not waited for; where it is False nothing changes.
         """
         size, count = self.image_queue.shape[1], len(image_feature)
         if size == 0:
@@ -129,11 +131,14 @@ class Momentum(nn.Module):
         pointer = getattr(self, self.pointer_name)
         kept = slice(max(0, count - size), count)
         slots = (pointer + torch.arange(count, device=pointer.device))[kept] % size
-        self.image_queue[:, slots] = image_feature[kept].T.to(self.image_queue.dtype)
-        self.text_queue[:, slots] = text_feature[kept].T.to(self.text_queue.dtype)
+        pairs = [(self.image_queue, image_feature[kept].T), (self.text_queue, text_feature[kept].T)]
         if self.with_ids:
-            self.idx_queue[0, slots] = image_id[kept]
-        pointer.copy_((pointer + count) % size)
+            pairs.append((self.idx_queue, image_id[None, kept]))
+        for queue, fresh in pairs:
+            fresh = fresh.to(queue.dtype)
+            queue[:, slots] = fresh if taken is None else torch.where(taken, fresh, queue[:, slots])
+        step = count if taken is None else count * taken
+        pointer.copy_((pointer + step) % size)
 
 
 def online_name(momentum_name: str) -> str:

@@ -13,7 +13,7 @@ from torch import nn
 
 from blip_model.blip import Blip, with_first_token
 from blip_model.config import BlipConfig
-from blip_model.layers import AddLayerNorm
+from blip_model.layers import AddLayerNorm, Linear
 from blip_model.lm_head import NORM_EPS
 from blip_model.med import (
     Embeddings,
@@ -35,9 +35,9 @@ class TwoAddNorm(nn.Module):
     def __init__(self, config: BlipConfig, merged: bool) -> None:
         super().__init__()
         width = config.text_width
-        self.dense0 = nn.Linear(width, width)
-        self.dense1 = nn.Linear(width, width)
-        self.merge_layer = nn.Linear(2 * width, width) if merged else None
+        self.dense0 = Linear(width, width)
+        self.dense1 = Linear(width, width)
+        self.merge_layer = Linear(2 * width, width) if merged else None
         self.LayerNorm = AddLayerNorm(width, NORM_EPS)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -146,7 +146,7 @@ class BlipNlvr(Blip):
         self.text_encoder = NlvrTransformer(config)
         self.text_encoder.apply(partial(initialise_text, std=config.initial_std))
         # PyTorch's own start, as in the original.
-        self.cls_head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2))
+        self.cls_head = nn.Sequential(Linear(width, width), nn.ReLU(), Linear(width, 2))
 
     def judge(self, images: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Is what the sentence says of the two pictures true?

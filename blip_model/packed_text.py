@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from blip_model.layers import for_products
+from blip_model.layers import for_products, together
 from blip_model.looking import heads, look_by_blocks, own_blocks, pads
 from blip_model.med import MedAttention, MedLayer, TextTransformer
 from blip_model.packing import Packing
@@ -86,11 +86,13 @@ def self_attend(
         [T, D], or [rows, D].
     """
     low, answer, asking = for_products(states), packing, states
-    low_asking = low
+    maps = (block.self.query, block.self.key, block.self.value)
     if first_only:
         answer = Packing.singles(len(packing.mask), states.device)
-        asking, low_asking = states[packing.first], low[packing.first]
-    projected = (block.self.query(low_asking), block.self.key(low), block.self.value(low))
+        asking = states[packing.first]
+        projected = (maps[0](low[packing.first]), *together(low, *maps[1:]))
+    else:
+        projected = together(low, *maps)
     context = attention_rows(
         *(tokens.unflatten(1, (block.self.heads, -1)) for tokens in projected),
         *(answer.first, answer.lengths, packing.first, packing.lengths),

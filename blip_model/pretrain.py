@@ -7,6 +7,7 @@ import torch
 from blip_model.blip import Blip, unit
 from blip_model.config import BlipConfig
 from blip_model.fused_passes import embed_texts, matching_and_captioning
+from blip_model.layers import for_products
 from blip_model.momentum import MomentumFeatures
 from blip_model.objectives.itc import contrast
 from blip_model.objectives.itm import matching
@@ -48,6 +49,7 @@ class BlipPretrain(Blip):
         seed: int = 0,
         group_keys: torch.Tensor | None = None,
         capacity: int | None = None,
+        drawn_capacity: int | None = None,
     ) -> dict[str, torch.Tensor]:
         """Losses of one micro-batch.
 
@@ -65,6 +67,8 @@ class BlipPretrain(Blip):
             capacity: places for the tokens of all texts, at least as many as there are; None
                 makes as many as there are. With one, shapes do not depend on the texts and the
                 host never waits for the device.
+            drawn_capacity: places for those of the wrong texts, at least `capacity`; None has room
+                for any that may be drawn. Where they are too few, loss_itm is NaN.
 
         Returns:
             loss_itc, loss_itm and loss_lm, 0-dim float32.
@@ -89,6 +93,9 @@ class BlipPretrain(Blip):
             rest = self._plain(input_ids, attention_mask, image_states, negatives, group)
         else:
             settings = {"label_smoothing": self.label_smoothing, "group_size": group}
+            settings["drawn_capacity"] = drawn_capacity
+            # Here already: the wider states would lie beside all that the layers keep.
+            image_states = for_products(image_states)
             rows = (embedded, input_ids, image_states, *negatives)
             rest = matching_and_captioning(self, *rows, **settings)
         loss_itm, loss_lm = rest

@@ -7,8 +7,10 @@ of those layers for the memory of what is inside them.
 from collections.abc import Callable
 from typing import Any
 
-from torch import is_grad_enabled
+from torch import is_grad_enabled, is_tensor
 from torch.utils.checkpoint import checkpoint
+
+from kernels import forget
 
 
 def run_layer(layer: Callable[..., Any], *inputs: Any, recompute: bool) -> Any:
@@ -19,5 +21,8 @@ def run_layer(layer: Callable[..., Any], *inputs: Any, recompute: bool) -> Any:
         recompute: keep its inputs alone.
     """
     if recompute and is_grad_enabled():
+        for tensor in filter(is_tensor, inputs):
+            # They are kept as they are; all else that they name lies before the layer.
+            forget(tensor)
         return checkpoint(layer, *inputs, use_reentrant=False)
     return layer(*inputs)

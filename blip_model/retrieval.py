@@ -40,6 +40,7 @@ class BlipRetrieval(Blip):
         seed: int = 0,
         group_keys: torch.Tensor | None = None,
         capacity: int | None = None,
+        drawn_capacity: int | None = None,
     ) -> dict[str, torch.Tensor]:
         """loss_itc and loss_itm of a micro-batch; arguments as in `BlipPretrain.forward`.
 
@@ -71,7 +72,8 @@ class BlipRetrieval(Blip):
         if embedded is None:
             loss_itm = matching(self, input_ids, attention_mask, image_states, *negatives)
         else:
-            loss_itm = matching_alone(self, embedded, image_states, *negatives)
+            rows = (embedded, image_states, *negatives)
+            loss_itm = matching_alone(self, *rows, drawn_capacity)
         return {"loss_itc": loss_itc, "loss_itm": loss_itm}
 
     def draw(

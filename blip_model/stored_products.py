@@ -4,11 +4,11 @@ import torch
 from torch import nn
 
 from blip_model.blip import Blip
+from blip_model.layers import MAPS
 from blip_model.packed_layers import PACKED
 from kernels.backend import choose
 from kernels.packed_linear import packing_problem
 
-MAPS = (nn.Linear, nn.Conv2d)
 # Those whose weights decoding reads head by head, see `kernels.attention_absorbed`.
 PLAIN = ("crossattention.self.key", "crossattention.self.value")
 

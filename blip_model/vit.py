@@ -1,6 +1,6 @@
 """The image encoder: a plain vision transformer (Dosovitskiy et al. 2020, arXiv:2010.11929)."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import partial
 
 import torch
@@ -10,7 +10,8 @@ from blip_model.config import BlipConfig
 from blip_model.layers import AddLayerNorm, Linear, MlpOutput, for_products
 from blip_model.positions import resize_positions
 from blip_model.recompute import run_layer
-from kernels import attention
+from kernels import attention, attention_joined, linear
+from kernels.copies import multiplied
 
 
 class PatchProjection(nn.Conv2d):
@@ -26,7 +27,7 @@ class PatchProjection(nn.Conv2d):
         cut = image[:, :, : rows * high, : columns * wide]
         cut = cut.unflatten(3, (columns, wide)).unflatten(2, (rows, high))
         patches = for_products(cut).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
-        return nn.functional.linear(patches, self.weight.flatten(1), self.bias)
+        return linear(patches, self.weight, self.bias)
 
 
 class PatchEmbed(nn.Module):
@@ -42,7 +43,13 @@ class PatchEmbed(nn.Module):
 
 
 class VisionAttention(nn.Module):
-    """Multi-head self-attention with one projection for query, key and value."""
+    """Multi-head self-attention with one projection for query, key and value.
+
+    Attributes:
+        backend: of `kernels.attention_joined`, for all of them.
+    """
+
+    backend = "auto"
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -51,13 +58,7 @@ class VisionAttention(nn.Module):
         self.proj = Linear(width, width)
 
     def forward(self, x_BPD: torch.Tensor) -> torch.Tensor:
-        query, key, value = self._heads(self.qkv(x_BPD), 3)
-        return self.proj(attention(query, key, value).transpose(1, 2).flatten(2))
-
-    def _heads(self, joined: torch.Tensor, parts: int) -> Iterator[torch.Tensor]:
-        """[B, P, parts D] -> parts of [B, H, P, K], whose gradients are joined by one copy."""
-        of_heads = joined.unflatten(2, (parts, self.heads, -1)).unbind(2)
-        return (part.transpose(1, 2) for part in of_heads)
+        return self.proj(attention_joined(self.qkv(x_BPD), self.heads, backend=self.backend))
 
     def first(self, x_BPD: torch.Tensor) -> torch.Tensor:
         """Row 0 of the result, [B, 1, D]: queries of the other rows are not projected.
@@ -65,11 +66,13 @@ class VisionAttention(nn.Module):
         Slices the weight, so it is for networks that no ZeRO stage partitions.
         """
         width = x_BPD.shape[2]
-        weight, bias = self.qkv.weight, self.qkv.bias
+        weight, bias = multiplied(self.qkv.weight, self.qkv.bias)
         query = nn.functional.linear(x_BPD[:, :1], weight[:width], bias[:width])
         query = query.unflatten(2, (self.heads, -1)).transpose(1, 2)
         both = nn.functional.linear(x_BPD, weight[width:], bias[width:])
-        key, value = self._heads(both, 2)
+        # Unbound before they are turned: their gradients are joined by one copy.
+        parts = both.unflatten(2, (2, self.heads, -1)).unbind(2)
+        key, value = (part.transpose(1, 2) for part in parts)
         return self.proj(attention(query, key, value).transpose(1, 2).flatten(2))
 
 
@@ -109,9 +112,9 @@ class VisionBlock(nn.Module):
     def __init__(self, config: BlipConfig, drop_path: float) -> None:
         super().__init__()
         width = config.vision_width
-        self.norm1 = AddLayerNorm(width, 1e-6, feeds_products=True)
+        self.norm1 = AddLayerNorm(width, 1e-6, feeds_product=True)
         self.attn = VisionAttention(width, config.vision_heads)
-        self.norm2 = AddLayerNorm(width, 1e-6, feeds_products=True)
+        self.norm2 = AddLayerNorm(width, 1e-6, feeds_product=True, residual_is_kept=True)
         self.mlp = Mlp(width, 4 * width)
         self.drop_path = DropPath(drop_path)
 

@@ -1,11 +1,14 @@
 """The public operations: tensors in, tensors out."""
 
 from kernels.adamw_ema.op import adamw_ema_
+from kernels.add_norm.narrow import joined, parted, rounded
 from kernels.add_norm.op import add_norm
+from kernels.add_norm.origin import by_torch, forget, told
 from kernels.all_gather import all_gather
 from kernels.attention.absorbed import attention_absorbed
 from kernels.attention.op import attention
 from kernels.attention.packed import attention_packed
+from kernels.attention_joined.op import attention_joined
 from kernels.attention_pictures.op import (
     attention_pictures,
     attention_pictures_runs,
@@ -18,7 +21,7 @@ from kernels.bias_gelu.op import linear_gelu
 from kernels.ema import ema_
 from kernels.hard_negatives.op import draw_hard_negatives
 from kernels.itc_loss.op import itc_loss
-from kernels.linear.op import linear
+from kernels.linear.op import linear, linears
 from kernels.linear_rows.op import linear_rows
 from kernels.lm_loss.op import lm_loss
 from kernels.mlp.op import mlp
@@ -30,6 +33,7 @@ __all__ = [
     "all_gather",
     "attention",
     "attention_absorbed",
+    "attention_joined",
     "attention_packed",
     "attention_pictures",
     "attention_pictures_runs",
@@ -37,13 +41,20 @@ __all__ = [
     "attention_step_",
     "beam_candidates",
     "by_picture",
+    "by_torch",
     "draw_hard_negatives",
+    "forget",
     "ema_",
     "itc_loss",
+    "joined",
     "linear",
     "linear_gelu",
     "linear_rows",
+    "linears",
     "lm_loss",
     "mlp",
     "nucleus_draw",
+    "parted",
+    "rounded",
+    "told",
 ]

@@ -9,7 +9,10 @@ On the last rank, at the step that the option names, `--poison` puts a NaN into 
 data forever, and says so; `--terminate` and `--kill` send that rank itself the signal.
 `--programs BACKEND` has what is compiled go through another backend than the default.
 `--ledger FILE` appends the keys of every micro-batch that a rank takes. `--follow` has the momentum
-weights follow inside the optimizer's step on a CPU too. `--room BYTES` lets no file grow larger,
+weights follow inside the optimizer's step on a CPU too; `--record` has passes go through what
+records them, and `--tight` gives wrong texts places for two tokens more than all texts have, which
+many draws do not fit. `--cast` keeps no copies of weights in bf16: every pass casts them.
+`--room BYTES` lets no file grow larger,
 which is what a full disk does to a write, on any machine and without being root.
 """
 
@@ -21,6 +24,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +35,11 @@ from engine import runtime
 from engine.checkpoint import Checkpoint
 from engine.config import RunConfig
 from engine.data.batch import Batch
-from engine.training import methods
+from engine.training import methods, step
 from engine.training.deepspeed_engine import DeepSpeedEngine
 from engine.training.objectives import pretraining
 from engine.training.signals import StopRequest
+from engine.training.step import TwoPhaseStep
 from engine.training.trainer import Trainer
 from engine.training.tuning import OBJECTIVES
 from launch.cli import parse, run_main
@@ -49,6 +54,7 @@ class Watched(Trainer):
     stall: int | None = None
     signals: dict[int | None, signal.Signals] = {}
     keys_file: Path | None = None
+    tight: bool = False
 
     def _prepare(self, resumed: Checkpoint | None) -> None:
         super()._prepare(resumed)
@@ -91,6 +97,8 @@ class Watched(Trainer):
                     time.sleep(600)
             if self.step in self.signals and last_rank:
                 os.kill(os.getpid(), self.signals[self.step])
+            if self.tight:
+                batch = replace(batch, capacity=int(batch.attention_mask.sum()))
             if self.keys_file:
                 with self.keys_file.with_suffix(f".{self.runtime.rank}").open("a") as file:
                     file.write(json.dumps({"step": self.step, "keys": batch.key}) + "\n")
@@ -108,7 +116,9 @@ def main() -> int:
     parser.add_argument("--ledger", type=Path)
     parser.add_argument("--room", type=int)
     parser.add_argument("--follow", action="store_true")
+    parser.add_argument("--cast", action="store_true")
     parser.add_argument("--record", action="store_true")
+    parser.add_argument("--tight", action="store_true")
     parser.add_argument("--programs", default=methods.BACKEND)
     parser.add_argument("configs", nargs="+")
     words = parser.parse_args()
@@ -117,6 +127,10 @@ def main() -> int:
         resource.setrlimit(resource.RLIMIT_FSIZE, (words.room, words.room))
     if words.follow:
         DeepSpeedEngine.one_pass_on = ("cpu", "cuda")
+    if words.tight:
+        step.room_for_drawn = lambda capacity, places: min(capacity + 2, places)
+    if words.cast:
+        TwoPhaseStep._copied = lambda self: []
     if words.record:
         DeepSpeedEngine.records_on = ("cpu", "cuda")
     stop, here, code = StopRequest(), runtime.start("cpu"), 0
@@ -127,7 +141,7 @@ def main() -> int:
         objective = OBJECTIVES[config.task] if tuned else pretraining
         run = Watched(config, objective, here, stop)
         run.poison, run.keys_file, run.infinite = words.poison, words.ledger, words.infinite
-        run.stall = words.stall
+        run.stall, run.tight = words.stall, words.tight
         run.signals = {words.terminate: signal.SIGTERM, words.kill: signal.SIGKILL}
         code = run.run()
     runtime.stop()

@@ -166,7 +166,8 @@ def take(
         poisoned = step == POISONED and rank == 1
         engine.backward(engine.forward(batch(step, rank, dtype), poisoned))
         with Moved() as moved:
-            accepted = engine.step(RATE, last=True)
+            engine.step(RATE, last=True)
+        accepted = engine.accepted()
         assert accepted == (step != POISONED)
         if accepted:
             engine.clamp_temperature_()

@@ -34,6 +34,15 @@ def bounded(
     return ids, mask, min(up(int(mask.sum()), step), count * longest)
 
 
+def room_for_drawn(capacity: int, places: int) -> int:
+    """Places for the tokens of as many texts, drawn from those whose tokens `capacity` is for.
+
+    How many the draw takes the device alone knows, and that may be all `places`, twice as many and
+    more. Those drawn are about as long as all, so this is a quarter more than they have.
+    """
+    return min(up(capacity + capacity // 4, LEAST), places)
+
+
 def up(value: int, step: int) -> int:
     """The next multiple of `step`."""
     return -(-value // step) * step

@@ -12,6 +12,7 @@ from kernels import (
     adamw_ema_,
     add_norm,
     attention,
+    attention_joined,
     attention_packed,
     attention_pictures,
     attention_rows,
@@ -48,6 +49,7 @@ def triton_probes() -> dict[str, Probe]:
     kernels = {
         "add_norm": _add_norm,
         "linear_gelu": _linear_gelu,
+        "attention_joined": _attention_joined,
         "linear_rows": _linear_rows,
         "attention_rows": _attention_rows,
         "attention_pictures": _attention_pictures,
@@ -122,6 +124,14 @@ def _linear_gelu(backend: str) -> torch.Tensor:
     active = linear_gelu(*inputs, backend=backend)
     active.sum().backward()
     return _flat(active, inputs[0].grad)
+
+
+def _attention_joined(backend: str) -> torch.Tensor:
+    (joined,) = _leaves((ROWS, TOKENS, 3 * HEADS * WIDTH))
+    # The kernel takes no float32.
+    seen = attention_joined(joined.half(), HEADS, backend=backend)
+    seen.float().square().sum().backward()
+    return _flat(seen, joined.grad)
 
 
 def _attention_rows(backend: str) -> torch.Tensor:

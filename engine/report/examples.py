@@ -11,6 +11,8 @@ from engine.report.thumbnails import is_picture
 
 MOST_CAPTIONS = 36
 MOST_QUERIES = 12
+# Scores behind the shortlist are a cosine and `engine.evaluation.retrieval.NOT_LISTED`.
+BEHIND = -90.0
 METRICS = {"cider": "CIDEr", "meteor": "METEOR", "spice": "SPICE", "word_f1": "word F1"}
 METRICS |= {"mrr": "MRR", "ndcg": "NDCG", "r1": "R@1", "r5": "R@5", "r10": "R@10"}
 METRICS |= {f"bleu{n}": f"BLEU-{n}" for n in range(1, 5)}
@@ -59,7 +61,7 @@ def queries(run: RunFolder, thumbnails: Mapping[str, str]) -> dict[str, Any]:
                 "key": clip(key),
                 "picture": _picture(thumbnails, key),
                 "right": key == truth,
-                "score": scores[place] if place < len(scores) else None,
+                "score": _score(scores[place]) if place < len(scores) else None,
             }
             for place, key in enumerate(as_list(example.get("top"))[:5])
         ]
@@ -75,6 +77,13 @@ def queries(run: RunFolder, thumbnails: Mapping[str, str]) -> dict[str, Any]:
             }
         )
     return {"present": run.retrieval is not None, "rows": rows, "count": count_of(run.retrieval)}
+
+
+def _score(score: float | None) -> str | None:
+    """What orders a picture; a dash for one behind the shortlist, which has no match's logit."""
+    if score is None or not math.isfinite(score):
+        return None
+    return "–" if score < BEHIND else f"{score:.2f}"
 
 
 def mark_shared(generated: str, references: list[str]) -> list[tuple[str, bool]]:

@@ -94,14 +94,16 @@ def read_rounds(root: Path, notes: list[str]) -> list[Round]:
 
 
 def rounds_view(rounds: list[Round]) -> dict[str, Any]:
-    """A row a figure, a chart a figure that has values, and what became of each round."""
+    """A row a figure, a chart a figure that several rounds have, and what became of each round."""
     rows, charts = [], []
     for figure in FIGURES:
         values = [one.guard[figure.key] for one in rounds]
         if all(value is None for value in values):
             continue
         rows.append((figure, ["–" if value is None else percent(value) for value in values]))
-        charts.append({"figure": figure, "svg": _bars(rounds, figure, percent)})
+        # A bar alone says no more than the table.
+        if sum(value is not None for value in values) > 1:
+            charts.append({"figure": figure, "svg": _bars(rounds, figure, percent)})
     return {"rounds": rounds, "rows": rows, "charts": charts, "sentence": _sentence(rounds)}
 
 

@@ -127,12 +127,10 @@ class DeepSpeedEngine:
             return None
         return RecordedPasses(self.model.parameters())
 
-    def step(self, learning_rate: float, last: bool) -> bool:
+    def step(self, learning_rate: float, last: bool) -> None:
         """Close a micro-batch; with the last of a step, update the weights.
 
-        Returns:
-            Whether weights changed. A gradient that is not finite on any rank changes nothing on
-            every rank.
+        A gradient that is not finite on any rank changes nothing on every rank.
         """
         for group in self.engine.optimizer.param_groups:
             group["lr"] = learning_rate
@@ -141,9 +139,21 @@ class DeepSpeedEngine:
             for parameter in self.model.parameters():
                 if parameter.requires_grad and parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
-        self.engine.step()
-        refused = self.guarded and self.inner_optimizer.overflow
-        return last and self.engine.was_step_applied() and not refused
+        if self.recorded is None:
+            self.engine.step()
+        elif last:
+            # DeepSpeed would wait to know whether it was taken.
+            self.inner_optimizer.step()
+            self.inner_optimizer.zero_grad()
+        if self.stage and last:
+            # DeepSpeed gathers weights through a tensor of its own, which shares their memory.
+            torch.autograd.graph.increment_version(list(self.model.parameters()))
+
+    def accepted(self) -> bool:
+        """Whether the last step was taken, which may have to be waited for."""
+        if self.guarded and self.inner_optimizer.overflow:
+            return False
+        return self.recorded is not None or self.engine.was_step_applied()
 
     def close(self) -> None:
         """Let go of the network: DeepSpeed's hooks on it would keep all of it in memory."""
@@ -181,7 +191,8 @@ class DeepSpeedEngine:
         Returns:
             Whether they do; otherwise the caller updates them.
         """
-        if self.stage or self.model.temp.device.type not in self.one_pass_on:
+        kind = next(self.model.parameters()).device.type
+        if self.stage or not self.guarded or kind not in self.one_pass_on:
             return False
         named = self.named_parameters()
         pairs = {named[name]: follower for name, follower in followers.items()}

@@ -8,6 +8,7 @@ from torch import nn
 
 from engine.config import TrainSection
 from kernels import adamw_ema_, ema_
+from kernels.copies import Copies
 
 # Weights whose squares are summed in float32; the sums of more are summed again.
 PIECE = 1 << 20
@@ -17,7 +18,8 @@ class GuardedAdamW(torch.optim.AdamW):
     """AdamW that clips by global norm and leaves everything as it was when that is not finite.
 
     Gradients are reduced already: whole on every rank, or in parts whose norms are added up, so
-    all ranks decide alike. `overflow` tells of a step not taken.
+    all ranks decide alike. `overflow` tells of a step not taken; in one pass it is decided on the
+    device, and only who asks waits.
 
     Args:
         parameters: that it steps on.
@@ -28,6 +30,8 @@ class GuardedAdamW(torch.optim.AdamW):
     Attributes:
         one_pass: clip, update and let followers follow in one pass over memory; PyTorch's own
             AdamW otherwise. The state must be there already.
+        copies: of weights and followers, which the one pass writes too; of what is updated
+            otherwise their owner has to `refresh` them.
     """
 
     def __init__(
@@ -40,9 +44,11 @@ class GuardedAdamW(torch.optim.AdamW):
     ) -> None:
         super().__init__(parameters, **settings)
         self.clip_norm, self.in_parts = clip_norm, in_parts
-        self.overflow = self.one_pass = False
+        self.one_pass = False
+        self._told: _Told | None = None
         self.followers: dict[nn.Parameter, torch.Tensor] = {}
         self.momentum = 1.0
+        self.copies = Copies((), torch.bfloat16)
         self.even = True
 
     def follow(self, followers: dict[nn.Parameter, torch.Tensor], momentum: float) -> None:
@@ -61,9 +67,24 @@ class GuardedAdamW(torch.optim.AdamW):
                     if moment not in state:
                         state[moment] = torch.zeros_like(parameter)
 
+    @property
+    def taken(self) -> torch.Tensor:
+        """Whether the last step was taken, 0-dim bool on the device."""
+        return self._told.flag
+
+    @property
+    def overflow(self) -> bool:
+        """Whether the last step was not taken."""
+        return self._told is not None and not self._told.value()
+
+    @property
+    def busy(self) -> bool:
+        """Whether the device has not come as far yet as to know."""
+        return self._told is not None and self._told.coming
+
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
-        """Clip and step, or set `overflow`."""
+        """Clip and step, unless the gradient is not finite."""
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         norm = self._norm(gradients)
@@ -71,19 +92,19 @@ class GuardedAdamW(torch.optim.AdamW):
         if self.clip_norm > 0:
             scale = (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)
         # A parameter that was passed over once counts its updates differently from then on.
-        even, told = self.even and len(gradients) == len(parameters), _Told(finite)
+        even, self._told = self.even and len(gradients) == len(parameters), _Told(finite)
         if self.one_pass and even:
-            # Before the host waits to know whether: a GPU would have nothing to do meanwhile.
+            # Without waiting to know whether: a GPU would have nothing to do meanwhile.
             self._step_in_one_pass(scale, finite)
-        self.overflow = not told.value()
+            return
         if self.overflow:
             return
         self.even = even
-        if self.one_pass and even:
-            return
         if self.clip_norm > 0:
             torch._foreach_mul_(gradients, scale)
         super().step(closure)
+        # PyTorch's fused AdamW does not count what it changes.
+        torch.autograd.graph.increment_version(parameters)
         ema_(list(self.followers.values()), [p.detach() for p in self.followers], self.momentum)
 
     def _norm(self, gradients: list[torch.Tensor]) -> torch.Tensor:
@@ -95,9 +116,11 @@ class GuardedAdamW(torch.optim.AdamW):
         return square.sqrt().float()
 
     def _step_in_one_pass(self, scale: torch.Tensor | float, taken: torch.Tensor) -> None:
+        self.copies.refresh()
         for group in self.param_groups:
             parameters = group["params"]
             states = [self.state[parameter] for parameter in parameters]
+            followers = [self.followers.get(parameter) for parameter in parameters]
             torch._foreach_add_([state["step"] for state in states], taken.float())
             adamw_ema_(
                 [parameter.detach() for parameter in parameters],
@@ -110,28 +133,37 @@ class GuardedAdamW(torch.optim.AdamW):
                 eps=group["eps"],
                 weight_decay=group["weight_decay"],
                 scale=scale,
-                followers=[self.followers.get(parameter) for parameter in parameters],
+                followers=followers,
                 momentum=self.momentum,
+                copies=[self.copies.of(parameter) for parameter in parameters],
+                follower_copies=[self.copies.of(follower) for follower in followers],
                 taken=taken,
             )
+            self.copies.written([*parameters, *self.followers.values()])
 
 
 class _Told:
     """A flag on its way to the host, which waits for it and not for what is launched after it."""
 
     def __init__(self, flag: torch.Tensor) -> None:
-        self._flag, self._arrived = flag, None
+        self.flag = self._here = flag
+        self._arrived = None
         if flag.is_cuda:
-            self._flag = torch.empty((), dtype=torch.bool, pin_memory=True)
-            self._flag.copy_(flag, non_blocking=True)
+            self._here = torch.empty((), dtype=torch.bool, pin_memory=True)
+            self._here.copy_(flag, non_blocking=True)
             self._arrived = torch.cuda.Event()
             self._arrived.record()
+
+    @property
+    def coming(self) -> bool:
+        """Whether it is still on its way."""
+        return self._arrived is not None and not self._arrived.query()
 
     def value(self) -> bool:
         """Whether it is set."""
         if self._arrived is not None:
             self._arrived.synchronize()
-        return bool(self._flag)
+        return bool(self._here)
 
 
 def build_optimizer(

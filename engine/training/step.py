@@ -1,23 +1,48 @@
 """One optimizer step in two phases: compute and agree, and only then change what lasts."""
 
-from dataclasses import replace
+import logging
+from dataclasses import dataclass, replace
 
 import torch
+from torch import nn
 
+from blip_model.layers import multiplied_weights
 from blip_model.momentum import Momentum, MomentumFeatures, online_name
 from engine.config import RunConfig
 from engine.data.augment import normalised
 from engine.data.batch import Batch
+from engine.data.bounds import room_for_drawn
 from engine.data.counter import key_of
 from engine.runtime import Runtime
 from engine.training import schedule
 from engine.training.deepspeed_engine import DeepSpeedEngine
 from engine.training.objectives import Objective
+from engine.training.optimizer import GuardedAdamW
 from engine.training.recorded import RecordedPasses
 from kernels import all_gather
+from kernels.copies import Copies
+
+log = logging.getLogger(__name__)
 
 DROPOUT = 12
 NAMED = 8
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A step on its way.
+
+    Attributes:
+        step: its number.
+        batches: this rank's micro-batches.
+        features: of each, what the queues get, or None.
+        losses: of each, float64 in the order of the objective's.
+    """
+
+    step: int
+    batches: list[Batch]
+    features: list[MomentumFeatures | None]
+    losses: list[torch.Tensor]
 
 
 class TwoPhaseStep:
@@ -51,37 +76,92 @@ class TwoPhaseStep:
         named = {} if momentum is None else dict(momentum.named_parameters())
         followers = {online_name(name): parameter for name, parameter in named.items()}
         self._followed = list(followers)
-        self._follow_in_step = bool(followers) and engine.follow_in_step(
-            followers, config.model.momentum
-        )
+        self._follow_in_step = engine.follow_in_step(followers, config.model.momentum)
+        # What follows a step is then launched before the host knows whether it was taken.
+        self.ahead = self._recorded is not None and self._follow_in_step
+        on_gpu = runtime.device.type == "cuda"
+        self._bringing = torch.cuda.Stream() if self.ahead and on_gpu else None
+        self._copies = Copies(self._copied(), torch.bfloat16)
+        if isinstance(engine.inner_optimizer, GuardedAdamW):
+            engine.inner_optimizer.copies = self._copies
 
-    def take(self, step: int, batches: list[Batch]) -> tuple[bool, torch.Tensor]:
-        """Take a step; collective.
+    def _copied(self) -> list[nn.Parameter]:
+        """Weights that are kept in bfloat16 too, so that no pass of a step casts them.
+
+        None where they are cast inside of a compiled program, or where DeepSpeed hands them out in
+        parts or as the user's configuration says.
+        """
+        config, engine = self.config, self.engine
+        plain = engine.stage < 2 and config.deepspeed.config is None and not config.train.compile
+        if config.precision != "bf16" or not plain:
+            return []
+        return multiplied_weights(engine.model, self.momentum)
+
+    def check_copies(self) -> None:
+        """Compare the copies with their weights.
+
+        Raises:
+            RuntimeError: they differ.
+        """
+        self._copies.check()
+
+    def bring(self, batches: list[Batch]) -> list[Batch]:
+        """Batches of the next step on the device, copied while it computes where that can be."""
+        if self._bringing is None:
+            return batches
+        with torch.cuda.stream(self._bringing):
+            # They are let go of after they are settled, and their copies into place are done.
+            return [batch.to(self.runtime.device) for batch in batches]
+
+    def launch(self, step: int, batches: list[Batch]) -> Launched:
+        """Begin a step; collective. The host may do something else before it has it settled.
 
         Args:
             step: its number, from 0.
             batches: this rank's micro-batches.
+        """
+        self._copies.refresh()
+        if self._bringing is not None:
+            torch.cuda.current_stream().wait_stream(self._bringing)
+        return self._launch(step, batches, bounded=True)
+
+    def settle(self, launched: Launched) -> tuple[bool, torch.Tensor]:
+        """End a step, which must come before the next is launched; collective.
 
         Returns:
             Whether the step was taken: not where a loss or a gradient of any rank was not finite,
             and then nothing was changed; and this rank's losses, float64 in the order of the
             objective's.
         """
-        features, losses = [], []
+        accepted = self.engine.accepted()
+        if not accepted and self._recorded is not None:
+            # Perhaps wrong texts were drawn that there was no room for.
+            launched = self._launch(launched.step, launched.batches, bounded=False)
+            accepted = self.engine.accepted()
+            if accepted:
+                log.info("step %d taken again: no room for its wrong texts", launched.step)
+        if accepted and not self.ahead:
+            self._commit(launched)
+        return accepted, torch.stack(launched.losses).mean(0)
+
+    def busy(self) -> bool:
+        """Whether the device still has work of the step that was launched last."""
+        return self.ahead and self.engine.inner_optimizer.busy
+
+    def _launch(self, step: int, batches: list[Batch], *, bounded: bool) -> Launched:
+        computed = []
         rate = schedule.learning_rate(self.config.train, step, self.samples)
         for part, batch in enumerate(batches):
-            computed = self._forward_backward(step, part, batch)
-            features.append(computed[0])
-            losses.append(computed[1])
-            accepted = self.engine.step(rate, last=part == len(batches) - 1)
-        if accepted:
-            self.engine.clamp_temperature_()
-            if self.momentum is not None:
-                self._commit(self.momentum, features, batches)
-        return accepted, torch.stack(losses).mean(0)
+            computed.append(self._forward_backward(step, part, batch, bounded=bounded))
+            self.engine.step(rate, last=part == len(batches) - 1)
+        features, losses = (list(parts) for parts in zip(*computed, strict=True))
+        launched = Launched(step, batches, features, losses)
+        if self.ahead:
+            self._commit(launched, self.engine.inner_optimizer.taken)
+        return launched
 
     def _forward_backward(
-        self, step: int, part: int, batch: Batch
+        self, step: int, part: int, batch: Batch, *, bounded: bool
     ) -> tuple[MomentumFeatures | None, torch.Tensor]:
         config, train = self.config, self.config.train
         first = step * train.global_batch_size
@@ -98,12 +178,19 @@ class TwoPhaseStep:
         # Answers are of any number.
         if self._recorded is None or batch.answers is not None:
             return self._passes(batch.to(self.runtime.device), **told)
-        return self._replayed(self._recorded, batch, told, first=part == 0)
+        room = None
+        if bounded and batch.capacity is not None:
+            room = room_for_drawn(batch.capacity, batch.input_ids.numel())
+        return self._replayed(self._recorded, batch, told, room, first=part == 0)
 
     def _passes(
-        self, there: Batch, alpha: torch.Tensor, group_keys: torch.Tensor
+        self,
+        there: Batch,
+        alpha: torch.Tensor,
+        group_keys: torch.Tensor,
+        room: int | None = None,
     ) -> tuple[MomentumFeatures | None, torch.Tensor]:
-        """Forward and backward of a batch on the device."""
+        """Forward and backward of a batch on the device, with room for wrong texts' tokens."""
         pictures, features = normalised(there.image), None
         inputs = (pictures, there.input_ids, there.attention_mask)
         if self.momentum is not None:
@@ -115,6 +202,7 @@ class TwoPhaseStep:
             "seed": self.config.seed,
             "group_keys": group_keys,
             "capacity": there.capacity,
+            "drawn_capacity": room,
         }
         losses = self.engine.forward(*inputs, **self.objective.settings(there, contrast))
         trained = [losses[name] for name in self.objective.losses]
@@ -126,16 +214,17 @@ class TwoPhaseStep:
         recorded: RecordedPasses,
         batch: Batch,
         told: dict[str, torch.Tensor],
+        room: int | None,
         *,
         first: bool,
     ) -> tuple[MomentumFeatures | None, torch.Tensor]:
         """The same through what is recorded of batches of this shape."""
         tensors = batch.flat()
-        shape = (batch.capacity, *((name, tensor.shape) for name, tensor in tensors.items()))
+        shape = (batch.capacity, room, *((name, tensor.shape) for name, tensor in tensors.items()))
 
         def passes(placed: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
             there = replace(batch, **{name: placed[name] for name in tensors})
-            features, losses = self._passes(there, *(placed[name] for name in told))
+            features, losses = self._passes(there, *(placed[name] for name in told), room)
             parts = [] if features is None else [features.image_feature, features.text_feature]
             return losses, *parts
 
@@ -145,10 +234,12 @@ class TwoPhaseStep:
         features = None if self.momentum is None else self.momentum.beside_queues(*parts)
         return features, losses
 
-    def _commit(
-        self, momentum: Momentum, features: list[MomentumFeatures], batches: list[Batch]
-    ) -> None:
-        """The weights are accepted: momentum encoders and queues follow."""
+    def _commit(self, launched: Launched, taken: torch.Tensor | None = None) -> None:
+        """Momentum encoders and queues follow the weights, where the device says so."""
+        self.engine.clamp_temperature_()
+        momentum, features, batches = self.momentum, launched.features, launched.batches
+        if momentum is None:
+            return
         if not self._follow_in_step:
             with self.engine.whole_parameters(self._followed) as online:
                 momentum.update(online, self.config.model.momentum)
@@ -159,7 +250,7 @@ class TwoPhaseStep:
         if momentum.with_ids:
             there = [batch.image_id.to(self.runtime.device) for batch in batches]
             ids = torch.cat([all_gather(image_id) for image_id in there])
-        momentum.enqueue(images, texts, ids)
+        momentum.enqueue(images, texts, ids, taken)
 
 
 def culprits(batches: list[Batch], losses: torch.Tensor, runtime: Runtime) -> str:

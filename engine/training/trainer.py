@@ -159,15 +159,20 @@ class Trainer:
     def _loop(self) -> int:
         train, every = self.config.train, self.config.checkpoint.every
         batches, skipped_in_a_row, saved = self.batches(), 0, None
+        fetched = None
         while self.step < self.last_step:
-            taken = self._fetch(batches)
+            taken = self._agreed(*(fetched or self._fetch(batches)))
             if taken is None:
                 self._save()
                 self._say(
                     f"stopped by a signal at step {self.step}, saved; start again to continue"
                 )
                 return STOPPED
-            accepted, losses = self.stepper.take(self.step, taken)
+            launched, fetched = self.stepper.launch(self.step, taken), None
+            if self.stepper.ahead and self.step + 1 < self.last_step:
+                # While the device computes.
+                fetched = self._fetch(batches)
+            accepted, losses = self.stepper.settle(launched)
             if accepted:
                 self.telemetry.add(losses)
             else:
@@ -193,12 +198,8 @@ class Trainer:
             self._say(f"{self.ledger.total} bad samples were replaced: {self.ledger.kinds}")
         return 0
 
-    def _fetch(self, batches: Iterator[Batch]) -> list[Batch] | None:
-        """This rank's micro-batches of a step; None where any rank was asked to stop. Collective.
-
-        Raises:
-            ConfigError: too much of the data is bad, on every rank.
-        """
+    def _fetch(self, batches: Iterator[Batch]) -> tuple[list[Batch], ConfigError | None]:
+        """This rank's micro-batches of the next step, or what is wrong with the data."""
         taken, problem, began = [], None, time.perf_counter()
         try:
             with self.stop.interrupting():
@@ -207,7 +208,16 @@ class Trainer:
             pass
         except ConfigError as error:
             problem = error
-        self.telemetry.waited(time.perf_counter() - began)
+        if not self.stepper.busy():
+            self.telemetry.waited(time.perf_counter() - began)
+        return self.stepper.bring(taken), problem
+
+    def _agreed(self, taken: list[Batch], problem: ConfigError | None) -> list[Batch] | None:
+        """What was fetched; None where any rank was asked to stop. Collective.
+
+        Raises:
+            ConfigError: too much of the data is bad, on every rank.
+        """
         bad = sum(bool(reason) for batch in taken for reason in batch.reason)
         stops, problems, bad = self.runtime.sums([int(bool(self.stop)), problem is not None, bad])
         if problems:
@@ -246,6 +256,7 @@ class Trainer:
         return in_effect(self.config, self.runtime.device.type, single=single)
 
     def _save(self) -> None:
+        self.stepper.check_copies()
         tensors = state.gather(self.engine, self.momentum, self.runtime.is_main)
         facts = {
             "updates": self.engine.updates(),

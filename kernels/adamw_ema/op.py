@@ -1,4 +1,4 @@
-"""AdamW, the momentum weights that follow it and a low-precision copy, in one pass over memory."""
+"""AdamW, the momentum weights that follow it and copies of both, in one pass over memory."""
 
 from collections.abc import Sequence
 
@@ -24,12 +24,14 @@ def adamw_ema_(
     followers: Sequence[torch.Tensor | None] | None = None,
     momentum: float = 1.0,
     copies: Sequence[torch.Tensor | None] | None = None,
+    follower_copies: Sequence[torch.Tensor | None] | None = None,
     taken: torch.Tensor | None = None,
     backend: str = "auto",
 ) -> None:
     """Update weights and moments in place, and let followers and copies follow.
 
     Whether a step is taken at all the caller decides: nothing is checked for being finite.
+    PyTorch counts what is changed, whichever way is taken (`_version`).
 
     Args:
         weights: float32, each dense and without gaps.
@@ -46,6 +48,7 @@ def adamw_ema_(
             weight without one, or for none at all.
         momentum: m of the followers.
         copies: the new weights in another dtype (bfloat16), None as above.
+        follower_copies: the new followers in the copies' dtype, None as above.
         taken: 0-dim bool on the weights' device, not waited for; where it is False nothing
             changes. None takes the step.
         backend: `triton` (GPU), `reference` or `auto`.
@@ -57,7 +60,8 @@ def adamw_ema_(
     nothing = [None] * len(weights)
     followers = nothing if followers is None else list(followers)
     copies = nothing if copies is None else list(copies)
-    lists = [weights, gradients, first_moments, second_moments, followers, copies]
+    behind = nothing if follower_copies is None else list(follower_copies)
+    lists = [weights, gradients, first_moments, second_moments, followers, copies, behind]
     _check(lists)
     if not weights:
         return
@@ -82,6 +86,10 @@ def adamw_ema_(
         from kernels.adamw_ema import triton_kernels
 
         triton_kernels.update_(*lists, *settings)
+        written = (weights, first_moments, second_moments, followers, copies, behind)
+        torch.autograd.graph.increment_version(
+            [tensor for part in written for tensor in part if tensor is not None]
+        )
 
 
 def _check(lists: list[list[torch.Tensor | None]]) -> None:
@@ -94,6 +102,9 @@ def _check(lists: list[list[torch.Tensor | None]]) -> None:
         places = {str(t.device) for t in (weight, gradient, *rest) if t is not None}
         if len(places) > 1:
             raise ValueError(f"adamw_ema_: tensors on different devices: {sorted(places)}")
+        follower, _, behind = rest[2:]
+        if follower is None and behind is not None:
+            raise ValueError("adamw_ema_: a copy of no follower")
         kept = [t for t in (weight, *rest) if t is not None]
         if not all(t.is_contiguous() for t in kept):
             raise ValueError("adamw_ema_: what is updated must lie without gaps")

@@ -10,6 +10,7 @@ def adamw_ema_reference(
     second_moments: list[torch.Tensor],
     followers: list[torch.Tensor | None],
     copies: list[torch.Tensor | None],
+    follower_copies: list[torch.Tensor | None],
     factors: torch.Tensor,
     betas: tuple[float, float],
     eps: float,
@@ -20,14 +21,15 @@ def adamw_ema_reference(
     With g scaled by `factors[0]` (Loshchilov and Hutter 2017, arXiv:1711.05101):
     w <- w - lr decay w, m <- m + (1 - beta1) (g - m), v <- beta2 v + (1 - beta2) g g,
     w <- w - lr / (1 - beta1^t) m / (sqrt(v) / sqrt(1 - beta2^t) + eps), and then
-    follower <- follower + (1 - momentum) (w - follower), copy <- w.
+    follower <- follower + (1 - momentum) (w - follower), copy <- w, follower's copy <- follower.
     Where `factors[4]` is 0 nothing changes.
     """
     scale, decay, step_size, root, taken = factors.unbind()
     if not taken:
         return
-    tensors = zip(weights, gradients, first_moments, second_moments, followers, copies, strict=True)
-    for weight, gradient, first, second, follower, copy in tensors:
+    moments, beside = (first_moments, second_moments), (followers, copies, follower_copies)
+    tensors = zip(weights, gradients, *moments, *beside, strict=True)
+    for weight, gradient, first, second, follower, copy, behind in tensors:
         gradient = gradient * scale
         weight.mul_(1 - decay)
         first.lerp_(gradient, 1 - betas[0])
@@ -37,3 +39,5 @@ def adamw_ema_reference(
             follower.lerp_(weight, 1 - momentum)
         if copy is not None:
             copy.copy_(weight)
+        if behind is not None:
+            behind.copy_(follower)

@@ -1,7 +1,8 @@
 """AdamW with followers in Triton: one launch for all tensors, through a table of their places.
 
-The table has a line for each tensor, [weight, gradient, first, second, follower, copy, length],
-addresses and a count; a second one says for each program which tensor it works on and from where.
+The table has a line for each tensor, [weight, gradient, first, second, follower, copy, follower's
+copy, length], addresses and a count; a second one says for each program which tensor it works on
+and from where.
 """
 
 from functools import lru_cache
@@ -32,8 +33,8 @@ def adamw_ema_kernel(
     """BLOCK elements of one tensor."""
     tensor = tl.load(programs_ptr + 2 * tl.program_id(0))
     first = tl.load(programs_ptr + 2 * tl.program_id(0) + 1)
-    line = table_ptr + tensor * 7
-    length = tl.load(line + 6)
+    line = table_ptr + tensor * 8
+    length = tl.load(line + 7)
     rates = (new_first, old_second, new_second, eps, new_follower)
     if ALIGNED:
         first = tl.multiple_of(first, 16)
@@ -71,7 +72,11 @@ def _update(line, places, mask, factors_ptr, rates, ALIGNED: tl.constexpr, COPY:
     if follower != 0:
         follower_ptr = _pointers(follower, places, tl.float32, ALIGNED)
         behind = tl.load(follower_ptr, mask)
-        tl.store(follower_ptr, behind + new_follower * (weight - behind), mask)
+        behind += new_follower * (weight - behind)
+        tl.store(follower_ptr, behind, mask)
+        copy = tl.load(line + 6)
+        if copy != 0:
+            tl.store(_pointers(copy, places, COPY, ALIGNED), behind.to(COPY), mask)
     copy = tl.load(line + 5)
     if copy != 0:
         tl.store(_pointers(copy, places, COPY, ALIGNED), weight.to(COPY), mask)
@@ -93,6 +98,7 @@ def update_(
     second_moments: list[torch.Tensor],
     followers: list[torch.Tensor | None],
     copies: list[torch.Tensor | None],
+    follower_copies: list[torch.Tensor | None],
     factors: torch.Tensor,
     betas: tuple[float, float],
     eps: float,
@@ -105,9 +111,10 @@ def update_(
     """
     device = weights[0].device
     gradients = [gradient.contiguous() for gradient in gradients]
-    lists = (weights, gradients, first_moments, second_moments, followers, copies)
+    moments, behind = (first_moments, second_moments), follower_copies
+    lists = (weights, gradients, *moments, followers, copies, behind)
     whole = {t.dtype for part in lists[:5] for t in part if t is not None}
-    kinds = {copy.dtype for copy in copies if copy is not None}
+    kinds = {copy.dtype for copy in (*copies, *behind) if copy is not None}
     if whole != {torch.float32} or len(kinds) > 1 or not kinds <= {torch.bfloat16, torch.float16}:
         raise ValueError(
             f"adamw_ema_: {sorted(map(str, whole))} with copies in {sorted(map(str, kinds))}: "

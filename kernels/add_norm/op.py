@@ -1,9 +1,12 @@
 """Residual addition and the layer norm that follows, in one pass."""
 
+from functools import partial
 from typing import Any
 
 import torch
 
+from kernels.add_norm.narrow import put_beside
+from kernels.add_norm.origin import by_kernel, by_torch, origin_of, tell, told
 from kernels.add_norm.reference import add_norm_reference
 from kernels.backend import choose, fusing_problem
 
@@ -11,7 +14,7 @@ WIDEST = 4096
 
 
 class _AddNorm(torch.autograd.Function):
-    """Keeps the sum, which pre-norm blocks keep anyway, and each row's mean and deviation."""
+    """Keeps the sum or what was added, and gives each row's mean and 1 / deviation beside."""
 
     @staticmethod
     def forward(
@@ -22,29 +25,40 @@ class _AddNorm(torch.autograd.Function):
         bias: torch.Tensor,
         eps: float,
         norm_dtype: torch.dtype | None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        narrow_dtype: torch.dtype | None,
+        residual_is_kept: bool,
+    ) -> tuple[torch.Tensor | None, ...]:
         from kernels.add_norm import triton_kernels
 
         ctx.set_materialize_grads(False)
-        total, normed, *statistics = triton_kernels.forward(
-            residual, branch, weight, bias, eps, norm_dtype
+        total, normed, narrow, *statistics = triton_kernels.forward(
+            residual, branch, weight, bias, eps, norm_dtype, narrow_dtype
         )
-        ctx.save_for_backward(total, weight, bias, *statistics)
+        parts = (residual, branch) if residual_is_kept else (total,)
+        ctx.save_for_backward(weight, bias, *statistics, *parts)
+        ctx.mark_non_differentiable(*statistics)
         ctx.dtypes = residual.dtype, branch.dtype
-        return total, normed
+        return total, normed, narrow, *statistics
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(
-        ctx: Any, by_total: torch.Tensor | None, by_normed: torch.Tensor | None
+        ctx: Any,
+        by_total: torch.Tensor | None,
+        by_normed: torch.Tensor | None,
+        by_narrow: torch.Tensor | None,
+        *_: None,
     ) -> tuple[torch.Tensor | None, ...]:
         from kernels.add_norm import triton_kernels
 
-        if by_normed is None:
+        upstream = [gradient for gradient in (by_normed, by_narrow) if gradient is not None]
+        if not upstream:
             parts = [None if by_total is None else by_total.to(dtype) for dtype in ctx.dtypes]
-            return *parts, None, None, None, None
-        found = triton_kernels.backward(by_total, by_normed, *ctx.saved_tensors, ctx.dtypes)
-        return *found, None, None
+            return *parts, *[None] * 6
+        first, second = (*upstream, None)[:2]
+        kept = ctx.saved_tensors
+        found = triton_kernels.backward(by_total, first, second, *kept, dtypes=ctx.dtypes)
+        return *found, *[None] * 4
 
 
 def add_norm(
@@ -55,6 +69,9 @@ def add_norm(
     eps: float,
     *,
     norm_dtype: torch.dtype | None = None,
+    narrow_dtype: torch.dtype | None = None,
+    residual_is_kept: bool = False,
+    read_once: bool = False,
     backend: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """residual + branch, and the layer norm of that sum.
@@ -67,10 +84,16 @@ def add_norm(
         eps: added to the variance.
         norm_dtype: of the norm; None for that of the sum. What only feeds matrix products under
             autocast can be written in their dtype at once.
+        narrow_dtype: that the kernel writes the norm in too, for `rounded` to find.
+        residual_is_kept: for the backward pass of another operation. The kernel then keeps the
+            branch instead of the sum where that is less, and adds them again.
+        read_once: a single product reads the norm, which makes it again instead of keeping it.
+            An MLP does so in any case.
         backend: `triton` (GPU), `reference` or `auto`.
 
     Returns:
-        The sum, in the wider dtype of both, and its norm: [..., D] each.
+        The sum, in the wider dtype of both, and its norm, which says what it is made of
+        (`origin`): [..., D] each.
 
     Raises:
         ValueError: shapes that do not fit, or an unknown backend.
@@ -87,4 +110,18 @@ def add_norm(
         problem = f"rows of {len(weight)} are wider than {WIDEST}"
     chosen = choose("add_norm", backend, {"triton": problem, "reference": None}, residual)
     arguments = (residual, branch, weight, bias, eps, norm_dtype)
-    return add_norm_reference(*arguments) if chosen == "reference" else _AddNorm.apply(*arguments)
+    if chosen == "reference":
+        total, normed = add_norm_reference(*arguments)
+        again = partial(by_torch, eps=eps)
+        return total, told(normed, again, weight, bias, total, read_once=read_once)
+    if narrow_dtype == (norm_dtype or torch.promote_types(residual.dtype, branch.dtype)):
+        narrow_dtype = None
+    is_less = branch.dtype.itemsize < residual.dtype.itemsize and residual.is_contiguous()
+    in_parts = residual_is_kept and is_less
+    total, normed, narrow, *statistics = _AddNorm.apply(*arguments, narrow_dtype, in_parts)
+    made_of = (weight, bias, *statistics, *((residual, branch) if in_parts else (total,)))
+    told(normed, by_kernel, *made_of, read_once=read_once)
+    if narrow is not None:
+        tell(narrow, origin_of(normed))
+        put_beside(normed, narrow)
+    return total, normed

@@ -21,15 +21,17 @@ def add_norm_kernel(
     bias_ptr,
     total_ptr,
     normed_ptr,
+    narrow_ptr,
     mean_ptr,
     scale_ptr,
     rows,
     width,
     eps,
+    HAS_NARROW: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Sum, norm, mean and 1 / deviation of a few rows."""
+    """Sum, norm, in another dtype too if asked, mean and 1 / deviation of a few rows."""
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     d = tl.arange(0, BLOCK_D)
     d_mask, m_mask = d < width, m < rows
@@ -48,15 +50,52 @@ def add_norm_kernel(
     bias = tl.load(bias_ptr + d, d_mask, 0.0).to(tl.float32)
     normed = apart * scale[:, None] * weight[None, :] + bias[None, :]
     tl.store(normed_ptr + places, normed.to(normed_ptr.dtype.element_ty), mask)
+    if HAS_NARROW:
+        tl.store(narrow_ptr + places, normed.to(narrow_ptr.dtype.element_ty), mask)
     tl.store(mean_ptr + m, mean, m_mask)
     tl.store(scale_ptr + m, scale, m_mask)
+
+
+@triton.jit
+def norm_again_kernel(
+    total_ptr,
+    branch_ptr,
+    weight_ptr,
+    bias_ptr,
+    mean_ptr,
+    scale_ptr,
+    normed_ptr,
+    rows,
+    width,
+    HAS_BRANCH: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """The norm as `add_norm_kernel` wrote it; with a branch, of what that and `total` add up to."""
+    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    d = tl.arange(0, BLOCK_D)
+    d_mask, m_mask = d < width, m < rows
+    mask = m_mask[:, None] & d_mask[None, :]
+    places = m.to(tl.int64)[:, None] * width + d[None, :]
+    total = tl.load(total_ptr + places, mask, 0.0).to(tl.float32)
+    if HAS_BRANCH:
+        total += tl.load(branch_ptr + places, mask, 0.0).to(tl.float32)
+        total = total.to(total_ptr.dtype.element_ty).to(tl.float32)
+    mean, scale = tl.load(mean_ptr + m, m_mask, 0.0), tl.load(scale_ptr + m, m_mask, 0.0)
+    apart = tl.where(mask, total - mean[:, None], 0.0)
+    weight = tl.load(weight_ptr + d, d_mask, 0.0).to(tl.float32)
+    bias = tl.load(bias_ptr + d, d_mask, 0.0).to(tl.float32)
+    normed = apart * scale[:, None] * weight[None, :] + bias[None, :]
+    tl.store(normed_ptr + places, normed.to(normed_ptr.dtype.element_ty), mask)
 
 
 @triton.jit
 def add_norm_backward_kernel(
     by_total_ptr,
     by_normed_ptr,
+    by_narrow_ptr,
     total_ptr,
+    branch_ptr,
     weight_ptr,
     mean_ptr,
     scale_ptr,
@@ -68,12 +107,17 @@ def add_norm_backward_kernel(
     width,
     rows_each,
     HAS_TOTAL: tl.constexpr,
+    HAS_NARROW: tl.constexpr,
+    IN_PARTS: tl.constexpr,
     HAS_BRANCH: tl.constexpr,
     STAGES: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Gradient of the sum for a range of rows, and their part of weight's and bias's."""
+    """Gradient of the sum for a range of rows, and their part of weight's and bias's.
+
+    In parts, the sum is read as what was added.
+    """
     d = tl.arange(0, BLOCK_D)
     d_mask = d < width
     weight = tl.load(weight_ptr + d, d_mask, 0.0).to(tl.float32)
@@ -88,7 +132,12 @@ def add_norm_backward_kernel(
         mask = m_mask[:, None] & d_mask[None, :]
         places = m.to(tl.int64)[:, None] * width + d[None, :]
         upstream = tl.load(by_normed_ptr + places, mask, 0.0).to(tl.float32)
+        if HAS_NARROW:
+            upstream += tl.load(by_narrow_ptr + places, mask, 0.0).to(tl.float32)
         total = tl.load(total_ptr + places, mask, 0.0).to(tl.float32)
+        if IN_PARTS:
+            total += tl.load(branch_ptr + places, mask, 0.0).to(tl.float32)
+            total = total.to(total_ptr.dtype.element_ty).to(tl.float32)
         mean = tl.load(mean_ptr + m, m_mask, 0.0)
         scale = tl.load(scale_ptr + m, m_mask, 0.0)
         unit = tl.where(mask, (total - mean[:, None]) * scale[:, None], 0.0)
@@ -122,14 +171,16 @@ def forward(
     bias: torch.Tensor,
     eps: float,
     norm_dtype: torch.dtype | None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Sum and norm [..., D], mean and 1 / deviation [rows] float32."""
+    narrow_dtype: torch.dtype | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor]:
+    """Sum, norm and that in another dtype [..., D], mean and 1 / deviation [rows] float32."""
     residual, branch = residual.contiguous(), branch.contiguous()
     width = residual.shape[-1]
     rows = residual.numel() // width
     dtype = torch.promote_types(residual.dtype, branch.dtype)
     total = torch.empty_like(residual, dtype=dtype)
     normed = torch.empty_like(residual, dtype=norm_dtype or dtype)
+    narrow = None if narrow_dtype is None else torch.empty_like(residual, dtype=narrow_dtype)
     mean = torch.empty(rows, device=residual.device, dtype=torch.float32)
     scale = torch.empty_like(mean)
     if rows:
@@ -141,24 +192,60 @@ def forward(
             bias.contiguous(),
             total,
             normed,
+            normed if narrow is None else narrow,
             mean,
             scale,
             rows,
             width,
             eps,
+            HAS_NARROW=narrow is not None,
             **settings,
         )
-    return total, normed, mean, scale
+    return total, normed, narrow, mean, scale
+
+
+def again(
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    mean: torch.Tensor,
+    scale: torch.Tensor,
+    total: torch.Tensor,
+    branch: torch.Tensor | None = None,
+    *,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """The norm [..., D] that `forward` gave, of the sum or of what was added."""
+    width = total.shape[-1]
+    rows, settings = total.numel() // width, tiles(width, FORWARD)
+    normed = torch.empty_like(total, dtype=dtype)
+    if rows:
+        norm_again_kernel[(triton.cdiv(rows, settings["BLOCK_M"]),)](
+            total,
+            total if branch is None else branch.contiguous(),
+            weight.contiguous(),
+            bias.contiguous(),
+            mean,
+            scale,
+            normed,
+            rows,
+            width,
+            HAS_BRANCH=branch is not None,
+            **settings,
+        )
+    return normed
 
 
 def backward(
     by_total: torch.Tensor | None,
     by_normed: torch.Tensor,
-    total: torch.Tensor,
+    by_narrow: torch.Tensor | None,
     weight: torch.Tensor,
     bias: torch.Tensor,
     mean: torch.Tensor,
     scale: torch.Tensor,
+    total: torch.Tensor,
+    branch: torch.Tensor | None = None,
+    *,
     dtypes: tuple[torch.dtype, torch.dtype],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of residual, branch, weight and bias; the first two are one tensor if alike."""
@@ -176,7 +263,9 @@ def backward(
     add_norm_backward_kernel[(parts,)](
         by_normed if by_total is None else by_total.contiguous(),
         by_normed,
+        by_normed if by_narrow is None else by_narrow.contiguous(),
         total,
+        total if branch is None else branch.contiguous(),
         weight.contiguous(),
         mean,
         scale,
@@ -188,6 +277,8 @@ def backward(
         width,
         rows_each,
         HAS_TOTAL=by_total is not None,
+        HAS_NARROW=by_narrow is not None,
+        IN_PARTS=branch is not None,
         HAS_BRANCH=not alike,
         STAGES=3 if width <= AHEAD else 1,
         **settings,

@@ -3,10 +3,11 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from kernels.backend import choose, fusing_problem
 from kernels.bias_gelu.reference import linear_gelu_reference
+from kernels.copies import multiplied
+from kernels.linear.op import kept_linear
 
 
 class _BiasGelu(torch.autograd.Function):
@@ -53,5 +54,5 @@ def linear_gelu(
     problem = fusing_problem(x, backend)
     chosen = choose("linear_gelu", backend, {"triton": problem, "reference": None}, x)
     if chosen == "reference":
-        return linear_gelu_reference(x, weight, bias)
-    return _BiasGelu.apply(F.linear(x, weight), bias)
+        return linear_gelu_reference(x, *multiplied(weight, bias))
+    return _BiasGelu.apply(kept_linear(x, weight, None), bias)

@@ -9,6 +9,8 @@ import torch
 import triton
 import triton.language as tl
 
+from kernels.parts import TOGETHER, counters, ends_last, sum_of_parts
+
 # Rows of a tile forward and backward, columns, and warps: sixteen bytes a thread, twice forward.
 FORWARD, BACKWARD, BLOCK_N, WARPS = 16, 8, 256, 8
 # Programs of the backward pass: twice the four that the largest GPU's 132 processors hold each.
@@ -72,17 +74,20 @@ def bias_gelu_backward_kernel(
     product_ptr,
     bias_ptr,
     by_product_ptr,
+    parts_ptr,
+    counters_ptr,
     by_bias_ptr,
     active_ptr,
     rows,
     width,
     rows_each,
+    TOGETHER: tl.constexpr,
     EXACT: tl.constexpr,
     WITH_ACTIVE: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """Gradient of a column of tiles, and this program's part of the bias's: [programs, width]."""
+    """Gradient of a column of tiles, and of its bias by the last of the column's programs."""
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     n_mask = n < width
     bias = tl.load(bias_ptr + n, n_mask, 0.0).to(tl.float32)
@@ -112,7 +117,11 @@ def bias_gelu_backward_kernel(
         if WITH_ACTIVE:
             tl.store(active_ptr + places, active.to(active_ptr.dtype.element_ty), mask)
         total += gradient
-    tl.store(by_bias_ptr + tl.program_id(1) * width + n, tl.sum(total, 0), n_mask)
+    parts = tl.num_programs(1)
+    tl.store(parts_ptr + tl.program_id(1) * width + n, tl.sum(total, 0), n_mask)
+    if ends_last(counters_ptr + tl.program_id(0), parts):
+        whole = sum_of_parts(parts_ptr, parts, width, n, n_mask, TOGETHER, BLOCK_N)
+        tl.store(by_bias_ptr + n, whole, n_mask)
 
 
 def tiles(width: int, block_m: int) -> dict[str, int]:
@@ -148,19 +157,23 @@ def backward(
     columns = triton.cdiv(width, settings["BLOCK_N"])
     parts = max(1, min(PROGRAMS // columns, triton.cdiv(rows, 4 * BACKWARD)))
     rows_each = BACKWARD * triton.cdiv(triton.cdiv(rows, BACKWARD), parts)
-    by_bias = torch.empty(parts, width, device=product.device, dtype=torch.float32)
+    partial = torch.empty(parts, width, device=product.device, dtype=torch.float32)
+    by_bias = torch.empty(width, device=product.device, dtype=torch.float32)
     bias_gelu_backward_kernel[(columns, parts)](
         upstream,
         product,
         bias.contiguous(),
         by_product,
+        partial,
+        counters(product.device),
         by_bias,
         by_product if active is None else active,
         rows,
         width,
         rows_each,
+        TOGETHER=TOGETHER,
         EXACT=product.dtype == torch.float32,
         WITH_ACTIVE=with_active,
         **settings,
     )
-    return by_product, by_bias.sum(0).to(bias.dtype), active
+    return by_product, by_bias.to(bias.dtype), active

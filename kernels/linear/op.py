@@ -1,11 +1,15 @@
 """A linear map whose bias gets its gradient in one pass."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from kernels.add_norm.narrow import rounded
+from kernels.add_norm.origin import Origin, keeping, origin_of
 from kernels.backend import choose, fusing_problem
+from kernels.copies import in_dtype, multiplied
 from kernels.linear.reference import linear_reference
 
 
@@ -14,25 +18,65 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        origin: Origin | None,
+        fused: bool,
     ) -> torch.Tensor:
-        ctx.dtypes = weight.dtype, bias.dtype
-        weight = weight.to(x.dtype)
-        ctx.save_for_backward(x, weight)
-        return F.linear(x, weight, bias.to(x.dtype))
+        # They come as they are trained, and so do their gradients.
+        ctx.shape, ctx.dtypes = weight.shape, (weight.dtype, None if bias is None else bias.dtype)
+        ctx.fused = fused
+        weight = in_dtype(weight, x.dtype).flatten(1)
+        kept, ctx.again = keeping(x, origin)
+        ctx.save_for_backward(weight, *kept)
+        return F.linear(x, weight, None if bias is None else in_dtype(bias, x.dtype))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        from kernels.linear import triton_kernels
-
-        x, weight = ctx.saved_tensors
-        wanted, shape = ctx.needs_input_grad, x.shape
-        rows, upstream = x.flatten(0, -2), upstream.flatten(0, -2)
+        weight, *kept = ctx.saved_tensors
+        wanted, shape = ctx.needs_input_grad, (*upstream.shape[:-1], weight.shape[1])
+        upstream = upstream.flatten(0, -2)
+        rows = ctx.again(*kept).flatten(0, -2) if wanted[1] else None
         return (
             (upstream @ weight).view(shape) if wanted[0] else None,
-            by_weight(upstream, rows, ctx.dtypes[0]) if wanted[1] else None,
-            triton_kernels.column_sum(upstream).to(ctx.dtypes[1]) if wanted[2] else None,
+            by_weight(upstream, rows, ctx.dtypes[0]).view(ctx.shape) if wanted[1] else None,
+            column_sum(upstream, ctx.fused, ctx.dtypes[1]) if wanted[2] else None,
+            None,
+            None,
+        )
+
+
+class _Linears(torch.autograd.Function):
+    """Several maps of one input as one product of their weights below each other."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, origin: Origin | None, *tensors: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        weights, biases = tensors[::2], tensors[1::2]
+        ctx.sizes, ctx.dtypes = [len(w) for w in weights], (weights[0].dtype, biases[0].dtype)
+        weights = [in_dtype(weight, x.dtype) for weight in weights]
+        kept, ctx.again = keeping(x, origin)
+        ctx.save_for_backward(*weights, *kept)
+        bias = torch.cat([in_dtype(bias, x.dtype) for bias in biases])
+        return F.linear(x, torch.cat(weights), bias).split(ctx.sizes, -1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *upstreams: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        count = len(ctx.sizes)
+        weight, x = torch.cat(ctx.saved_tensors[:count]), ctx.again(*ctx.saved_tensors[count:])
+        wanted, upstream = ctx.needs_input_grad, torch.cat(upstreams, -1).flatten(0, -2)
+        by_weights = by_weight(upstream, x.flatten(0, -2), ctx.dtypes[0]).split(ctx.sizes)
+        by_biases = column_sum(upstream, True, ctx.dtypes[1]).split(ctx.sizes)
+        pairs = zip(by_weights, by_biases, strict=True)
+        return (
+            (upstream @ weight).view(x.shape) if wanted[0] else None,
+            None,
+            *(gradient for pair in pairs for gradient in pair),
         )
 
 
@@ -44,14 +88,24 @@ def by_weight(upstream: torch.Tensor, rows: torch.Tensor, dtype: torch.dtype) ->
     return (upstream.T @ rows).to(dtype)
 
 
+def column_sum(upstream: torch.Tensor, fused: bool, dtype: torch.dtype) -> torch.Tensor:
+    """Of [M, O] over rows, in the dtype of the bias."""
+    if not fused:
+        return upstream.sum(0).to(dtype)
+    from kernels.linear import triton_kernels
+
+    return triton_kernels.column_sum(upstream).to(dtype)
+
+
 def linear(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, *, backend: str = "auto"
 ) -> torch.Tensor:
     """x W^T + b.
 
     Args:
-        x: [..., I].
-        weight: [O, I].
+        x: [..., I]. A norm that `add_norm` gave to be read once is not kept for the backward pass
+            but made again.
+        weight: [O, I], or of more dimensions, a convolution's, read as [O, I].
         bias: [O].
         backend: `triton` (GPU: the bias's gradient by a kernel), `reference` or `auto`.
 
@@ -62,18 +116,71 @@ def linear(
         ValueError: shapes that do not fit, or an unknown backend.
         RuntimeError: a forced backend that cannot run here.
     """
-    fitting = weight.ndim == 2 and x.ndim > 1 and x.shape[-1:] == weight.shape[1:]
+    _check(x, weight, bias)
+    problems = {"triton": fusing_problem(x, backend), "reference": None}
+    chosen, origin = choose("linear", backend, problems, x), origin_of(x, read_once=True)
+    if chosen == "reference" and origin is None:
+        weight, bias = multiplied(weight, bias)
+        return linear_reference(x, weight.flatten(1), bias)
+    return kept_linear(x, weight, bias, origin, fused=chosen == "triton")
+
+
+def kept_linear(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    origin: Origin | None = None,
+    *,
+    fused: bool = True,
+) -> torch.Tensor:
+    """`linear` whose arguments have been looked at; also without a bias."""
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
+        # Here, where autograd sees it: the backward pass runs without autocast.
+        x = rounded(x, torch.get_autocast_dtype(device))
+    with torch.autocast(device, enabled=False):
+        return _Linear.apply(x, weight, bias, origin, fused)
+
+
+def linears(
+    x: torch.Tensor,
+    weights: Sequence[torch.Tensor],
+    biases: Sequence[torch.Tensor],
+    *,
+    backend: str = "auto",
+) -> tuple[torch.Tensor, ...]:
+    """`linear` by each of several weights of one dtype: one product, where that is faster.
+
+    Args:
+        x: [..., I]. The norm of `add_norm` is not kept for the backward pass but made again.
+        weights: each [O, I].
+        biases: each [O] of its weight.
+        backend: `triton` (GPU), `reference` (one after the other) or `auto`.
+
+    Returns:
+        Each [..., O]; columns of one tensor.
+
+    Raises:
+        ValueError: shapes that do not fit, or an unknown backend.
+        RuntimeError: a forced backend that cannot run here.
+    """
+    problems = {"triton": fusing_problem(x, backend), "reference": None}
+    pairs = list(zip(weights, biases, strict=True))
+    for pair in pairs:
+        _check(x, *pair)
+    if choose("linears", backend, problems, x) == "reference":
+        return tuple(linear(x, *pair, backend="reference") for pair in pairs)
+    device, origin = x.device.type, origin_of(x)
+    if torch.is_autocast_enabled(device):
+        x = rounded(x, torch.get_autocast_dtype(device))
+    with torch.autocast(device, enabled=False):
+        return _Linears.apply(x, origin, *(tensor for pair in pairs for tensor in pair))
+
+
+def _check(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> None:
+    fitting = weight.ndim > 1 and x.ndim > 1 and x.shape[-1] == weight.shape[1:].numel()
     if not fitting or bias.shape != weight.shape[:1]:
         raise ValueError(
             f"linear: x {tuple(x.shape)}, weight {tuple(weight.shape)} and bias "
             f"{tuple(bias.shape)} must be [..., I], [O, I] and [O]"
         )
-    problems = {"triton": fusing_problem(x, backend), "reference": None}
-    if choose("linear", backend, problems, x) == "reference":
-        return linear_reference(x, weight, bias)
-    device = x.device.type
-    if torch.is_autocast_enabled(device):
-        # Here, where autograd sees it: the backward pass runs without autocast.
-        x = x.to(torch.get_autocast_dtype(device))
-    with torch.autocast(device, enabled=False):
-        return _Linear.apply(x, weight, bias)

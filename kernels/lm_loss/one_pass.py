@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from kernels.copies import in_dtype
 from kernels.lm_loss import chunked
 
 Tensor = torch.Tensor
@@ -37,7 +38,7 @@ class OnePass(torch.autograd.Function):
         settings: Settings,
     ) -> Tensor:
         label_smoothing, dtype, backend, needed = settings
-        operands = (tensor.detach().to(dtype) for tensor in (states, weight, bias))
+        operands = (in_dtype(tensor, dtype) for tensor in (states, weight, bias))
         loss, found = chunked.loss_and_gradients(
             *operands, targets, weights, label_smoothing, needed, _settle(backend)
         )

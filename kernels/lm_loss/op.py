@@ -3,6 +3,7 @@
 import torch
 
 from kernels.backend import choose, triton_problem
+from kernels.copies import multiplied
 from kernels.lm_loss.one_pass import OnePass, opaque
 from kernels.lm_loss.reference import IGNORED, lm_loss_reference
 
@@ -61,7 +62,8 @@ def lm_loss(
     chosen = choose("lm_loss", backend, problems, states_TD)
     tensors = (states_TD, weight_VD, bias_V, targets_T, weights_T)
     if chosen == "reference":
-        return lm_loss_reference(*tensors, label_smoothing)
+        words = multiplied(weight_VD, bias_V)
+        return lm_loss_reference(states_TD, *words, targets_T, weights_T, label_smoothing)
     with torch.autocast(states_TD.device.type, enabled=False):
         if torch.compiler.is_compiling():
             return opaque(*tensors, label_smoothing, dtype, chosen)[0]

@@ -5,14 +5,18 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from kernels.add_norm.narrow import rounded
+from kernels.add_norm.origin import Origin, keeping, origin_of
 from kernels.backend import choose, fusing_problem
-from kernels.linear.op import by_weight
+from kernels.copies import in_dtype, multiplied
+from kernels.linear.op import by_weight, column_sum
 from kernels.linear_rows.op import few_rows_problem, linear_rows
 from kernels.mlp.reference import mlp_reference
 
 
 class _Mlp(torch.autograd.Function):
-    """Keeps the input and the first product. The GELU costs nothing beside the four products."""
+    """Keeps the input, or its origin, and the first product. The GELU costs nothing beside the
+    four products."""
 
     @staticmethod
     def forward(
@@ -22,12 +26,13 @@ class _Mlp(torch.autograd.Function):
         bias_in: torch.Tensor,
         weight_out: torch.Tensor,
         bias_out: torch.Tensor,
+        origin: Origin | None,
         fused: bool,
     ) -> torch.Tensor:
-        # On a GPU they come as they are trained, and so do their gradients.
-        ctx.dtypes = weight_in.dtype, weight_out.dtype, bias_out.dtype
+        # They come as they are trained, and so do their gradients.
+        ctx.dtypes = weight_in.dtype, bias_in.dtype, weight_out.dtype, bias_out.dtype
         weight_in, weight_out, bias_out = (
-            tensor.to(x.dtype) for tensor in (weight_in, weight_out, bias_out)
+            in_dtype(tensor, x.dtype) for tensor in (weight_in, weight_out, bias_out)
         )
         if fused:
             from kernels.bias_gelu import triton_kernels
@@ -35,18 +40,19 @@ class _Mlp(torch.autograd.Function):
             product = F.linear(x, weight_in)
             active = triton_kernels.forward(product, bias_in)
         else:
-            product = F.linear(x, weight_in, bias_in)
+            product = F.linear(x, weight_in, in_dtype(bias_in, x.dtype))
             active = F.gelu(product)
-        ctx.save_for_backward(x, product, weight_in, bias_in, weight_out)
+        kept, ctx.again = keeping(x, origin)
+        ctx.save_for_backward(product, weight_in, bias_in, weight_out, *kept)
         ctx.fused = fused
         return F.linear(active, weight_out, bias_out)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, product, weight_in, bias_in, weight_out = ctx.saved_tensors
-        wanted, shape = ctx.needs_input_grad, x.shape
-        x, product, upstream = (t.flatten(0, -2) for t in (x, product, upstream))
+        product, weight_in, bias_in, weight_out, *kept = ctx.saved_tensors
+        wanted, shape = ctx.needs_input_grad, (*upstream.shape[:-1], weight_in.shape[1])
+        product, upstream = product.flatten(0, -2), upstream.flatten(0, -2)
         by_active = upstream @ weight_out
         if ctx.fused:
             from kernels.bias_gelu import triton_kernels
@@ -56,30 +62,24 @@ class _Mlp(torch.autograd.Function):
             )
         else:
             active = F.gelu(product)
-        by_weight_out = by_weight(upstream, active, ctx.dtypes[1]) if wanted[3] else None
+        by_weight_out = by_weight(upstream, active, ctx.dtypes[2]) if wanted[3] else None
         del active
         if not ctx.fused:
             # In place: the gradient of what the GELU gave is read here for the last time.
             by_product = torch.ops.aten.gelu_backward.grad_input(
                 by_active, product, grad_input=by_active
             )
-            by_bias_in = by_product.sum(0) if wanted[2] else None
+            by_bias_in = by_product.sum(0).to(ctx.dtypes[1]) if wanted[2] else None
+        x = ctx.again(*kept).flatten(0, -2) if wanted[1] else None
         return (
             (by_product @ weight_in).view(shape) if wanted[0] else None,
             by_weight(by_product, x, ctx.dtypes[0]) if wanted[1] else None,
             by_bias_in,
             by_weight_out,
-            _column_sum(upstream, ctx.fused, ctx.dtypes[2]) if wanted[4] else None,
+            column_sum(upstream, ctx.fused, ctx.dtypes[3]) if wanted[4] else None,
+            None,
             None,
         )
-
-
-def _column_sum(upstream: torch.Tensor, fused: bool, dtype: torch.dtype) -> torch.Tensor:
-    if not fused:
-        return upstream.sum(0)
-    from kernels.linear import triton_kernels
-
-    return triton_kernels.column_sum(upstream).to(dtype)
 
 
 def mlp(
@@ -94,7 +94,7 @@ def mlp(
     """gelu(x W1^T + b1) W2^T + b2 with the exact GELU; H values a row fewer are kept for backward.
 
     Args:
-        x: [..., I].
+        x: [..., I]. The norm of `add_norm` is not kept for the backward pass but made again.
         weight_in: [H, I].
         bias_in: [H].
         weight_out: [O, H].
@@ -132,11 +132,10 @@ def mlp(
         (active,) = linear_rows(x, maps[0], gelu=True, backend="triton")
         return F.linear(active, *maps[1])
     if chosen == "reference":
-        return mlp_reference(*tensors)
-    device, fused = x.device.type, chosen == "triton"
+        return mlp_reference(x, *multiplied(*tensors[1:]))
+    device, origin = x.device.type, origin_of(x)
     if torch.is_autocast_enabled(device):
         # Here, where autograd sees it: the backward pass runs without autocast.
-        low = torch.get_autocast_dtype(device)
-        tensors = [t if t is not x and fused else t.to(low) for t in tensors]
+        x = rounded(x, torch.get_autocast_dtype(device))
     with torch.autocast(device, enabled=False):
-        return _Mlp.apply(*tensors, fused)
+        return _Mlp.apply(x, *tensors[1:], origin, chosen == "triton")

@@ -1,6 +1,7 @@
 """Texts packed into more places than they have tokens: the same losses, gradients and features."""
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -60,7 +61,7 @@ def test_a_token_too_many_is_an_error() -> None:
         Packing.of(mask_of([2, 5, 1], 5), 7)
 
 
-def losses_and_gradients(kind: type[Blip], capacity: int | None) -> list[torch.Tensor]:
+def losses_and_gradients(kind: type[Blip], capacity: int | None, **more: Any) -> list[torch.Tensor]:
     torch.manual_seed(0)
     model = kind(tiny_config())
     spread(model)
@@ -73,7 +74,7 @@ def losses_and_gradients(kind: type[Blip], capacity: int | None) -> list[torch.T
         settings |= {"momentum": features, "alpha": 0.4, "seed": 3}
     if kind is BlipRetrieval:
         settings["image_id"] = torch.arange(COUNT) // 2
-    losses = model(*parts, **settings, capacity=capacity)
+    losses = model(*parts, **settings, **more, capacity=capacity)
     sum((1.0 + 0.7 * n) * loss for n, loss in enumerate(losses.values())).backward()
     return [*(loss.detach() for loss in losses.values()), *(p.grad for p in model.parameters())]
 
@@ -84,6 +85,24 @@ def test_a_step_is_the_same(kind: type[Blip]) -> None:
     exact = losses_and_gradients(kind, None)
     for capacity in (tokens, tokens + 5, COUNT * TOKENS):
         same(losses_and_gradients(kind, capacity), exact)
+
+
+@pytest.mark.parametrize("kind", [BlipPretrain, BlipRetrieval])
+def test_wrong_texts_have_the_places_that_they_need(kind: type[Blip]) -> None:
+    """All rows draw the longest text; one place too few, and the loss is NaN."""
+    parts = tiny_inputs(COUNT, tokens=TOKENS)
+    lengths = parts[2].sum(1)
+    longest = int(lengths.argmax())
+    wrong = torch.full((COUNT,), longest)
+    wrong[longest] = (longest + 1) % COUNT
+    tokens, capacity = int(lengths[wrong].sum()), int(lengths.sum())
+    assert capacity < tokens < COUNT * TOKENS
+    settings = {"negatives": (torch.arange(COUNT).roll(1), wrong), "capacity": capacity}
+    exact = losses_and_gradients(kind, **settings)
+    same(losses_and_gradients(kind, **settings, drawn_capacity=tokens), exact)
+    short = losses_and_gradients(kind, **settings, drawn_capacity=tokens - 1)
+    assert short[1].isnan()
+    assert torch.equal(short[0], exact[0])
 
 
 @pytest.mark.skipif(GPU, reason="a GPU is here: the interpreter takes its place elsewhere")

@@ -10,6 +10,7 @@ from blip_model.config import preset
 from blip_model.layers import AddLayerNorm, LinearGelu, MlpOutput
 from blip_model.momentum import Momentum
 from blip_model.pretrain import BlipPretrain
+from blip_model.vit import VisionAttention, VisionTransformer
 from tests.tiny import tiny_config, tiny_inputs
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -40,6 +41,21 @@ def test_a_step_is_the_same_in_one_pass_each(monkeypatch: pytest.MonkeyPatch) ->
         assert (got - want).abs().max() <= 2e-5 * want.abs().max().clamp(min=1e-2)
 
 
+def test_an_image_encoder_attends_where_its_products_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = VisionTransformer(tiny_config()).to(DEVICE, torch.float16)
+    image = torch.randn(2, 3, *[model.image_size] * 2).to(DEVICE, torch.float16)
+    weights = [block.attn.qkv.weight for block in model.blocks]
+    found = {}
+    for backend in ("triton", "reference"):
+        monkeypatch.setattr(VisionAttention, "backend", backend)
+        states = model(image)
+        upstream = torch.randn(states.shape, generator=torch.Generator().manual_seed(1))
+        found[backend] = [states, *torch.autograd.grad(states, weights, upstream.to(states))]
+    for got, want in zip(found["triton"], found["reference"], strict=True):
+        torch.testing.assert_close(got, want, rtol=0.02, atol=0.01 * want.abs().max().item())
+
+
 def test_names_and_starting_values_are_those_of_plain_layers() -> None:
     torch.manual_seed(0)
     fused = nn.ModuleDict({"fc": LinearGelu(6, 8), "norm": AddLayerNorm(8, 1e-6)}).state_dict()
@@ -51,8 +67,8 @@ def test_names_and_starting_values_are_those_of_plain_layers() -> None:
 
 def test_a_norm_for_products_is_written_in_their_dtype_under_autocast() -> None:
     x, branch = torch.randn(2, 3, 8)
-    for feeds_products, dtype in ((True, torch.bfloat16), (False, torch.float32)):
-        norm = AddLayerNorm(8, 1e-6, feeds_products=feeds_products)
+    for feeds_product, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        norm = AddLayerNorm(8, 1e-6, feeds_product=feeds_product)
         with torch.autocast("cpu", torch.bfloat16):
             total, normed = norm(x, branch)
         assert (total.dtype, normed.dtype) == (torch.float32, dtype)

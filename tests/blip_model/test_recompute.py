@@ -5,8 +5,10 @@ import torch
 
 from blip_model.blip import Blip
 from blip_model.caption import BlipCaption
+from blip_model.layers import AddLayerNorm
 from blip_model.momentum import Momentum
 from blip_model.pretrain import BlipPretrain
+from kernels import forget
 from tests.tiny import tiny_config, tiny_inputs
 
 # Few words: logits are kept in any case, and would hide the rest.
@@ -70,6 +72,25 @@ def test_the_same_step_with_less_kept(kind: type[Blip], settings: dict, precisio
         most = size
         assert len(found) == len(plain)
         assert all(torch.equal(a, b) for a, b in zip(found, plain, strict=True)), towers
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_same_step_without_the_norms_that_products_read(precision: str) -> None:
+    """Those of pictures' blocks, and those that texts' MLPs read."""
+    model = build(BlipPretrain, "none")
+    again, size = outcome(model, precision)
+    model = build(BlipPretrain, "none")
+    for module in model.modules():
+        if isinstance(module, AddLayerNorm):
+            module.register_forward_hook(lambda _, inputs, outputs: forget(outputs[1]))
+    kept, most = outcome(model, precision)
+    assert all(torch.equal(a, b) for a, b in zip(again, kept, strict=True))
+    rows = 6 * CONFIG.image_tokens * 2 * CONFIG.vision_layers
+    # Texts of one token at least: contrast, three times matching and captioning, the last layers
+    # of all but captioning for that token alone.
+    rows += 6 * (1 + 3 + 1) * CONFIG.text_layers
+    itemsize = 4 if precision == "fp32" else 2
+    assert most - size >= rows * CONFIG.vision_width * itemsize
 
 
 def test_the_momentum_encoders_keep_nothing_anyway() -> None:

@@ -1,5 +1,6 @@
 """Passes that are recorded train what passes that are not do; on a GPU they are replayed."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,11 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from engine.data.shards import ShardWriter
 from engine.training.recorded import RecordedPasses
 from tests.forked import run, succeed
 from tests.runs import weights, write_config
-from tests.shards import write_shards
+from tests.shards import picture, write_shards
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
@@ -48,10 +50,18 @@ def test_gradients_add_up_for_every_shape(device: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_ends_with_the_same_bits(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "ways",
+    [
+        [("apart", []), ("recorded", ["--record"])],
+        # The host then goes on, and fetches the next batches, before it knows of the refusal.
+        [("inside", ["--follow"]), ("ahead", ["--follow", "--record"])],
+    ],
+)
+def test_a_run_ends_with_the_same_bits(tmp_path: Path, ways: list[tuple[str, list[str]]]) -> None:
     """With two micro-batches a step, one step that is refused, and texts of several lengths."""
     data, kept = write_shards(tmp_path / "data", 32), []
-    for name, words in (("apart", []), ("recorded", ["--record"])):
+    for name, words in ways:
         config = write_config(tmp_path, name, data, train={"micro_batch_size": 4})
         succeed("tests.train_many", ["--poison", 2, *words, config], tmp_path / "log")
         moments = tmp_path / name / "checkpoints" / "step_00000004" / "optimizer.safetensors"
@@ -59,6 +69,25 @@ def test_a_run_ends_with_the_same_bits(tmp_path: Path) -> None:
     assert kept[0].keys() == kept[1].keys()
     for name, want in kept[0].items():
         assert torch.equal(kept[1][name], want), name
+
+
+@pytest.mark.slow
+def test_steps_whose_wrong_texts_do_not_fit_are_taken_again(tmp_path: Path) -> None:
+    data, kept, said = tmp_path / "data", [], ""
+    with ShardWriter(data, "pairs", 32) as writer:
+        for number in range(32):
+            words = " ".join(["red", "bar", "on", "a", "hill"][: 1 + number % 5])
+            writer.add(f"{number}", picture(number), "png", words, {"uid": f"{number}", "url": ""})
+    for name, words in (("room", []), ("tight", ["--tight"])):
+        config = write_config(tmp_path, name, data)
+        said = succeed("tests.train_many", ["--record", *words, config], tmp_path / "log")[0]
+        kept.append(weights(tmp_path / name, 4))
+        metrics = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["skipped_steps"] for line in metrics] == [0] * len(metrics)
+    again = said.count("no room for")
+    assert 0 < again < 4
+    for name, want in kept[0].items():
+        torch.testing.assert_close(kept[1][name], want, atol=2e-5, rtol=1e-4, msg=name)
 
 
 def test_a_cpu_refuses_to_record(tmp_path: Path) -> None:

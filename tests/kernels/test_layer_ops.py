@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kernels import add_norm, linear, linear_gelu
+from kernels import add_norm, linear, linear_gelu, linears
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Shares of the largest value. Triton's interpreter cuts float32 off where it stores bfloat16
@@ -119,6 +119,7 @@ def places(numbers: torch.Tensor) -> torch.Tensor:
 def test_gelu_of_every_bfloat16_is_the_nearest_or_its_neighbour() -> None:
     """The form for sixteen bits, before it is rounded: its value and its derivative."""
     from kernels.bias_gelu import triton_kernels as kernels
+    from kernels.parts import TOGETHER, counters
 
     every = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.bfloat16)
     every = every[every.isfinite() & (every.abs() <= 20)]
@@ -130,8 +131,9 @@ def test_gelu_of_every_bfloat16_is_the_nearest_or_its_neighbour() -> None:
     settings = kernels.tiles(256, 4)
     kernels.bias_gelu_kernel[(33, 1)](z, bias, found[0], 132, 256, EXACT=False, **settings)
     kernels.bias_gelu_backward_kernel[(1, 1)](
-        torch.ones_like(z), z, bias, found[1], bias, found[2], 132, 256, 132,
-        EXACT=False, WITH_ACTIVE=True, **settings,
+        torch.ones_like(z), z, bias, found[1], torch.empty_like(bias), counters(bias.device),
+        torch.empty_like(bias), found[2], 132, 256, 132,
+        TOGETHER=TOGETHER, EXACT=False, WITH_ACTIVE=True, **settings,
     )  # fmt: skip
     z = z.double()
     share = torch.special.erfc(-z / 2**0.5) / 2
@@ -254,3 +256,28 @@ def test_a_forced_backend_that_cannot_run_raises(monkeypatch: pytest.MonkeyPatch
     row = torch.zeros(1, 8)
     with pytest.raises(RuntimeError, match="add_norm: .* tensors are on cpu"):
         add_norm(row, row, row[0], row[0], 1e-6, backend="triton")
+
+
+def test_sums_of_columns_by_the_program_that_ends_last() -> None:
+    from kernels.linear.triton_kernels import column_sum
+    from kernels.parts import counters
+
+    torch.manual_seed(0)
+    for rows, width in ((1, 1), (127, 130), (5000, 33), (2049, 768)):
+        x = torch.randn(rows, width, device=DEVICE)
+        for _ in range(2):
+            found = column_sum(x)
+            torch.testing.assert_close(found, x.double().sum(0).float(), atol=1e-3, rtol=1e-5)
+        assert torch.equal(column_sum(x), found)
+    assert not counters(x.device).any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_several_maps_of_one_input_are_one_product(dtype: torch.dtype) -> None:
+    def maps(backend: str) -> Callable[..., tuple[torch.Tensor, ...]]:
+        return lambda x, *w: linears(x, w[::2], w[1::2], backend=backend)
+
+    sizes = ((24, 16), (24,), (8, 16), (8,), (40, 16), (40,))
+    compare(maps, random((3, 7, 16), *sizes), [dtype] * 7)
+    with pytest.raises(ValueError, match="must be"):
+        linears(torch.zeros(2, 3), [torch.zeros(4, 5)], [torch.zeros(4)])

@@ -18,10 +18,18 @@ CASES = [
     ("bias_gelu_backward_kernel", "fp32", 3072),
     ("add_norm_kernel", "bf16", 768),
     ("add_norm_kernel", "fp32", 4096),
+    ("norm_again_kernel", "bf16", 768),
+    ("norm_again_kernel", "fp32", 4096),
     ("add_norm_backward_kernel", "bf16", 768),
     ("add_norm_backward_kernel", "fp32", 768),
     ("add_norm_backward_kernel", "bf16", 4096),
     ("adamw_ema_kernel", "fp32", 0),
+    ("attention_joined_kernel", "bf16", 65),
+    ("attention_joined_kernel", "bf16", 197),
+    ("attention_joined_kernel", "bf16", 256),
+    ("attention_joined_backward_kernel", "bf16", 65),
+    ("attention_joined_backward_kernel", "bf16", 197),
+    ("attention_joined_backward_kernel", "bf16", 256),
     ("attention_pictures_kernel", "bf16", 64),
     ("attention_pictures_kernel", "fp32", 64),
     ("attention_pictures_query_kernel", "bf16", 64),
@@ -47,20 +55,26 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from kernels.parts import TOGETHER
+
 LOW = {"product_ptr", "upstream_ptr", "by_product_ptr", "out_ptr", "branch_ptr", "normed_ptr"}
-LOW |= {"by_normed_ptr", "by_branch_ptr", "active_ptr", "x_ptr"}
+LOW |= {"by_normed_ptr", "by_branch_ptr", "active_ptr", "x_ptr", "joined_ptr", "by_joined_ptr"}
+LOW |= {"narrow_ptr", "by_narrow_ptr"}
 LOW |= {"query_ptr", "key_ptr", "value_ptr", "by_query_ptr", "by_key_ptr", "by_value_ptr"}
 LONG = ("table_ptr", "programs_ptr", "seed_ptr", "order_ptr", "starts_ptr")
 WHOLE = ("rows", "width", "rows_each", "heads", "queries", "tokens", "threshold")
 WHOLE += ("pictures", "keys")
 FOLDERS = {"bias": "bias_gelu", "add": "add_norm", "adamw": "adamw_ema", "column": "linear"}
-FOLDERS |= {"attention": "attention_rows"}
+FOLDERS |= {"attention": "attention_rows", "norm": "add_norm"}
 for case in sys.argv[2:]:
     name, kind, width = case.split(",")
     folder, file = FOLDERS[name.partition("_")[0]], "triton_kernels"
     if "pictures" in name:
         folder = "attention_pictures"
         file = "triton_kernels" if name == "attention_pictures_kernel" else "triton_backward"
+    if "joined" in name:
+        folder = "attention_joined"
+        file = "triton_backward" if "backward" in name else "triton_kernels"
     module = importlib.import_module(f"kernels.{folder}.{file}")
     kernel = getattr(module, name)
     if folder == "adamw_ema":
@@ -69,6 +83,9 @@ for case in sys.argv[2:]:
         dtype = torch.bfloat16 if kind == "bf16" else torch.float32
         tiles = module.tiles((int(width), int(width)), 64, dtype)
         tiles |= {"CAUSAL": True, "DROPOUT": True}
+    elif folder == "attention_joined":
+        tiles = module.constants(int(width), 64)
+        tiles["EDGES"] = module.edges(int(width), module.LARGEST)
     elif folder == "attention_pictures":
         dtype = torch.bfloat16 if kind == "bf16" else torch.float32
         make = module.key_tiles if "_key_" in name else module.tiles
@@ -80,8 +97,11 @@ for case in sys.argv[2:]:
         tiles = module.tiles(int(width), size)
     options = {name: tiles.pop(name) for name in ("num_warps", "num_stages") if name in tiles}
     constants = tiles | {"HAS_TOTAL": True, "HAS_BRANCH": kind == "bf16", "ALIGNED": True}
-    constants |= {"WITH_ACTIVE": kind == "bf16", "EXACT": kind == "fp32"}
+    constants |= dict.fromkeys(("HAS_NARROW", "IN_PARTS"), kind == "bf16")
+    constants |= {"WITH_ACTIVE": kind == "bf16"}
+    constants["EXACT"] = kind == "fp32"
     constants["STAGES"] = 3 if int(width) <= 2048 else 1
+    constants["TOGETHER"] = TOGETHER
     constants = {k: v for k, v in constants.items() if k in kernel.arg_names}
     signature = {}
     for argument in kernel.arg_names:
@@ -91,7 +111,7 @@ for case in sys.argv[2:]:
             signature[argument] = "*" + (kind if argument in LOW else "fp32")
             if argument in LONG or argument.endswith(("first_ptr", "length_ptr")):
                 signature[argument] = "*i64"
-            elif argument == "word_ptr":
+            elif argument in ("word_ptr", "counters_ptr"):
                 signature[argument] = "*i32"
         else:
             whole = argument in WHOLE or argument.endswith("stride")
@@ -140,3 +160,14 @@ def test_compiles_for_sm_90_without_spills(
     # Sixteen bytes a thread and access: what is memory-bound must not read in small pieces.
     reads = r"ld\.global\S*\.v4\.b32|cp\.async\.cg\S* .*0x10,"
     assert re.search(reads, path.with_suffix(".ptx").read_text())
+
+
+@pytest.mark.parametrize(
+    ("kernel", "kind", "width"), [case for case in CASES if "joined" in case[0]]
+)
+def test_products_are_those_of_four_warps(
+    kernel: str, kind: str, width: int, compiled: Path
+) -> None:
+    """Hopper's other products, of one warp, reach half its speed."""
+    code = (compiled / f"{kernel},{kind},{width}.ptx").read_text()
+    assert "wgmma.mma_async" in code and "mma.sync" not in code

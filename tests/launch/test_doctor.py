@@ -64,6 +64,7 @@ def test_backends_were_tried(said: dict[str, Any]) -> None:
         "lm_loss",
         "draw_hard_negatives",
         "adamw_ema_",
+        "attention_joined",
         "attention_rows",
         "attention_pictures",
         "attention of few queries",

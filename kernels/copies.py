@@ -1,0 +1,115 @@
+"""Copies of weights in fewer bits, kept beside them: products read them and cast nothing.
+
+Whoever changes weights keeps `Copies` of them up. A copy is read only while its weight is what it
+was made of: PyTorch counts the changes of a tensor, and a weight that has changed since, or lies
+elsewhere by now, is cast as if it had no copy. What writes weights past that count, through other
+tensors of the same memory, must tell it: `torch.autograd.graph.increment_version`.
+"""
+
+import weakref
+from collections.abc import Iterable
+
+import torch
+
+
+class _Copy:
+    """What a weight finds, as long as its `Copies` live.
+
+    Attributes:
+        values: in the memory that stays the copy's, without gradient.
+        trained: the same memory as autograd sees it, a cast that was made once: gradients of all
+            that reads it add up in its dtype, like those of a cast that autocast keeps, and reach
+            the weight in the weight's. On a CPU alone: a GPU's recorded passes need every part of
+            a graph to come from them.
+        state: of the weight whose values these are.
+    """
+
+    def __init__(self, weight: torch.Tensor, dtype: torch.dtype) -> None:
+        with torch.enable_grad():
+            trained = weight.to(dtype, copy=True)
+        self.values = trained.detach()
+        self.trained = None if weight.is_cuda else trained
+        self.state = _state(weight)
+
+
+def _state(weight: torch.Tensor) -> tuple[int, int]:
+    return weight._version, weight.data_ptr()
+
+
+class Copies:
+    """Copies of some weights, in places that stay.
+
+    Args:
+        weights: each keeps nothing but the way to its copy, which ends with this object.
+        dtype: of the copies.
+    """
+
+    def __init__(self, weights: Iterable[torch.Tensor], dtype: torch.dtype) -> None:
+        self._copies = {weight: _Copy(weight, dtype) for weight in weights}
+        for weight, copy in self._copies.items():
+            weight.copy_kept = weakref.ref(copy)
+
+    def of(self, weight: torch.Tensor | None) -> torch.Tensor | None:
+        """Where the copy lies, for a pass that writes it with its weight; None without one."""
+        copy = self._copies.get(weight)
+        return None if copy is None else copy.values
+
+    @torch.no_grad()
+    def refresh(self) -> int:
+        """Write the copies whose weights have changed since; how many there were."""
+        pairs = self._copies.items()
+        stale = {weight: copy.values for weight, copy in pairs if copy.state != _state(weight)}
+        if stale:
+            torch._foreach_copy_(list(stale.values()), [weight.detach() for weight in stale])
+            self.written(stale)
+        return len(stale)
+
+    def check(self) -> None:
+        """Compare all copies with their weights, which waits for the device.
+
+        Raises:
+            RuntimeError: some differ: a weight was written past PyTorch's count.
+        """
+        self.refresh()
+        pairs = self._copies.items()
+        wrong = [w for w, c in pairs if not torch.equal(c.values, w.detach().to(c.values.dtype))]
+        if wrong:
+            shapes = ", ".join(str(list(weight.shape)) for weight in wrong[:3])
+            raise RuntimeError(
+                f"{len(wrong)} of {len(pairs)} copies are not those of their weights ({shapes}): "
+                "what writes weights must count it, see kernels/copies.py"
+            )
+
+    def written(self, weights: Iterable[torch.Tensor]) -> None:
+        """Copies have been written with these weights, if they have any, and all were current
+        before: a pass that may leave both alone may leave no old copy."""
+        for weight in weights:
+            if weight in self._copies:
+                self._copies[weight].state = _state(weight)
+
+
+def in_dtype(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A weight in a dtype: its copy where one is kept, otherwise cast."""
+    copy = _copy(weight, dtype)
+    return weight.to(dtype) if copy is None else copy
+
+
+def multiplied(*weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Weights for PyTorch's own products: their copies where autocast would cast them."""
+    kind = weights[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return weights
+    dtype = torch.get_autocast_dtype(kind)
+    copies = (_copy(weight, dtype) for weight in weights)
+    return tuple(w if copy is None else copy for w, copy in zip(weights, copies, strict=True))
+
+
+def _copy(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | None:
+    # A program that is compiled holds for whatever weights have become.
+    if torch.compiler.is_compiling() or not hasattr(weight, "copy_kept"):
+        return None
+    copy = weight.copy_kept()
+    if copy is None or copy.values.dtype != dtype or copy.state != _state(weight):
+        return None
+    trains = torch.is_grad_enabled() and weight.requires_grad
+    return copy.trained if trains else copy.values
