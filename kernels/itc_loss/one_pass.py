@@ -38,9 +38,9 @@ class OnePass(torch.autograd.Function):
         loss, by_query, by_temperature = one_pass(
             query, inputs[0], *inputs[1:3], temperature, *inputs[3:]
         )
-        ctx.save_for_backward(by_query, by_temperature.sum())
-        ctx.rows, ctx.dtype = len(query), query.dtype
-        return loss.mean()
+        ctx.save_for_backward(by_query, by_temperature)
+        ctx.dtype = query.dtype
+        return loss
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
@@ -62,12 +62,11 @@ def opaque(
     backend: str,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean loss, gradients of the rows' losses by the queries, and their sum's by temperature."""
-    loss, by_query, by_temperature = loss_and_gradients(backend, dtype)(
+    """Mean loss, and its gradients by the queries and the temperature."""
+    return loss_and_gradients(backend, dtype)(
         query, momentum_query, keys, queue, temperature, alpha,
         query_ids, key_ids, queue_ids, group_size,
     )  # fmt: skip
-    return loss.mean(), by_query, by_temperature.sum()
 
 
 @opaque.register_fake
@@ -78,7 +77,7 @@ def _shapes(query: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.save_for_backward(*output[1:])
-    ctx.rows, ctx.dtype = len(inputs[0]), inputs[0].dtype
+    ctx.dtype = inputs[0].dtype
 
 
 def _backward(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
@@ -90,5 +89,4 @@ opaque.register_autograd(_backward, setup_context=_keep)
 
 def _scaled(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor]:
     by_query, by_temperature = ctx.saved_tensors
-    scale = upstream / ctx.rows
-    return (by_query * scale).to(ctx.dtype), by_temperature * scale
+    return (by_query * upstream).to(ctx.dtype), by_temperature * upstream

@@ -63,7 +63,7 @@ def loss_and_gradients(
     queue_ids: torch.Tensor | None,
     group_size: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Rows' losses [B], gradients of the rows' losses by the queries [B, E] and temperature [B]."""
+    """Mean loss, and its gradients by the queries [B, E] and the temperature."""
     query, momentum_query = query_BE.float(), momentum_query_BE.float()
     online, soft = RunningSoftmax.start(query), RunningSoftmax.start(query)
     positive_sum, positives = torch.zeros_like(query), query.new_zeros(len(query), 1)
@@ -91,6 +91,6 @@ def loss_and_gradients(
                 positive_sum += match.to(keys.dtype) @ keys
                 positives += match.sum(1, keepdim=True)
     target = alpha * soft.mean + (1 - alpha) * positive_sum / positives
-    gradient = (online.mean - target) / temperature
+    gradient = (online.mean - target) / (temperature * len(query))
     loss = online.log_sum_exp - (query * target).sum(1) / temperature
-    return loss, gradient, -(query * gradient).sum(1) / temperature
+    return loss.mean(), gradient, -(query * gradient / temperature).sum()

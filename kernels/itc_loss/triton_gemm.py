@@ -122,7 +122,7 @@ def loss_and_gradients(
                 total[2, 0] += match.sum(1)
                 weighted[2, 0] += _product(match.to(dtype), keys)
     running = (maximum, total, weighted)
-    return merge(both[:rows], keys_BE, temperature, alpha, running, has_ids=has_ids)
+    return merge(both[:rows], keys_BE, temperature, alpha, running, dtype=dtype)
 
 
 def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:

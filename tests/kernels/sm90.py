@@ -19,7 +19,7 @@ from kernels.attention import triton_kernels as few_queries
 from kernels.attention_step import triton_kernels as step
 from kernels.beam_candidates import triton_kernels as beams
 from kernels.hard_negatives import triton_kernels as draw
-from kernels.itc_loss import triton_gemm, triton_kernels, triton_merge
+from kernels.itc_loss import triton_gemm, triton_kernels, triton_merge, triton_pack
 from kernels.linear_rows import triton_kernels as few
 from kernels.lm_loss import triton_kernels as lm
 from kernels.nucleus_draw import triton_kernels as nucleus
@@ -28,9 +28,10 @@ WIDTH = 256
 INTEGERS = {"rows", "queue_size", "width", "span", "stride_n", "stride_e", "group_size", "slices"}
 INTEGERS |= {"queries", "keys"} | {f"{t}_{d}" for t in ("query", "key", "value") for d in "bhls"}
 INTEGERS |= {"end", "min_length"}
-INTEGERS |= {"columns", "first", "vocabulary", "stride", "heads", "length"}
+INTEGERS |= {"columns", "first", "vocabulary", "stride", "heads", "length", "padded_rows"}
 SPECIAL = {"floor": "fp32", "smoothing": "fp32", "seed": "i64", "out_ptr": "*i64"}
 SPECIAL |= {"top_p": "fp32", "penalty": "fp32", "scale": "fp32", "uniforms_ptr": "*fp64"}
+SPECIAL |= {"counters_ptr": "*i32"}
 WHOLE = {"ids_ptr", "query_ids_ptr", "key_ids_ptr", "queue_ids_ptr", "group_keys_ptr"}
 WHOLE |= {"targets_ptr", "tokens_ptr", "places_ptr", "origins_ptr", "lengths_ptr"}
 
@@ -50,7 +51,7 @@ class Case:
 
     kernel: Any
     warps: int
-    constants: dict[str, int]
+    constants: dict[str, Any]
     narrow: set[str]
     dtype: str
     even: set[str] = field(default_factory=set)
@@ -59,20 +60,31 @@ class Case:
 def _cases() -> dict[str, Case]:
     cases = {}
     for dtype, kind in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
-        block_m, block_n, step_e, warps = triton_kernels.TILES[kind]
-        tile = {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_E": WIDTH, "STEP_E": step_e}
+        by = triton_kernels.TILES[kind]
+        tile = {"BLOCK_M": by.rows, "BLOCK_N": by.keys, "BLOCK_E": WIDTH}
         draw_tile = {"BLOCK_M": draw.BLOCK_M, "BLOCK_N": draw.BLOCK_N[kind], "BLOCK_E": WIDTH}
+        # Features and queue stay float32 before bf16 products.
+        cases[f"itc_pack_{dtype}"] = Case(
+            triton_pack.itc_pack_kernel, triton_pack.WARPS,
+            {"BLOCK_N": by.keys, "BLOCK_E": WIDTH, "stride_n": 1},
+            {"rows_ptr", "packed_ptr"}, dtype, {"width", "stride_e"},
+        )  # fmt: skip
+        cases[f"itc_partials_{dtype}"] = Case(
+            triton_kernels.itc_partials_kernel, by.warps,
+            tile | {"STEP_E": by.step, "STAGES": by.stages},
+            {"rows_ptr", "packed_ptr"}, dtype, {"width"},
+        )  # fmt: skip
+        cases[f"itc_positives_{dtype}"] = Case(
+            triton_kernels.itc_positives_kernel, triton_kernels.POSITIVES_WARPS,
+            tile | {"BLOCK_M": triton_kernels.POSITIVES_M}, {"packed_ptr"}, dtype, {"width"},
+        )  # fmt: skip
         for flag in (False, True):
             name = f"{dtype}_{'ids' if flag else 'plain'}"
-            # The queue stays float32 beside bf16 features.
-            cases[f"itc_partials_{name}"] = Case(
-                triton_kernels.itc_partials_kernel, warps, tile | {"POSITIVES": flag},
-                {"rows_ptr", "keys_ptr"}, dtype, {"width", "stride_e"},
-            )  # fmt: skip
             cases[f"itc_merge_{name}"] = Case(
                 triton_merge.itc_merge_kernel, triton_merge.WARPS,
-                {"HAS_IDS": flag, "BLOCK_S": 256, "BLOCK_E": WIDTH},
-                {"rows_ptr", "keys_ptr"}, dtype, {"width"},
+                {"HAS_IDS": flag, "DTYPE": triton_merge.TYPES[kind], "BLOCK_S": 256,
+                 "TOGETHER": triton_merge.TOGETHER, "BLOCK_E": WIDTH, "ROWS": triton_merge.ROWS},
+                set(), dtype, {"width"},
             )  # fmt: skip
             cases[f"itc_chunk_{name}"] = Case(
                 triton_gemm.itc_chunk_kernel, triton_gemm.WARPS,
@@ -120,13 +132,8 @@ def _cases() -> dict[str, Case]:
         set(), "fp32",
     )  # fmt: skip
     # A launch turns an integer of 1 into a constant, which is another program.
-    for name in (
-        "itc_partials_bf16_ids",
-        "itc_merge_fp32_ids",
-        "itc_chunk_fp32_ids",
-        "lm_loss_fp32",
-    ):
-        ones = {"rows", "slices", "group_size", "queue_size", "columns"}
+    for name in ("itc_pack_bf16", "itc_chunk_fp32_ids", "lm_loss_fp32"):
+        ones = {"rows", "group_size", "queue_size", "columns"}
         ones &= set(cases[name].kernel.arg_names)
         constants = cases[name].constants | dict.fromkeys(ones, 1)
         cases[f"{name}_ones"] = replace(cases[name], constants=constants, even=set())

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 import torch
+import triton
 
 from kernels import itc_loss
-from kernels.itc_loss import triton_gemm, triton_kernels
+from kernels.itc_loss import triton_gemm, triton_kernels, triton_merge
 
 ROUNDING = 5e-7
 BACKENDS = ["triton", "triton_gemm", "torch"]
@@ -100,9 +101,10 @@ def test_several_positives_and_groups(backend: str, group_size: int | None) -> N
 
 @pytest.mark.parametrize(("ids", "group_size"), [(False, None), (True, 3)])
 def test_slices_of_keys_are_merged(ids: bool, group_size: int | None) -> None:
-    """The fewest keys that give three slices, the first of which ends inside the queue."""
-    inputs = case(6, 8, 190, ids=ids)
-    assert triton_kernels.slices_of(1, 196, triton_kernels.TILES[torch.float32][1], 3) == 3
+    """The fewest keys that give three slices."""
+    inputs, by = case(6, 8, 190, ids=ids), triton_kernels.TILES[torch.float32]
+    tiles, places = triton.cdiv(190, by.keys) + 1, by.resident * 3
+    assert triton_kernels.slices_of(2, tiles, places) == 3
     compare(inputs, 0.1, 0.4, "triton", group_size=group_size)
 
 
@@ -113,11 +115,21 @@ def test_a_slice_may_end_inside_the_batch(ids: bool, monkeypatch: pytest.MonkeyP
     compare(case(40, 8, 5, ids=ids), 0.1, 0.4, "triton", group_size=10)
 
 
-def test_there_are_slices_enough_and_none_too_small() -> None:
-    assert triton_kernels.slices_of(1, 57616, 64, 132) == 225
-    assert triton_kernels.slices_of(8, 58112, 64, 132) == 33
-    assert triton_kernels.slices_of(1000, 58112, 64, 132) == 1
-    assert triton_kernels.slices_of(1, 1, 64, 132) == 1
+@pytest.mark.parametrize("ids", [False, True])
+def test_more_slices_than_are_read_at_once(ids: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And more rows than whose losses are."""
+    monkeypatch.setattr(triton_kernels, "slices_of", lambda *_: 7)
+    monkeypatch.setattr(triton_merge, "TOGETHER", 4)
+    monkeypatch.setattr(triton_merge, "ROWS", 4)
+    compare(case(9, 8, 100, ids=ids), 0.1, 0.4, "triton", group_size=3)
+
+
+def test_slices_fill_the_places() -> None:
+    assert triton_kernels.slices_of(8, 904, 132) == 16
+    assert triton_kernels.slices_of(4, 904, 132) == 33
+    assert triton_kernels.slices_of(2, 901, 264) == 129
+    assert triton_kernels.slices_of(132, 908, 132) == 1
+    assert triton_kernels.slices_of(2, 1, 264) == 1
 
 
 @pytest.mark.parametrize("ids", [False, True])
@@ -125,7 +137,7 @@ def test_the_tiles_of_bf16(ids: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The interpreter has no bf16: its tiles in float32."""
     tiles = {torch.float32: triton_kernels.TILES[torch.bfloat16]}
     monkeypatch.setattr(triton_kernels, "TILES", tiles)
-    compare(case(70, 24, 33, ids=ids), 0.1, 0.4, "triton", group_size=35)
+    compare(case(70, 24, 150, ids=ids), 0.1, 0.4, "triton", group_size=35)
 
 
 @pytest.mark.parametrize("ids", [False, True])
