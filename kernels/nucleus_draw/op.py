@@ -19,9 +19,9 @@ def nucleus_draw(
 ) -> torch.Tensor:
     """Draw from the fewest tokens that hold `top_p` (Holtzman et al. 2019, arXiv:1904.09751).
 
-    Of tokens alike at the nucleus's edge those of smaller number belong to it. The kernel adds up in
-    another order than the definition does: where `top_p` or a number lies within float32's rounding
-    of a sum, the one may take the next token where the other does not.
+    Of tokens alike at the nucleus's edge those of smaller number belong to it. The kernel adds up
+    in another order than the definition does: where `top_p` or a number lies within float32's
+    rounding of a sum, the one may take the next token where the other does not.
 
     Args:
         logits: [N, V] float32; -inf forbids a token, not all of a row.
