@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from kernels.add_norm.narrow import put_beside
-from kernels.add_norm.origin import by_kernel, by_torch, origin_of, tell, told
+from kernels.add_norm.origin import by_triton, by_torch, origin_of, tell, told
 from kernels.add_norm.reference import add_norm_reference
 from kernels.backend import choose, fusing_problem
 
@@ -120,7 +120,7 @@ def add_norm(
     in_parts = residual_is_kept and is_less
     total, normed, narrow, *statistics = _AddNorm.apply(*arguments, narrow_dtype, in_parts)
     made_of = (weight, bias, *statistics, *((residual, branch) if in_parts else (total,)))
-    told(normed, by_kernel, *made_of, read_once=read_once)
+    told(normed, by_triton, *made_of, read_once=read_once)
     if narrow is not None:
         tell(narrow, origin_of(normed))
         put_beside(normed, narrow)

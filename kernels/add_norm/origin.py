@@ -103,7 +103,7 @@ def by_torch(
     return F.layer_norm(total, weight.shape, weight, bias, eps).to(dtype)
 
 
-def by_kernel(*tensors: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def by_triton(*tensors: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """As `add_norm`'s kernel wrote it, of weight, bias, each row's mean and 1 / deviation, and the
     sum or, one after the other, what was added."""
     from kernels.add_norm import triton_kernels
