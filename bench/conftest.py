@@ -9,6 +9,7 @@ import torch
 from bench.interleaved import Interleaved, Side
 from bench.plan import Plan, plan
 from bench.record import Record
+from bench.replayed import replayed
 from engine.runtime import keep_memory
 
 Compare = Callable[[str, dict[str, Side]], dict[str, list[float]]]
@@ -72,5 +73,20 @@ def compare(benchmark: pytest.FixtureRequest, plan: Plan, record: Record) -> Com
         benchmark.extra_info.update(timer.seconds)
         record.compare(name, timer.seconds)
         return timer.seconds
+
+    return run
+
+
+@pytest.fixture
+def compare_kernels(compare: Compare, plan: Plan, record: Record) -> Compare:
+    """`compare`, with all sides replayed on a GPU: work of a few kernels without its launches."""
+
+    def run(name: str, sides: dict[str, Side]) -> dict[str, list[float]]:
+        if plan.device.type == "cuda":
+            sides = {
+                side: replayed(work, lambda line, side=side: record.note(f"{name}, {side}: {line}"))
+                for side, work in sides.items()
+            }
+        return compare(name, sides)
 
     return run

@@ -38,7 +38,9 @@ def config(plan: Plan) -> BlipConfig:
     return preset(plan.preset)
 
 
-def test_linear_gelu(compare: Compare, plan: Plan, record: Record, config: BlipConfig) -> None:
+def test_linear_gelu(
+    compare_kernels: Compare, plan: Plan, record: Record, config: BlipConfig
+) -> None:
     """fc1 and GELU of all tokens of a batch, the product included."""
     width, rows = config.vision_width, plan.kernel_batch * config.image_tokens
     settings = {"device": plan.device, "dtype": torch.bfloat16}
@@ -52,12 +54,12 @@ def test_linear_gelu(compare: Compare, plan: Plan, record: Record, config: BlipC
         for name, backend in {"definition": "reference", "ours": "triton"}.items()
     }
     agree(sides, 0.05)
-    times = compare(f"linear_gelu, {rows} rows", sides)
+    times = compare_kernels(f"linear_gelu, {rows} rows", sides)
     faster = ratio(times["definition"], times["ours"])
     record.figure(f"kernel_linear_gelu_ratio{plan.suffix}", faster)
 
 
-def test_mlp(compare: Compare, plan: Plan, record: Record, config: BlipConfig) -> None:
+def test_mlp(compare_kernels: Compare, plan: Plan, record: Record, config: BlipConfig) -> None:
     """Both products of the MLP and the GELU between them, which only the definition keeps."""
     width, rows = config.vision_width, plan.kernel_batch * config.image_tokens
     settings = {"device": plan.device, "dtype": torch.bfloat16}
@@ -72,11 +74,11 @@ def test_mlp(compare: Compare, plan: Plan, record: Record, config: BlipConfig) -
         for name, backend in {"definition": "reference", "ours": "triton"}.items()
     }
     agree(sides, 0.05)
-    times = compare(f"mlp, {rows} rows", sides)
+    times = compare_kernels(f"mlp, {rows} rows", sides)
     record.figure(f"kernel_mlp_ratio{plan.suffix}", ratio(times["definition"], times["ours"]))
 
 
-def test_add_norm(compare: Compare, plan: Plan, record: Record, config: BlipConfig) -> None:
+def test_add_norm(compare_kernels: Compare, plan: Plan, record: Record, config: BlipConfig) -> None:
     """A float32 stream, a bfloat16 branch, and a norm for products, as under autocast."""
     shape = (plan.kernel_batch * config.image_tokens, config.vision_width)
     residual = torch.randn(shape, device=plan.device).requires_grad_()
@@ -92,11 +94,13 @@ def test_add_norm(compare: Compare, plan: Plan, record: Record, config: BlipConf
         for name, backend in {"definition": "reference", "ours": "triton"}.items()
     }
     agree(sides, 0.05)
-    times = compare(f"add_norm, {shape[0]} rows", sides)
+    times = compare_kernels(f"add_norm, {shape[0]} rows", sides)
     record.figure(f"kernel_add_norm_ratio{plan.suffix}", ratio(times["definition"], times["ours"]))
 
 
-def test_attention_joined(compare: Compare, plan: Plan, record: Record, config: BlipConfig) -> None:
+def test_attention_joined(
+    compare_kernels: Compare, plan: Plan, record: Record, config: BlipConfig
+) -> None:
     """A picture's self-attention from the projection's product to what is projected back."""
     settings = {"device": plan.device, "dtype": torch.bfloat16}
     tokens, width = config.image_tokens, config.vision_width
@@ -111,12 +115,14 @@ def test_attention_joined(compare: Compare, plan: Plan, record: Record, config: 
         for name in ("split", "triton")
     }
     agree(sides, 0.05)
-    times = compare(f"attention_joined, {plan.kernel_batch} rows", sides)
+    times = compare_kernels(f"attention_joined, {plan.kernel_batch} rows", sides)
     faster = ratio(times["split"], times["triton"])
     record.figure(f"kernel_attention_joined_ratio{plan.suffix}", faster)
 
 
-def test_attention_packed(compare: Compare, plan: Plan, record: Record, config: BlipConfig) -> None:
+def test_attention_packed(
+    compare_kernels: Compare, plan: Plan, record: Record, config: BlipConfig
+) -> None:
     """Self-attention of captions of 13 tokens in the mean."""
     lengths = torch.tensor(LENGTHS).repeat(plan.kernel_batch // len(LENGTHS))
     starts = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).int().to(plan.device)
@@ -131,12 +137,14 @@ def test_attention_packed(compare: Compare, plan: Plan, record: Record, config: 
         for name in ("padded", "sdpa_flash")
     }
     agree(sides, 0.05)
-    times = compare(f"attention_packed, {shape[0]} tokens", sides)
+    times = compare_kernels(f"attention_packed, {shape[0]} tokens", sides)
     faster = ratio(times["padded"], times["sdpa_flash"])
     record.figure(f"kernel_attention_packed_ratio{plan.suffix}", faster)
 
 
-def test_attention_rows(compare: Compare, plan: Plan, record: Record, config: BlipConfig) -> None:
+def test_attention_rows(
+    compare_kernels: Compare, plan: Plan, record: Record, config: BlipConfig
+) -> None:
     """The same with dropout, by our kernel; without it both sides must agree."""
     lengths = torch.tensor(LENGTHS, device=plan.device).repeat(plan.kernel_batch // len(LENGTHS))
     where = (lengths.cumsum(0) - lengths, lengths) * 2
@@ -158,12 +166,12 @@ def test_attention_rows(compare: Compare, plan: Plan, record: Record, config: Bl
         for dropout in (0.0, 0.1)
     )
     agree(exact, 0.05)
-    times = compare(f"attention_rows, {shape[0]} tokens", dropping)
+    times = compare_kernels(f"attention_rows, {shape[0]} tokens", dropping)
     faster = ratio(times["padded"], times["triton"])
     record.figure(f"kernel_attention_rows_ratio{plan.suffix}", faster)
 
 
-def test_looking(compare: Compare, plan: Plan, record: Record, config: BlipConfig) -> None:
+def test_looking(compare_kernels: Compare, plan: Plan, record: Record, config: BlipConfig) -> None:
     """Cross-attention of a step's four kinds of texts; without dropout both sides must agree."""
     count, device = plan.kernel_batch, plan.device
     block = MedAttention(config, config.vision_width).to(device)
@@ -189,7 +197,7 @@ def test_looking(compare: Compare, plan: Plan, record: Record, config: BlipConfi
     block.eval()
     agree(sides, 0.05)
     block.train()
-    times = compare(f"look, {len(states)} tokens", sides)
+    times = compare_kernels(f"look, {len(states)} tokens", sides)
     record.figure(f"kernel_looking_ratio{plan.suffix}", ratio(times["padded"], times["ours"]))
 
 

@@ -2,9 +2,8 @@
 
 The other way to build `triton_kernels`: scores of a chunk of keys by one product, a kernel that
 turns them into weights and keeps maximum and total, and a second product with the keys. It moves
-every score through memory twice, and in exchange both products run at the library's speed. Which
-of the two is faster a GPU has to say (bench/test_kernels.py); until then nothing chooses this one
-by itself.
+every score through memory twice, and in exchange both products run at the library's speed: the way
+of float32, which no tensor core multiplies whole.
 """
 
 import torch

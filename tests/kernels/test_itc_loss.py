@@ -176,8 +176,9 @@ def test_groups_are_losses_of_their_own(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_bf16_is_as_wrong_as_torch_in_bf16(backend: str) -> None:
-    inputs = case(20, 64, 50, dtype=torch.bfloat16)
+@pytest.mark.parametrize("size", [(20, 64, 50), (150, 256, 1000)])
+def test_bf16_is_as_wrong_as_torch_in_bf16(backend: str, size: tuple[int, int, int]) -> None:
+    inputs = case(*size, dtype=torch.bfloat16)
     if backend.startswith("triton") and DEVICE == "cpu":
         with pytest.raises(RuntimeError, match="does not multiply bfloat16"):
             outcome(inputs, 0.07, 0.4, backend)
@@ -185,7 +186,7 @@ def test_bf16_is_as_wrong_as_torch_in_bf16(backend: str) -> None:
             torch.autocast("cpu", torch.bfloat16),
             pytest.raises(RuntimeError, match="does not multiply bfloat16"),
         ):
-            outcome(case(20, 64, 50), 0.07, 0.4, backend)
+            outcome(case(*size), 0.07, 0.4, backend)
         return
     exact, plain = truth(inputs, 0.07, 0.4), outcome(inputs, 0.07, 0.4, "reference")
     ours = outcome(inputs, 0.07, 0.4, backend)
