@@ -138,8 +138,8 @@ def test_gelu_of_every_bfloat16_is_the_nearest_or_its_neighbour() -> None:
     z = z.double()
     share = torch.special.erfc(-z / 2**0.5) / 2
     slope = share + z * torch.exp(-z * z / 2) / (2 * torch.pi) ** 0.5
-    # Below them a GPU may write zero.
-    normal = 2.0**-126
+    # Below them a GPU may write zero: there the exponential is zero, which up to six come of.
+    normal = 2.0**-126 if DEVICE == "cpu" else 2.0**-123
     for name, got, want, most in (
         ("gelu", found[0], z * share, 10),
         ("slope", found[1], slope, 20),
