@@ -281,12 +281,9 @@ def test_lm_loss_of_others(
         pytest.skip(f"{module} is not installed")
     leaves, labels, _ = _words(plan, config)
     weights = torch.full((len(labels),), 1 / len(labels), device=plan.device)
-    sides = {
-        "ours": with_gradient(
-            lambda: lm_loss(*leaves, labels, weights, label_smoothing=0.1), leaves, None
-        ),
-        peer: with_gradient(lambda: theirs(*leaves, labels), leaves, None),
-    }
+    losses = {"ours": lambda: lm_loss(*leaves, labels, weights, label_smoothing=0.1)}
+    losses[peer] = lambda: theirs(*leaves, labels)
+    sides = {name: with_gradient(loss, leaves, None) for name, loss in losses.items()}
     agree(sides, tolerance)
     times = compare_kernels(f"lm_loss, {len(labels)} tokens, {peer}", sides)
     record.figure(f"kernel_lm_loss_ratio_{peer}{plan.suffix}", ratio(times[peer], times["ours"]))

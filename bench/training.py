@@ -104,7 +104,7 @@ class Ours:
         self.model.clamp_temperature_()
         if not self.one_pass:
             self.momentum.update(dict(self.model.named_parameters()), MOMENTUM)
-        self.momentum.enqueue(*features, taken=self.optimizer.taken)
+        self.momentum.enqueue(*features, taken=self.optimizer.told.flag)
         assert not self.optimizer.overflow
         self.steps += 1
 

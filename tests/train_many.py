@@ -70,7 +70,7 @@ class Watched(Trainer):
 
         def infinite(*args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
             losses = forward(*args, **kwargs)
-            if self.step == self.infinite:
+            if self.stepper.launching == self.infinite:
                 name = self.objective.losses[-1]
                 losses[name] = losses[name] + float("inf")
             return losses
@@ -81,7 +81,7 @@ class Watched(Trainer):
         """The same for another picture at that step."""
 
         def run(pictures: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-            if self.step == self.poison:
+            if self.stepper.launching == self.poison:
                 pictures = pictures.clone()
                 pictures[-1, 0, 0, 0] = float("nan")
             return passes(pictures, *args, **kwargs)

@@ -9,6 +9,7 @@ import torch
 
 from blip_model.config import BlipConfig
 from engine.config import ConfigError, RunConfig
+from engine.data.source import Source
 
 # Worker processes are forked after the first use; one thread each is what they have anyway.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -153,6 +154,21 @@ def refuse_long_texts(config: RunConfig, network: BlipConfig) -> None:
             f"data.max_tokens {config.data.max_tokens}: preset {config.model.preset} has "
             f"{network.max_positions} positions"
         )
+
+
+def mean_tokens(source: Source, tokenizer: Tokenizer, longest: int, prompt: str = "") -> float:
+    """Mean length of the texts of some pairs, for the work of a step.
+
+    Args:
+        source: of pairs.
+        tokenizer: of their texts.
+        longest: tokens kept of a text.
+        prompt: before each.
+    """
+    numbers = range(0, len(source), max(1, len(source) // 64))
+    texts = [str(caption) for n in numbers for caption in source.read(n).captions[:1]]
+    _, mask = tokenizer.encode([f"{prompt} {text}" for text in texts or [""]], longest)
+    return mask.sum().item() / len(mask)
 
 
 def packaged_folder() -> Path | None:

@@ -44,8 +44,9 @@ class GuardedAdamW(torch.optim.AdamW):
     ) -> None:
         super().__init__(parameters, **settings)
         self.clip_norm, self.in_parts = clip_norm, in_parts
-        self.one_pass = False
-        self._told: _Told | None = None
+        self.one_pass = self.waits = False
+        self.told: Told | None = None
+        self._held: torch.Tensor | None = None
         self.followers: dict[nn.Parameter, torch.Tensor] = {}
         self.momentum = 1.0
         self.copies = Copies((), torch.bfloat16)
@@ -68,19 +69,14 @@ class GuardedAdamW(torch.optim.AdamW):
                         state[moment] = torch.zeros_like(parameter)
 
     @property
-    def taken(self) -> torch.Tensor:
-        """Whether the last step was taken, 0-dim bool on the device."""
-        return self._told.flag
-
-    @property
     def overflow(self) -> bool:
         """Whether the last step was not taken."""
-        return self._told is not None and not self._told.value()
+        return self.told is not None and not self.told.value()
 
-    @property
-    def busy(self) -> bool:
-        """Whether the device has not come as far yet as to know."""
-        return self._told is not None and self._told.coming
+    def release(self) -> None:
+        """Take steps again after one that was not taken."""
+        if self._held is not None:
+            self._held.zero_()
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
@@ -88,14 +84,20 @@ class GuardedAdamW(torch.optim.AdamW):
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         norm = self._norm(gradients)
-        finite, scale = torch.isfinite(norm), 1.0
+        taken, scale = torch.isfinite(norm), 1.0
         if self.clip_norm > 0:
             scale = (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)
         # A parameter that was passed over once counts its updates differently from then on.
-        even, self._told = self.even and len(gradients) == len(parameters), _Told(finite)
+        even = self.even and len(gradients) == len(parameters)
+        if self.waits:
+            if self._held is None:
+                self._held = torch.zeros_like(taken)
+            taken = taken & ~self._held
+            self._held.copy_(~taken)
+        self.told = Told(taken)
         if self.one_pass and even:
             # Without waiting to know whether: a GPU would have nothing to do meanwhile.
-            self._step_in_one_pass(scale, finite)
+            self._step_in_one_pass(scale, taken)
             return
         if self.overflow:
             return
@@ -142,7 +144,7 @@ class GuardedAdamW(torch.optim.AdamW):
             self.copies.written([*parameters, *self.followers.values()])
 
 
-class _Told:
+class Told:
     """A flag on its way to the host, which waits for it and not for what is launched after it."""
 
     def __init__(self, flag: torch.Tensor) -> None:

@@ -17,7 +17,7 @@ from engine.runtime import Runtime
 from engine.training import schedule
 from engine.training.deepspeed_engine import DeepSpeedEngine
 from engine.training.objectives import Objective
-from engine.training.optimizer import GuardedAdamW
+from engine.training.optimizer import GuardedAdamW, Told
 from engine.training.recorded import RecordedPasses
 from kernels import all_gather
 from kernels.copies import Copies
@@ -37,12 +37,19 @@ class Launched:
         batches: this rank's micro-batches.
         features: of each, what the queues get, or None.
         losses: of each, float64 in the order of the objective's.
+        told: whether it was taken, once the device knows; None where only the engine can say.
     """
 
     step: int
     batches: list[Batch]
     features: list[MomentumFeatures | None]
     losses: list[torch.Tensor]
+    told: Told | None
+
+    @property
+    def busy(self) -> bool:
+        """Whether the device has not come to its end yet."""
+        return self.told is not None and self.told.coming
 
 
 class TwoPhaseStep:
@@ -59,6 +66,10 @@ class TwoPhaseStep:
         engine: around the online network.
         momentum: encoders and queues, or None.
         samples: pairs of the data, for the schedules.
+
+    Attributes:
+        ahead: a step may be launched before the last one is settled.
+        launching: number of the step that was launched last.
     """
 
     def __init__(
@@ -77,8 +88,12 @@ class TwoPhaseStep:
         followers = {online_name(name): parameter for name, parameter in named.items()}
         self._followed = list(followers)
         self._follow_in_step = engine.follow_in_step(followers, config.model.momentum)
-        # What follows a step is then launched before the host knows whether it was taken.
+        # What follows a step, and the next one, are then launched before the host knows whether it
+        # was taken: the device goes on by itself.
         self.ahead = self._recorded is not None and self._follow_in_step
+        if self.ahead:
+            engine.inner_optimizer.waits = True
+        self.launching = 0
         on_gpu = runtime.device.type == "cuda"
         self._bringing = torch.cuda.Stream() if self.ahead and on_gpu else None
         self._copies = Copies(self._copied(), torch.bfloat16)
@@ -114,7 +129,7 @@ class TwoPhaseStep:
             return [batch.to(self.runtime.device) for batch in batches]
 
     def launch(self, step: int, batches: list[Batch]) -> Launched:
-        """Begin a step; collective. The host may do something else before it has it settled.
+        """Begin a step; collective. With `ahead` the one before need not be settled yet.
 
         Args:
             step: its number, from 0.
@@ -125,39 +140,45 @@ class TwoPhaseStep:
             torch.cuda.current_stream().wait_stream(self._bringing)
         return self._launch(step, batches, bounded=True)
 
-    def settle(self, launched: Launched) -> tuple[bool, torch.Tensor]:
-        """End a step, which must come before the next is launched; collective.
+    def settle(self, launched: Launched) -> tuple[bool, torch.Tensor, bool]:
+        """End a step; collective.
 
         Returns:
             Whether the step was taken: not where a loss or a gradient of any rank was not finite,
-            and then nothing was changed; and this rank's losses, float64 in the order of the
-            objective's.
+            and then nothing was changed; this rank's losses, float64 in the order of the
+            objective's; and whether a step that was launched after it has to be launched again,
+            as the device has taken none meanwhile.
         """
-        accepted = self.engine.accepted()
-        if not accepted and self._recorded is not None:
+        void = not self._accepted(launched)
+        if void and self._recorded is not None:
             # Perhaps wrong texts were drawn that there was no room for.
             launched = self._launch(launched.step, launched.batches, bounded=False)
-            accepted = self.engine.accepted()
-            if accepted:
+            if self._accepted(launched):
                 log.info("step %d taken again: no room for its wrong texts", launched.step)
+        accepted = self._accepted(launched)
         if accepted and not self.ahead:
             self._commit(launched)
-        return accepted, torch.stack(launched.losses).mean(0)
+        return accepted, torch.stack(launched.losses).mean(0), void
 
-    def busy(self) -> bool:
-        """Whether the device still has work of the step that was launched last."""
-        return self.ahead and self.engine.inner_optimizer.busy
+    def _accepted(self, launched: Launched) -> bool:
+        if launched.told is None:
+            return self.engine.accepted()
+        if launched.told.value():
+            return True
+        self.engine.inner_optimizer.release()
+        return False
 
     def _launch(self, step: int, batches: list[Batch], *, bounded: bool) -> Launched:
-        computed = []
+        self.launching, computed = step, []
         rate = schedule.learning_rate(self.config.train, step, self.samples)
         for part, batch in enumerate(batches):
             computed.append(self._forward_backward(step, part, batch, bounded=bounded))
             self.engine.step(rate, last=part == len(batches) - 1)
         features, losses = (list(parts) for parts in zip(*computed, strict=True))
-        launched = Launched(step, batches, features, losses)
-        if self.ahead:
-            self._commit(launched, self.engine.inner_optimizer.taken)
+        if not self.ahead:
+            return Launched(step, batches, features, losses, None)
+        launched = Launched(step, batches, features, losses, self.engine.inner_optimizer.told)
+        self._commit(launched, launched.told.flag)
         return launched
 
     def _forward_backward(

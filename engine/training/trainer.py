@@ -20,14 +20,14 @@ from engine.data.loader import build_loader, from_worker
 from engine.data.micro_batches import micro_batch_size
 from engine.data.mixture import open_mixture
 from engine.data.source import Source
-from engine.data.tokenizer import Tokenizer, open_tokenizer, refuse_long_texts
+from engine.data.tokenizer import Tokenizer, mean_tokens, open_tokenizer, refuse_long_texts
 from engine.runtime import Runtime
 from engine.training import run_folder, schedule, state
 from engine.training.deepspeed_engine import DeepSpeedEngine
 from engine.training.methods import as_configured
 from engine.training.objectives import Objective
 from engine.training.signals import STOPPED, Interrupted, StopRequest
-from engine.training.step import TwoPhaseStep, culprits
+from engine.training.step import Launched, TwoPhaseStep, culprits
 from engine.training.telemetry import Telemetry
 from engine.weights import account
 
@@ -110,12 +110,15 @@ class Trainer:
         )
         self.ledger = BadSampleLedger(config.data.max_bad_fraction)
         self._named: set[str] = set()
+        self._skipped_in_a_row, self._saved = 0, None
         if resumed is not None:
             state.load_moments(resumed, self.engine)
             self.ledger.reasons.update(resumed.state["bad_samples"])
             self.ledger.seen = resumed.state["samples_seen"]
             self._say(f"continuing {resumed.path} at step {self.step}")
-        flops, losses = self.objective.flops(self._mean_tokens()), self.objective.losses
+        told = (config.data.max_tokens, self.objective.prompt)
+        tokens = mean_tokens(self.source, self.tokenizer, *told)
+        flops, losses = self.objective.flops(tokens), self.objective.losses
         self.telemetry = Telemetry(
             self.folder, config, runtime, losses, self.step, self.last_step, flops
         )
@@ -131,14 +134,6 @@ class Trainer:
             f"{len(self.source)} pairs, {self.last_step} steps of {config.train.global_batch_size} "
             f"on {runtime.world_size} process(es), {config.precision} on {runtime.device.type}"
         )
-
-    def _mean_tokens(self) -> float:
-        """Mean text length of some pairs, for the work of a step."""
-        numbers = range(0, len(self.source), max(1, len(self.source) // 64))
-        texts = [str(caption) for n in numbers for caption in self.source.read(n).captions[:1]]
-        texts = [f"{self.objective.prompt} {text}" for text in texts or [""]]
-        _, mask = self.tokenizer.encode(texts, self.config.data.max_tokens)
-        return mask.sum().item() / len(mask)
 
     def batches(self) -> Iterator[Batch]:
         """This rank's micro-batches from the current step on."""
@@ -157,48 +152,69 @@ class Trainer:
         )
 
     def _loop(self) -> int:
-        train, every = self.config.train, self.config.checkpoint.every
-        batches, skipped_in_a_row, saved = self.batches(), 0, None
-        fetched = None
+        batches, fetched, going = self.batches(), None, None
         while self.step < self.last_step:
-            taken = self._agreed(*(fetched or self._fetch(batches)))
+            number = self.step + (going is not None)
+            if going and (number == self.last_step or self.stop or self._says(number)):
+                self._settle(going)
+                going = None
+                continue
+            fetched = fetched or self._fetch(batches, going)
+            taken, fetched = self._agreed(*fetched), None
             if taken is None:
+                if going:
+                    self._settle(going)
                 self._save()
-                self._say(
-                    f"stopped by a signal at step {self.step}, saved; start again to continue"
-                )
+                step = f"step {self.step}"
+                self._say(f"stopped by a signal at {step}, saved; start again to continue")
                 return STOPPED
-            launched, fetched = self.stepper.launch(self.step, taken), None
-            if self.stepper.ahead and self.step + 1 < self.last_step:
-                # While the device computes.
-                fetched = self._fetch(batches)
-            accepted, losses = self.stepper.settle(launched)
-            if accepted:
-                self.telemetry.add(losses)
-            else:
-                self.telemetry.skip()
-                names = culprits(taken, losses, self.runtime)
-                self._say(f"step {self.step} was not finite and changed nothing; {names}")
-            self.step += 1
-            skipped_in_a_row = 0 if accepted else skipped_in_a_row + 1
-            if skipped_in_a_row >= train.max_skipped_in_a_row:
-                raise ConfigError(
-                    f"{skipped_in_a_row} steps in a row were not finite, the last is {self.step}: "
-                    "lower train.learning_rate or set train.clip_norm; the checkpoints are intact"
-                )
-            if self.step % train.log_every == 0 or self.step == self.last_step:
-                rate = self._rate(self.step - 1)
-                self.telemetry.log(self.step, rate, self._temperature(), self.ledger.total)
-            if every and self.step % every == 0:
-                self._save()
-                saved = self.step
-        if saved != self.step:
+            launched = self.stepper.launch(number, taken)
+            if going and self._settle(going):
+                launched = self.stepper.launch(number, taken)
+            going = launched
+            if not self.stepper.ahead:
+                self._settle(going)
+                going = None
+        if self._saved != self.step:
             self._save()
         if self.ledger.total:
             self._say(f"{self.ledger.total} bad samples were replaced: {self.ledger.kinds}")
         return 0
 
-    def _fetch(self, batches: Iterator[Batch]) -> tuple[list[Batch], ConfigError | None]:
+    def _says(self, step: int) -> bool:
+        """Whether a line is logged or a checkpoint saved after so many steps."""
+        numbers = (self.config.train.log_every, self.config.checkpoint.every)
+        return any(every and step % every == 0 for every in numbers)
+
+    def _settle(self, launched: Launched) -> bool:
+        """Count a step, log and save after it; whether the one launched after it is void."""
+        train, every = self.config.train, self.config.checkpoint.every
+        accepted, losses, void = self.stepper.settle(launched)
+        if accepted:
+            self.telemetry.add(losses)
+        else:
+            self.telemetry.skip()
+            names = culprits(launched.batches, losses, self.runtime)
+            self._say(f"step {self.step} was not finite and changed nothing; {names}")
+        self.step += 1
+        self._skipped_in_a_row = 0 if accepted else self._skipped_in_a_row + 1
+        if self._skipped_in_a_row >= train.max_skipped_in_a_row:
+            raise ConfigError(
+                f"{self._skipped_in_a_row} steps in a row were not finite, the last is "
+                f"{self.step}: lower train.learning_rate or set train.clip_norm; the checkpoints "
+                "are intact"
+            )
+        if self.step % train.log_every == 0 or self.step == self.last_step:
+            rate = self._rate(self.step - 1)
+            self.telemetry.log(self.step, rate, self._temperature(), self.ledger.total)
+        if every and self.step % every == 0:
+            self._save()
+            self._saved = self.step
+        return void
+
+    def _fetch(
+        self, batches: Iterator[Batch], going: Launched | None
+    ) -> tuple[list[Batch], ConfigError | None]:
         """This rank's micro-batches of the next step, or what is wrong with the data."""
         taken, problem, began = [], None, time.perf_counter()
         try:
@@ -208,7 +224,7 @@ class Trainer:
             pass
         except ConfigError as error:
             problem = error
-        if not self.stepper.busy():
+        if going is None or not going.busy:
             self.telemetry.waited(time.perf_counter() - began)
         return self.stepper.bring(taken), problem
 
