@@ -44,7 +44,7 @@ class Ours:
         self.momentum = Momentum(self.model, queue_size).to(device)
         parameters = list(self.model.parameters())
         self.optimizer = build_optimizer(parameters, TrainSection(), RATE)
-        self.device, self.steps = device, 0
+        self.device, self.steps, self.told = device, 0, None
         # On the device once: a number of the host would be waited for in each step.
         self.alpha = torch.full((), ALPHA, dtype=torch.float64, device=device)
         self.group = torch.zeros(1, dtype=torch.int64, device=device)
@@ -105,7 +105,9 @@ class Ours:
         if not self.one_pass:
             self.momentum.update(dict(self.model.named_parameters()), MOMENTUM)
         self.momentum.enqueue(*features, taken=self.optimizer.told.flag)
-        assert not self.optimizer.overflow
+        # As a run does: the step before is asked for once this one is launched.
+        assert self.told is None or self.told.value()
+        self.told = self.optimizer.told
         self.steps += 1
 
     def _keep_copies(self, precision: str) -> None:
