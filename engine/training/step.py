@@ -125,7 +125,6 @@ class TwoPhaseStep:
         if self._bringing is None:
             return batches
         with torch.cuda.stream(self._bringing):
-            # They are let go of after they are settled, and their copies into place are done.
             return [batch.to(self.runtime.device) for batch in batches]
 
     def launch(self, step: int, batches: list[Batch]) -> Launched:
@@ -137,7 +136,12 @@ class TwoPhaseStep:
         """
         self._copies.refresh()
         if self._bringing is not None:
-            torch.cuda.current_stream().wait_stream(self._bringing)
+            here = torch.cuda.current_stream()
+            here.wait_stream(self._bringing)
+            for batch in batches:
+                # All else was read when a step is settled and lets go of them; the queue takes ids
+                # after the device has told of it, and the next batch would come into their place.
+                batch.image_id.record_stream(here)
         return self._launch(step, batches, bounded=True)
 
     def settle(self, launched: Launched) -> tuple[bool, torch.Tensor, bool]:
@@ -256,7 +260,7 @@ class TwoPhaseStep:
         return features, losses
 
     def _commit(self, launched: Launched, taken: torch.Tensor | None = None) -> None:
-        """Momentum encoders and queues follow the weights, where the device says so."""
+        """Clamp the temperature; momentum encoders and queues follow, unless not `taken`."""
         self.engine.clamp_temperature_()
         momentum, features, batches = self.momentum, launched.features, launched.batches
         if momentum is None:

@@ -152,15 +152,14 @@ class Trainer:
         )
 
     def _loop(self) -> int:
-        batches, fetched, going = self.batches(), None, None
+        batches, going = self.batches(), None
         while self.step < self.last_step:
             number = self.step + (going is not None)
             if going and (number == self.last_step or self.stop or self._says(number)):
                 self._settle(going)
                 going = None
                 continue
-            fetched = fetched or self._fetch(batches, going)
-            taken, fetched = self._agreed(*fetched), None
+            taken = self._agreed(*self._fetch(batches, going))
             if taken is None:
                 if going:
                     self._settle(going)
