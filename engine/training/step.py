@@ -93,7 +93,7 @@ class TwoPhaseStep:
         self.ahead = self._recorded is not None and self._follow_in_step
         if self.ahead:
             engine.inner_optimizer.waits = True
-        self.launching = 0
+        self.launching, self._retaken = 0, False
         on_gpu = runtime.device.type == "cuda"
         self._bringing = torch.cuda.Stream() if self.ahead and on_gpu else None
         self._copies = Copies(self._copied(), torch.bfloat16)
@@ -153,13 +153,15 @@ class TwoPhaseStep:
             objective's; and whether a step that was launched after it has to be launched again,
             as the device has taken none meanwhile.
         """
-        void = not self._accepted(launched)
+        accepted = self._accepted(launched)
+        void = not accepted
         if void and self._recorded is not None:
             # Perhaps wrong texts were drawn that there was no room for.
             launched = self._launch(launched.step, launched.batches, bounded=False)
-            if self._accepted(launched):
-                log.info("step %d taken again: no room for its wrong texts", launched.step)
-        accepted = self._accepted(launched)
+            accepted = self._accepted(launched)
+            if accepted and not self._retaken:
+                self._retaken, again = True, "no room for its wrong texts; more like it go untold"
+                log.info("step %d taken again: %s", launched.step, again)
         if accepted and not self.ahead:
             self._commit(launched)
         return accepted, torch.stack(launched.losses).mean(0), void

@@ -224,6 +224,7 @@ class Trainer:
         except ConfigError as error:
             problem = error
         if going is None or not going.busy:
+            # At most so long: the device may have come to its end in the midst of it.
             self.telemetry.waited(time.perf_counter() - began)
         return self.stepper.bring(taken), problem
 
