@@ -63,6 +63,8 @@ def test_whatever_happens_when(tmp_path: Path, data: Path, order: str) -> None:
         config = write_config(tmp_path, name, data, train=train, checkpoint=saving)
         tree = yaml.safe_load(config.read_text())
         tree["data"]["curriculum"] = STAGES
+        # With copies of weights, which are looked at before each checkpoint.
+        tree["precision"] = "bf16"
         config.write_text(yaml.safe_dump(tree))
         words = ["--follow", *words, *(word for step in refused for word in ("--poison", step))]
         stopped = stop is not None and name == "ahead"
