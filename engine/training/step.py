@@ -25,7 +25,8 @@ from kernels.copies import Copies
 log = logging.getLogger(__name__)
 
 DROPOUT = 12
-NAMED = 8
+# Of what is NaN where wrong texts do not fit, see `fused_passes`.
+MATCHING = "loss_itm"
 
 
 @dataclass(frozen=True)
@@ -155,8 +156,8 @@ class TwoPhaseStep:
         """
         accepted = self._accepted(launched)
         void = not accepted
-        if void and self._recorded is not None:
-            # Perhaps wrong texts were drawn that there was no room for.
+        named = self.objective.losses
+        if void and self._recorded is not None and lacked_room(named, launched.losses):
             launched = self._launch(launched.step, launched.batches, bounded=False)
             accepted = self._accepted(launched)
             if accepted and not self._retaken:
@@ -280,17 +281,9 @@ class TwoPhaseStep:
         momentum.enqueue(images, texts, ids, taken)
 
 
-def culprits(batches: list[Batch], losses: torch.Tensor, runtime: Runtime) -> str:
-    """Which samples made a step not finite, as far as it can be seen. Collective, and rare.
-
-    Suspects are the samples of the ranks whose losses are not finite, and where only a gradient
-    was not, those of all ranks.
-    """
-    keys = [key for batch in batches for key in batch.key]
-    told = runtime.gather(([] if losses.isfinite().all() else keys, keys))
-    for number, what in enumerate(("loss of one of", "one of")):
-        found = [key for rank in told for key in rank[number]]
-        if found:
-            more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
-            return f"{what}: {', '.join(found[:NAMED])}{more}"
-    return "no samples"
+def lacked_room(names: tuple[str, ...], losses: list[torch.Tensor]) -> bool:
+    """Whether wrong texts were drawn that there was no room for: nothing else is not finite."""
+    if MATCHING not in names:
+        return False
+    wrong = ~torch.stack(losses).isfinite()
+    return bool((wrong[:, names.index(MATCHING)] & (wrong.sum(1) == 1)).any())

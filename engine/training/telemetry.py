@@ -73,7 +73,7 @@ class Telemetry:
                 self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1)
 
     def waited(self, seconds: float) -> None:
-        """Time spent waiting for data."""
+        """Time spent waiting for data: at most, as a device may have been busy for a part of it."""
         self._wait += seconds
 
     def add(self, losses: torch.Tensor) -> None:

@@ -23,11 +23,12 @@ from engine.data.source import Source
 from engine.data.tokenizer import Tokenizer, mean_tokens, open_tokenizer, refuse_long_texts
 from engine.runtime import Runtime
 from engine.training import run_folder, schedule, state
+from engine.training.culprits import culprits
 from engine.training.deepspeed_engine import DeepSpeedEngine
 from engine.training.methods import as_configured
 from engine.training.objectives import Objective
 from engine.training.signals import STOPPED, Interrupted, StopRequest
-from engine.training.step import Launched, TwoPhaseStep, culprits
+from engine.training.step import Launched, TwoPhaseStep
 from engine.training.telemetry import Telemetry
 from engine.weights import account
 
@@ -224,7 +225,6 @@ class Trainer:
         except ConfigError as error:
             problem = error
         if going is None or not going.busy:
-            # At most so long: the device may have come to its end in the midst of it.
             self.telemetry.waited(time.perf_counter() - began)
         return self.stepper.bring(taken), problem
 

@@ -9,7 +9,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from engine.data.shards import ShardWriter
+from engine.training.objectives import Pretraining
 from engine.training.recorded import RecordedPasses
+from engine.training.step import lacked_room
+from engine.training.tuning import Captioning
 from tests.forked import run, succeed
 from tests.runs import weights, write_config
 from tests.shards import picture, write_shards
@@ -90,6 +93,23 @@ def test_steps_whose_wrong_texts_do_not_fit_are_taken_again(tmp_path: Path) -> N
     for name, want in kept[0].items():
         for got in kept[1:]:
             torch.testing.assert_close(got[name], want, atol=2e-5, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("losses", "lacked"),
+    [
+        ([[1.0, 1.0, 1.0], [1.0, torch.nan, 1.0]], True),
+        # A picture that is not finite, a loss without bounds, and a gradient alone.
+        ([[torch.nan, torch.nan, torch.nan], [1.0, 1.0, 1.0]], False),
+        ([[1.0, 1.0, torch.inf], [1.0, 1.0, 1.0]], False),
+        ([[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]], False),
+    ],
+)
+def test_only_a_step_that_lacked_room_is_taken_again(losses: list, lacked: bool) -> None:
+    found = [torch.tensor(of_part, dtype=torch.float64) for of_part in losses]
+    assert lacked_room(Pretraining.losses, found) is lacked
+    # An objective that draws nothing.
+    assert not lacked_room(Captioning.losses, [of_part[1:2] for of_part in found])
 
 
 def test_a_cpu_refuses_to_record(tmp_path: Path) -> None:
