@@ -1,4 +1,4 @@
-"""Every Triton kernel compiles without a GPU, most for Hopper, and keeps its values in registers."""
+"""Every Triton kernel compiles for Hopper without a GPU, and keeps its values in registers."""
 
 import ast
 import os
