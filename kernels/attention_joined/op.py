@@ -12,7 +12,7 @@ NAME = "attention_joined"
 DTYPES = (torch.bfloat16, torch.float16)
 # What a program holds: its row of scores in registers, all keys and values in shared memory.
 LONGEST, WIDEST = 256, 64
-# Major compute capabilities whose products read shared memory: Hopper and Blackwell of data centres.
+# Major compute capabilities whose products read shared memory: Hopper, Blackwell of data centres.
 # Others' read registers, and what does not fit in them goes through memory.
 FAST = (9, 10)
 

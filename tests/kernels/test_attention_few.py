@@ -11,7 +11,9 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LOW = torch.bfloat16 if torch.cuda.is_available() else torch.float16
 
 
-@pytest.mark.parametrize(("queries", "keys", "width"), [(1, 577, 64), (3, 130, 40), (16, 5, 16), (1, 9, 8)])
+@pytest.mark.parametrize(
+    ("queries", "keys", "width"), [(1, 577, 64), (3, 130, 40), (16, 5, 16), (1, 9, 8)]
+)
 def test_errors_are_those_of_the_definition(queries: int, keys: int, width: int) -> None:
     generator = torch.Generator().manual_seed(keys)
     batch, heads = 2, 3
