@@ -4,16 +4,16 @@ One that names a task is a fine-tuning.
 
     python -m tests.train_many [OPTION VALUE ...] CONFIG.yaml ...
 
-On the last rank, at the step that the option names, `--poison` puts a NaN into a picture,
-`--infinite` adds a constant infinity (its gradient is finite) to a loss, and `--stall` waits for
-data forever, and says so; `--terminate` and `--kill` send that rank itself the signal.
-`--programs BACKEND` has what is compiled go through another backend than the default.
+On the last rank, at the step that the option names, `--poison` puts a NaN into a picture (more of
+them: in several steps), `--infinite` adds a constant infinity (its gradient is finite) to a loss,
+and `--stall` waits for data forever, and says so; `--terminate` and `--kill` send that rank itself
+the signal. `--programs BACKEND` has what is compiled go through another backend than the default.
 `--ledger FILE` appends the keys of every micro-batch that a rank takes. `--follow` has the momentum
 weights follow inside the optimizer's step on a CPU too; `--record` has passes go through what
 records them, and `--tight` gives wrong texts places for two tokens more than all texts have, which
 many draws do not fit. `--cast` keeps no copies of weights in bf16: every pass casts them.
-`--room BYTES` lets no file grow larger,
-which is what a full disk does to a write, on any machine and without being root.
+`--room BYTES` lets no file grow larger, which is what a full disk does to a write, on any machine
+and without being root.
 """
 
 import argparse
@@ -49,7 +49,7 @@ from launch.finetune import FinetuneConfig
 class Watched(Trainer):
     """The real run, with its batches looked at or poisoned on the way in."""
 
-    poison: int | None = None
+    poison: tuple[int, ...] = ()
     infinite: int | None = None
     stall: int | None = None
     signals: dict[int | None, signal.Signals] = {}
@@ -60,7 +60,7 @@ class Watched(Trainer):
         super()._prepare(resumed)
         if self.runtime.rank != self.runtime.world_size - 1:
             return
-        if self.poison is not None:
+        if self.poison:
             self.engine.forward = self.poisoned(self.engine.forward)
             if self.momentum is not None:
                 self.momentum.features = self.poisoned(self.momentum.features)
@@ -81,7 +81,7 @@ class Watched(Trainer):
         """The same for another picture at that step."""
 
         def run(pictures: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-            if self.stepper.launching == self.poison:
+            if self.stepper.launching in self.poison:
                 pictures = pictures.clone()
                 pictures[-1, 0, 0, 0] = float("nan")
             return passes(pictures, *args, **kwargs)
@@ -108,7 +108,7 @@ class Watched(Trainer):
 def main() -> int:
     """Run all configurations; the last exit code."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--poison", type=int)
+    parser.add_argument("--poison", type=int, action="append", default=[])
     parser.add_argument("--infinite", type=int)
     parser.add_argument("--stall", type=int)
     parser.add_argument("--terminate", type=int)
@@ -140,7 +140,7 @@ def main() -> int:
         config = parse(kind, ["--config", path], description="", examples="")
         objective = OBJECTIVES[config.task] if tuned else pretraining
         run = Watched(config, objective, here, stop)
-        run.poison, run.keys_file, run.infinite = words.poison, words.ledger, words.infinite
+        run.poison, run.keys_file, run.infinite = (*words.poison,), words.ledger, words.infinite
         run.stall, run.tight = words.stall, words.tight
         run.signals = {words.terminate: signal.SIGTERM, words.kill: signal.SIGKILL}
         code = run.run()

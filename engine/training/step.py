@@ -94,7 +94,7 @@ class TwoPhaseStep:
         self.ahead = alone and self._recorded is not None and self._follow_in_step
         if self.ahead:
             engine.inner_optimizer.waits = True
-        self.launching = 0
+        self.launching, self._retaken = 0, False
         on_gpu = runtime.device.type == "cuda"
         self._bringing = torch.cuda.Stream() if self.ahead and on_gpu else None
         self._copies = Copies(self._copied(), torch.bfloat16)
@@ -126,7 +126,6 @@ class TwoPhaseStep:
         if self._bringing is None:
             return batches
         with torch.cuda.stream(self._bringing):
-            # They are let go of after they are settled, and their copies into place are done.
             return [batch.to(self.runtime.device) for batch in batches]
 
     def launch(self, step: int, batches: list[Batch]) -> Launched:
@@ -138,7 +137,12 @@ class TwoPhaseStep:
         """
         self._copies.refresh()
         if self._bringing is not None:
-            torch.cuda.current_stream().wait_stream(self._bringing)
+            here = torch.cuda.current_stream()
+            here.wait_stream(self._bringing)
+            for batch in batches:
+                # All else was read when a step is settled and lets go of them; the queue takes ids
+                # after the device has told of it, and the next batch would come into their place.
+                batch.image_id.record_stream(here)
         return self._launch(step, batches, bounded=True)
 
     def settle(self, launched: Launched) -> tuple[bool, torch.Tensor, bool]:
@@ -150,13 +154,15 @@ class TwoPhaseStep:
             objective's; and whether a step that was launched after it has to be launched again,
             as the device has taken none meanwhile.
         """
-        void = not self._accepted(launched)
+        accepted = self._accepted(launched)
+        void = not accepted
         if void and self._recorded is not None:
             # Perhaps wrong texts were drawn that there was no room for.
             launched = self._launch(launched.step, launched.batches, bounded=False)
-            if self._accepted(launched):
-                log.info("step %d taken again: no room for its wrong texts", launched.step)
-        accepted = self._accepted(launched)
+            accepted = self._accepted(launched)
+            if accepted and not self._retaken:
+                self._retaken, again = True, "no room for its wrong texts; more like it go untold"
+                log.info("step %d taken again: %s", launched.step, again)
         if accepted and not self.ahead:
             self._commit(launched)
         return accepted, torch.stack(launched.losses).mean(0), void
@@ -257,7 +263,7 @@ class TwoPhaseStep:
         return features, losses
 
     def _commit(self, launched: Launched, taken: torch.Tensor | None = None) -> None:
-        """Momentum encoders and queues follow the weights, where the device says so."""
+        """Clamp the temperature; momentum encoders and queues follow, unless not `taken`."""
         self.engine.clamp_temperature_()
         momentum, features, batches = self.momentum, launched.features, launched.batches
         if momentum is None:

@@ -152,15 +152,14 @@ class Trainer:
         )
 
     def _loop(self) -> int:
-        batches, fetched, going = self.batches(), None, None
+        batches, going = self.batches(), None
         while self.step < self.last_step:
             number = self.step + (going is not None)
             if going and (number == self.last_step or self.stop or self._says(number)):
                 self._settle(going)
                 going = None
                 continue
-            fetched = fetched or self._fetch(batches, going)
-            taken, fetched = self._agreed(*fetched), None
+            taken = self._agreed(*self._fetch(batches, going))
             if taken is None:
                 if going:
                     self._settle(going)
@@ -225,6 +224,7 @@ class Trainer:
         except ConfigError as error:
             problem = error
         if going is None or not going.busy:
+            # At most so long: the device may have come to its end in the midst of it.
             self.telemetry.waited(time.perf_counter() - began)
         return self.stepper.bring(taken), problem
 

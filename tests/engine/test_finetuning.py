@@ -218,3 +218,29 @@ def test_a_poisoned_batch_changes_nothing(pretrained: Path, task: str) -> None:
     assert all(tensor.isfinite().all() for tensor in last.values() if tensor.is_floating_point())
     assert [line["skipped_steps"] for line in metrics(run)] == [0, 0, 0, 0, 0, 1, 1]
     assert metrics(run)[5][TASKS[task][0]] is None
+
+
+@pytest.fixture(scope="module")
+def ahead(pretrained: Path) -> Path:
+    """Fine-tunings whose host goes ahead of its device, and such as wait; step 2 is refused."""
+    train = {"max_steps": 5, "log_every": 5, "micro_batch_size": 4}
+    dropout = {"model": {"dropout": 0.1}}
+    for name, words in (("inside", []), ("ahead", ["--record"])):
+        configs = [
+            write_tuning(pretrained, f"{task}_{name}", task, train=train, **dropout)
+            for task in TASKS
+        ]
+        said = pretrained / f"said_{name}"
+        succeed(TRAIN, ["--poison", 2, "--follow", *words, *configs], said)
+    return pretrained
+
+
+@pytest.mark.slow
+@each_task
+def test_a_run_that_goes_ahead_is_the_same_bit_by_bit(ahead: Path, task: str) -> None:
+    ours, theirs = (metrics(ahead / f"{task}_{name}")[0] for name in ("ahead", "inside"))
+    assert ours["skipped_steps"] == theirs["skipped_steps"] == 1
+    assert all(ours[name] == theirs[name] for name in TASKS[task])
+    ours, theirs = (state(ahead / f"{task}_{name}", 5) for name in ("ahead", "inside"))
+    assert ours.keys() == theirs.keys()
+    assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []
