@@ -144,7 +144,9 @@ def test_hard_negatives(
     record.figure(f"kernel_hard_negatives_ratio{plan.suffix}", faster)
 
 
-def test_nucleus_draw(compare: Compare, plan: Plan, record: Record, config: BlipConfig) -> None:
+def test_nucleus_draw(
+    compare_kernels: Compare, plan: Plan, record: Record, config: BlipConfig
+) -> None:
     """A token of every caption of a batch; a CPU has the definition alone, and nothing to tell."""
     if plan.device.type != "cuda":
         pytest.skip("needs an NVIDIA GPU")
@@ -158,7 +160,7 @@ def test_nucleus_draw(compare: Compare, plan: Plan, record: Record, config: Blip
     # Sums that round differently move a number over an edge now and then.
     assert (drawn("triton") == drawn("reference")).float().mean() > 0.9
     sides = {"definition": lambda: drawn("reference"), "ours": lambda: drawn("triton")}
-    times = compare(f"nucleus_draw, {rows} rows", sides)
+    times = compare_kernels(f"nucleus_draw, {rows} rows", sides)
     faster = ratio(times["definition"], times["ours"])
     record.figure(f"kernel_nucleus_draw_ratio{plan.suffix}", faster)
 
