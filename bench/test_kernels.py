@@ -153,16 +153,14 @@ def test_nucleus_draw(
     rows = plan.caption_batch
     logits = torch.randn(rows, config.vocab_size, device=plan.device) * 3
     numbers = torch.rand(rows, dtype=torch.float64, device=plan.device)
-
-    def drawn(backend: str) -> torch.Tensor:
-        return nucleus_draw(logits, numbers, top_p=0.9, backend=backend)
-
+    sides = {
+        name: lambda b=backend: nucleus_draw(logits, numbers, top_p=0.9, backend=b)
+        for name, backend in {"definition": "reference", "ours": "triton"}.items()
+    }
     # Sums that round differently move a number over an edge now and then.
-    assert (drawn("triton") == drawn("reference")).float().mean() > 0.9
-    sides = {"definition": lambda: drawn("reference"), "ours": lambda: drawn("triton")}
-    times = compare_kernels(f"nucleus_draw, {rows} rows", sides)
-    faster = ratio(times["definition"], times["ours"])
-    record.figure(f"kernel_nucleus_draw_ratio{plan.suffix}", faster)
+    assert (sides["ours"]() == sides["definition"]()).float().mean() > 0.9
+    plain, ours = compare_kernels(f"nucleus_draw, {rows} rows", sides).values()
+    record.figure(f"kernel_nucleus_draw_ratio{plan.suffix}", ratio(plain, ours))
 
 
 def test_states_of_negatives(
