@@ -19,8 +19,6 @@ from kernels.itc_loss.triton_pack import pack
 from kernels.itc_loss.triton_tiles import TILES, tiles_of
 
 LOG2_E = tl.constexpr(1.4426950408889634)
-
-
 # Rows of a program that adds positives up, and its warps.
 POSITIVES_M, POSITIVES_WARPS = 16, 4
 
