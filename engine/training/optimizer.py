@@ -30,6 +30,8 @@ class GuardedAdamW(torch.optim.AdamW):
     Attributes:
         one_pass: clip, update and let followers follow in one pass over memory; PyTorch's own
             AdamW otherwise. The state must be there already.
+        waits: after a step not taken none is until `release`, so that the host may go ahead.
+        told: of the last step, whether it was taken.
         copies: of weights and followers, which the one pass writes too; of what is updated
             otherwise their owner has to `refresh` them.
     """

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from engine.data.shards import ShardWriter
@@ -28,6 +29,8 @@ ORDERS = {
     "while a stop comes": ([2], 6, 0, 2),
     "after a stop": ([3], 6, 4, 2),
 }
+# Pictures are of other sizes from step to step.
+STAGES = [{"until_step": 2, "image_size": 16}, {"until_step": 4, "image_size": 24}]
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +61,11 @@ def test_whatever_happens_when(tmp_path: Path, data: Path, order: str) -> None:
         train = {"max_steps": STEPS, "log_every": log_every}
         saving = {"every": every, "keep_last": 9}
         config = write_config(tmp_path, name, data, train=train, checkpoint=saving)
+        tree = yaml.safe_load(config.read_text())
+        tree["data"]["curriculum"] = STAGES
+        # With copies of weights, which are looked at before each checkpoint.
+        tree["precision"] = "bf16"
+        config.write_text(yaml.safe_dump(tree))
         words = ["--follow", *words, *(word for step in refused for word in ("--poison", step))]
         stopped = stop is not None and name == "ahead"
         if stopped:
