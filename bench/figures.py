@@ -90,6 +90,7 @@ FIGURES = {
     "kernel_itc_loss_ratio_gemm": Figure(),
     "kernel_hard_negatives_ratio": Figure(),
     "kernel_negative_states_ratio": Figure(),
+    "kernel_nucleus_draw_ratio": Figure(),
     "kernel_attention_vision_ratio": Figure(),
     "kernel_attention_vision_ratio_sdpa": Figure(),
     "kernel_attention_cross_ratio": Figure(),

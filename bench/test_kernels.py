@@ -144,23 +144,23 @@ def test_hard_negatives(
     record.figure(f"kernel_hard_negatives_ratio{plan.suffix}", faster)
 
 
-def test_nucleus_draw(compare: Compare, plan: Plan, record: Record, config: BlipConfig) -> None:
+def test_nucleus_draw(
+    compare_kernels: Compare, plan: Plan, record: Record, config: BlipConfig
+) -> None:
     """A token of every caption of a batch; a CPU has the definition alone, and nothing to tell."""
     if plan.device.type != "cuda":
         pytest.skip("needs an NVIDIA GPU")
     rows = plan.caption_batch
     logits = torch.randn(rows, config.vocab_size, device=plan.device) * 3
     numbers = torch.rand(rows, dtype=torch.float64, device=plan.device)
-
-    def drawn(backend: str) -> torch.Tensor:
-        return nucleus_draw(logits, numbers, top_p=0.9, backend=backend)
-
+    sides = {
+        name: lambda b=backend: nucleus_draw(logits, numbers, top_p=0.9, backend=b)
+        for name, backend in {"definition": "reference", "ours": "triton"}.items()
+    }
     # Sums that round differently move a number over an edge now and then.
-    assert (drawn("triton") == drawn("reference")).float().mean() > 0.9
-    sides = {"definition": lambda: drawn("reference"), "ours": lambda: drawn("triton")}
-    times = compare(f"nucleus_draw, {rows} rows", sides)
-    faster = ratio(times["definition"], times["ours"])
-    record.figure(f"kernel_nucleus_draw_ratio{plan.suffix}", faster)
+    assert (sides["ours"]() == sides["definition"]()).float().mean() > 0.9
+    plain, ours = compare_kernels(f"nucleus_draw, {rows} rows", sides).values()
+    record.figure(f"kernel_nucleus_draw_ratio{plan.suffix}", ratio(plain, ours))
 
 
 def test_states_of_negatives(

@@ -67,6 +67,11 @@ class LoadedBlip(Encoding):
         if top_p is not None:
             how["top_p"] = top_p
         refuse_wrong(**how)
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise ConfigError(
+                f"generator is {type(generator).__name__}: must be a torch.Generator, such as "
+                "torch.Generator(blip.device).manual_seed(3)"
+            )
         # Before any picture is read.
         self.prompt_ids(prompt, max_length)
         captions = []

@@ -47,6 +47,8 @@ def triton_problem(
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if tensor.device.type != "cuda" and not interpreted:
         return f"tensors are on {tensor.device.type} (TRITON_INTERPRET=1 runs it there, slowly)"
+    if tensor.is_cuda and tensor.device.index != torch.cuda.current_device():
+        return f"it launches on this thread's GPU, which is not {tensor.device}"
     if interpreted and products and (dtype or tensor.dtype) == torch.bfloat16:
         return "Triton's interpreter does not multiply bfloat16"
     return None

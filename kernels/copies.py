@@ -20,7 +20,7 @@ class _Copy:
         trained: the same memory as autograd sees it, a cast that was made once: gradients of all
             that reads it add up in its dtype, like those of a cast that autocast keeps, and reach
             the weight in the weight's. On a CPU alone: a GPU's recorded passes need every part of
-            a graph to come from them.
+            a graph to come from them. None too for a weight that did not train when it was made.
         state: of the weight whose values these are.
     """
 
@@ -28,7 +28,7 @@ class _Copy:
         with torch.enable_grad():
             trained = weight.to(dtype, copy=True)
         self.values = trained.detach()
-        self.trained = None if weight.is_cuda else trained
+        self.trained = trained if trained.requires_grad and not weight.is_cuda else None
         self.state = _state(weight)
 
 

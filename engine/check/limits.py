@@ -132,6 +132,9 @@ def extras(setup: Setup) -> Iterator[Finding]:
     kind = {"single": single, "fast_views": config.data.fast_views}
     choose = partial(choose_decoders, config.data.jpeg_decoder, place, **kind)
     yield from refusals("jpeg_decoder", choose)
+    if config.train.cuda_graph and place == "cpu":
+        said = "train.cuda_graph: it needs an NVIDIA GPU, and the run is on a cpu: leave it out"
+        yield error("cuda_graph", said)
     evaluation = config.evaluate
     if evaluation.meteor:
         yield from refusals("meteor", find_meteor)

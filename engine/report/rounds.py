@@ -27,7 +27,11 @@ class Figure:
 
 
 FIGURES = (
-    Figure("retrieval_r1", "Retrieval R@1", "held-out captions that find their picture first"),
+    Figure(
+        "retrieval_r1",
+        "Retrieval R@1",
+        "held-out captions and pictures that find each other first, the mean of both",
+    ),
     Figure("kept_share", "Texts kept", "of all web and synthetic texts"),
     Figure("filter_precision", "Filter precision", "of what the filter keeps, what is right"),
     Figure("filter_recall", "Filter recall", "of what is right, what the filter keeps"),

@@ -40,7 +40,7 @@ def _comparison(recall: Recall) -> str:
 def _facts(run: RunFolder, steps: float | None, pairs: float | None) -> list[tuple[str, str]]:
     """The run in a handful of numbers, each with its unit."""
     seconds = _training_seconds(run.metrics)
-    rate = _mean(run, "images_per_second")
+    rate = pairs / seconds if pairs and seconds else None
     waiting = _mean(run, "data_wait_fraction")
     mfu = _mean(run, "mfu")
     preset = run.setting("model", "preset")

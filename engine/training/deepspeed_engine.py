@@ -39,7 +39,7 @@ class DeepSpeedEngine:
     Attributes:
         one_pass_on: kinds of device on which the optimizer takes one pass over memory, and without
             ZeRO momentum weights follow inside of it. A CPU keeps PyTorch's own AdamW, bit by bit.
-        records_on: kinds of device on which passes of one process without ZeRO are recorded.
+        records_on: kinds of device on which passes are recorded, under ZeRO 0 and 1.
         guarded: whether the optimizer clips and refuses steps, not DeepSpeed.
     """
 
@@ -112,14 +112,16 @@ class DeepSpeedEngine:
         problem = None
         if kind not in self.records_on:
             problem = f"it needs an NVIDIA GPU, and the run is on a {kind}"
-        elif not self._alone:
-            problem = "it is for one process"
+        elif not self.guarded or self.stage > 1:
+            problem = "gradients are reduced inside of the passes by deepspeed.stage 2 and 3"
         elif config.deepspeed.config is not None:
             problem = "a DeepSpeed configuration may look at every pass"
         elif config.train.compile:
             problem = "train.compile makes programs of its own"
-        elif wanted is None and config.train.activation_checkpointing != "none":
-            # No GPU has recorded layers that run again yet.
+        elif wanted is None and (
+            config.train.activation_checkpointing != "none" or not self._alone
+        ):
+            # Neither layers that run again nor several GPUs have been recorded yet.
             return None
         if wanted and problem is not None:
             raise ConfigError(f"train.cuda_graph: {problem}")
@@ -139,12 +141,16 @@ class DeepSpeedEngine:
             for parameter in self.model.parameters():
                 if parameter.requires_grad and parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
-        if self.recorded is None:
+        if self.recorded is not None and self._alone:
+            if last:
+                # DeepSpeed would wait to know whether it was taken.
+                self.inner_optimizer.step()
+                self.inner_optimizer.zero_grad()
+        else:
+            if self.recorded is not None:
+                # What DeepSpeed does at the end of its own backward pass.
+                self.engine.allreduce_gradients()
             self.engine.step()
-        elif last:
-            # DeepSpeed would wait to know whether it was taken.
-            self.inner_optimizer.step()
-            self.inner_optimizer.zero_grad()
         if self.stage and last:
             # DeepSpeed gathers weights through a tensor of its own, which shares their memory.
             torch.autograd.graph.increment_version(list(self.model.parameters()))
@@ -153,7 +159,7 @@ class DeepSpeedEngine:
         """Whether the last step was taken, which may have to be waited for."""
         if self.guarded and self.inner_optimizer.overflow:
             return False
-        return self.recorded is not None or self.engine.was_step_applied()
+        return (self.recorded is not None and self._alone) or self.engine.was_step_applied()
 
     def close(self) -> None:
         """Let go of the network: DeepSpeed's hooks on it would keep all of it in memory."""

@@ -91,7 +91,8 @@ class TwoPhaseStep:
         self._follow_in_step = engine.follow_in_step(followers, config.model.momentum)
         # What follows a step, and the next one, are then launched before the host knows whether it
         # was taken: the device goes on by itself.
-        self.ahead = self._recorded is not None and self._follow_in_step
+        alone = runtime.world_size == 1
+        self.ahead = alone and self._recorded is not None and self._follow_in_step
         if self.ahead:
             engine.inner_optimizer.waits = True
         self.launching, self._retaken = 0, False

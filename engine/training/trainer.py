@@ -195,14 +195,14 @@ class Trainer:
         else:
             self.telemetry.skip()
             names = culprits(launched.batches, losses, self.runtime)
-            self._say(f"step {self.step} was not finite and changed nothing; {names}")
+            self._say(f"step {self.step + 1} was not finite and changed nothing; {names}")
         self.step += 1
         self._skipped_in_a_row = 0 if accepted else self._skipped_in_a_row + 1
         if self._skipped_in_a_row >= train.max_skipped_in_a_row:
             raise ConfigError(
                 f"{self._skipped_in_a_row} steps in a row were not finite, the last is "
-                f"{self.step}: lower train.learning_rate or set train.clip_norm; the checkpoints "
-                "are intact"
+                f"{self.step}: start anew in another output_dir with a lower train.learning_rate "
+                "or with train.clip_norm"
             )
         if self.step % train.log_every == 0 or self.step == self.last_step:
             rate = self._rate(self.step - 1)

@@ -27,14 +27,18 @@ class Origin:
         tensors: without gradient.
         again: what makes the norm of them, in a dtype.
         read_once: by a single product.
+        is_joined: of several norms' rows, whose tensors come one norm after the other.
     """
 
     tensors: Tensors
     again: Again
     read_once: bool
+    is_joined: bool = False
 
-    def rows(self, size: int, last: int) -> "Origin":
-        """Of so many rows before the last of a norm [T, D]."""
+    def rows(self, size: int, last: int) -> "Origin | None":
+        """Of so many rows before the last of a norm [T, D]; None where several are joined."""
+        if self.is_joined:
+            return None
         weights, rows = self.tensors[:WEIGHTS], self.tensors[WEIGHTS:]
         return replace(self, tensors=(*weights, *(t[last - size : last] for t in rows)))
 
@@ -43,7 +47,8 @@ class Origin:
         """Of the rows of several norms, which a single product reads."""
         parts = list(parts)
         again = partial(_joined_again, [(part.again, len(part.tensors)) for part in parts])
-        return cls(tuple(t for part in parts for t in part.tensors), again, read_once=True)
+        tensors = tuple(t for part in parts for t in part.tensors)
+        return cls(tensors, again, read_once=True, is_joined=True)
 
 
 def told(norm: torch.Tensor, again: Again, *tensors: torch.Tensor, read_once: bool) -> torch.Tensor:

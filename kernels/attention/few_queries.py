@@ -21,6 +21,8 @@ def problem(
         return "CPU"
     if not plain:
         return "it takes no mask, no dropout and is not causal"
+    if query.shape[:2] != key.shape[:2]:
+        return "it brings no rows or heads to each other's number"
     kinds = {tensor.dtype for tensor in (query, key, value)}
     if len(kinds) > 1 or not kinds <= {torch.bfloat16, torch.float16}:
         return f"it takes inputs of one 16-bit kind, not {', '.join(sorted(map(str, kinds)))}"

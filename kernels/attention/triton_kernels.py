@@ -4,8 +4,8 @@ import torch
 import triton
 import triton.language as tl
 
-# The least rows that a product has; keys at a time, and reads that run ahead.
-BLOCK_L, BLOCK_S, WARPS, STAGES = 16, 64, 4, 3
+# The least rows, and columns to add up, of a product; keys at a time, and reads that run ahead.
+BLOCK_L, LEAST_K, BLOCK_S, WARPS, STAGES = 16, 16, 64, 4, 3
 
 
 @triton.jit
@@ -80,7 +80,7 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch
             *(stride for tensor in (query, key, value) for stride in tensor.stride()[:3]),
             BLOCK_L=BLOCK_L,
             BLOCK_S=BLOCK_S,
-            BLOCK_K=triton.next_power_of_2(width),
+            BLOCK_K=max(LEAST_K, triton.next_power_of_2(width)),
             STAGES=STAGES,
             num_warps=WARPS,
         )

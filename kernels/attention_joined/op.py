@@ -12,6 +12,9 @@ NAME = "attention_joined"
 DTYPES = (torch.bfloat16, torch.float16)
 # What a program holds: its row of scores in registers, all keys and values in shared memory.
 LONGEST, WIDEST = 256, 64
+# Major compute capabilities whose products read shared memory: Hopper, Blackwell of data centres.
+# Others' read registers, and what does not fit in them goes through memory.
+FAST = (9, 10)
 
 
 class _AttentionJoined(torch.autograd.Function):
@@ -44,7 +47,8 @@ def attention_joined(
         heads: H.
         backend: `triton` (GPU; float16 and bfloat16, at most 256 tokens, heads at most 64 wide),
             which reads and writes them where they lie; `split` (as `attention` of the three),
-            `reference` (the definition) or `auto`.
+            `reference` (the definition) or `auto`, which takes the first on Hopper and the like
+            alone.
 
     Returns:
         [B, P, H K].
@@ -83,4 +87,6 @@ def _triton_problem(joined: torch.Tensor, heads: int, backend: str) -> str | Non
     width = joined.shape[2] // (3 * heads)
     if width > WIDEST:
         return f"heads of {width} are wider than {WIDEST}"
+    if backend != "triton" and torch.cuda.get_device_capability(joined.device)[0] not in FAST:
+        return "this GPU's products read registers, which are too few"
     return triton_problem(joined)

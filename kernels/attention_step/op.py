@@ -33,7 +33,7 @@ def attention_step_(
             go on from others share what is before, and nothing is copied. A new token's is its own
             row, and rows that share stand at the same place. None where rows keep all of theirs.
         backend: `triton` (GPU: one launch; T up to 64, K up to 128), `reference` (the definition)
-            or `auto`.
+            or `auto`. The kernel gives no gradients.
 
     Returns:
         [N, H * K], in the dtype of the query.
@@ -55,6 +55,8 @@ def attention_step_(
     problem = fusing_problem(query, backend)
     if length > LONGEST or width > WIDEST:
         problem = f"{length} tokens or heads of {width} are more than {LONGEST} and {WIDEST}"
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value, keys, values)):
+        problem = "it has no backward pass"
     chosen = choose("attention_step_", backend, {"triton": problem, "reference": None}, query)
     inputs = (query, key, value, keys, values, places, origins)
     if chosen == "reference":

@@ -53,6 +53,8 @@ def beam_candidates(
     problem = fusing_problem(logits, backend)
     if logits.shape[1] > WIDEST or 2 * running.shape[1] > min(MOST, logits.shape[1]):
         problem = f"{running.shape[1]} beams of {logits.shape[1]} tokens do not fit a program"
+    if {logits.dtype, running.dtype} != {torch.float32}:
+        problem = f"it takes float32, not {logits.dtype} and {running.dtype}"
     chosen = choose("beam_candidates", backend, {"triton": problem, "reference": None}, logits)
     settings = {"end": end, "min_length": min_length, "penalty": penalty}
     inputs = (logits, running, ids, lengths)

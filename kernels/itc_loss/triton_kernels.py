@@ -7,7 +7,7 @@ a third kind of programs adds up the positives. Last a kernel merges the slices 
 and gradients. There is no backward kernel.
 """
 
-from dataclasses import dataclass
+import sys
 from functools import cache
 
 import torch
@@ -16,37 +16,9 @@ import triton.language as tl
 
 from kernels.itc_loss.triton_merge import merge
 from kernels.itc_loss.triton_pack import pack
+from kernels.itc_loss.triton_tiles import TILES, tiles_of
 
 LOG2_E = tl.constexpr(1.4426950408889634)
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """How a program works.
-
-    Attributes:
-        rows: of a program, a multiple of `keys`.
-        keys: at a time.
-        step: features at a time in the scores' products; 0 for all, and then a tile of keys is
-            loaded once for both products. In float32 that would not stay in registers.
-        warps: of a program.
-        stages: tiles of keys on their way or in use.
-        resident: programs of a processor at once: while one computes its softmax, another's
-            products keep the tensor cores busy.
-    """
-
-    rows: int
-    keys: int
-    step: int
-    warps: int
-    stages: int
-    resident: int
-
-
-TILES = {
-    torch.float32: Tiles(16, 16, 32, 8, 1, 2),
-    torch.bfloat16: Tiles(128, 64, 0, 8, 3, 1),
-}
 # Rows of a program that adds positives up, and its warps.
 POSITIVES_M, POSITIVES_WARPS = 16, 4
 
@@ -228,11 +200,11 @@ def loss_and_gradients(
     """As `streaming.loss_and_gradients`, products in `dtype`; three kernels, four with ids."""
     (rows, width), device, queue_size = query_BE.shape, query_BE.device, len(queue_QE)
     dtype = dtype if dtype in TILES else torch.float32
-    by = TILES[dtype]
     query, momentum_query, keys = (
         t.detach().contiguous() for t in (query_BE, momentum_query_BE, keys_BE)
     )
     block_e = max(16, triton.next_power_of_2(width))
+    by = tiles_of(dtype, block_e, _room(device))
     both, packed = pack(
         query, momentum_query, keys, queue_QE.detach(), dtype,
         block_m=by.rows, block_n=by.keys, block_e=block_e,
@@ -281,3 +253,11 @@ def _processors(device: torch.device) -> int:
     if device.type != "cuda":
         return 3
     return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+@cache
+def _room(device: torch.device) -> int:
+    """Bytes of shared memory that a program may take; in the interpreter any number."""
+    if device.type != "cuda":
+        return sys.maxsize
+    return triton.runtime.driver.active.utils.get_device_properties(device.index)["max_shared_mem"]

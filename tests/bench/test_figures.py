@@ -30,6 +30,17 @@ def test_the_readme_explains_every_figure_and_no_other() -> None:
     assert named == set(FIGURES)
 
 
+def test_every_figure_that_a_suite_keeps_is_known() -> None:
+    """By the names that are written out: of one that is not, the run's table would fail."""
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "bench").glob("*.py")]
+    named = {name for text in texts for name in re.findall(r'figure\(\s*f?"([a-z0-9_]+)', text)}
+    assert len(named) > 50
+    # What a name begins with may be written out alone.
+    begun = tuple(FIGURES)
+    unknown = [n for n in named if not (n.startswith(begun) or any(b.startswith(n) for b in begun))]
+    assert unknown == []
+
+
 @pytest.mark.parametrize(
     ("name", "value", "hardware", "expected"),
     [

@@ -211,7 +211,7 @@ def test_a_tuned_run_is_evaluated_by_its_own_settings(
 def test_a_poisoned_batch_changes_nothing(pretrained: Path, task: str) -> None:
     run = pretrained / f"{task}_poisoned"
     said = (pretrained / "said").read_text()
-    assert said.count("step 5 was not finite and changed nothing") == len(TASKS)
+    assert said.count("step 6 was not finite and changed nothing") == len(TASKS)
     before, after, last = (state(run, step) for step in (5, 6, 7))
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert any(not torch.equal(last[name], tensor) for name, tensor in after.items())

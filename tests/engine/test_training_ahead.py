@@ -76,7 +76,7 @@ def test_whatever_happens_when(tmp_path: Path, data: Path, order: str) -> None:
         assert code == 0, more
         said = said + more if stopped else more
         for step in refused:
-            assert said.count(f"step {step} was not finite and changed nothing") == 1
+            assert said.count(f"step {step + 1} was not finite and changed nothing") == 1
         saved = [STEPS, *(range(every, STEPS, every) if every else ())]
         kept.append({step: left(tmp_path / name, step) for step in saved})
         taken = [{k: v for k, v in m.items() if k not in TIMES} for m in metrics(tmp_path / name)]

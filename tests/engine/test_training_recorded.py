@@ -76,6 +76,22 @@ def test_a_run_ends_with_the_same_bits(tmp_path: Path, ways: list[tuple[str, lis
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 1])
+def test_two_ranks_end_with_the_same_bits(tmp_path: Path, stage: int) -> None:
+    """Recorded passes reduce nothing; gradients are reduced after them."""
+    data, kept = write_shards(tmp_path / "data", 32), []
+    for name, graph, words in (("apart", None, []), ("recorded", True, ["--record"])):
+        train = {"micro_batch_size": 2, "negative_group_size": 2, "cuda_graph": graph}
+        sections = {"train": train, "deepspeed": {"stage": stage}}
+        config = write_config(tmp_path, name, data, **sections)
+        succeed("tests.train_many", ["--poison", 2, *words, config], tmp_path / "log", ranks=2)
+        moments = tmp_path / name / "checkpoints" / "step_00000004" / "optimizer.safetensors"
+        kept.append(weights(tmp_path / name, 4) | load_file(moments))
+    for name, want in kept[0].items():
+        assert torch.equal(kept[1][name], want), name
+
+
+@pytest.mark.slow
 def test_steps_whose_wrong_texts_do_not_fit_are_taken_again(tmp_path: Path) -> None:
     data, kept, said = tmp_path / "data", [], ""
     with ShardWriter(data, "pairs", 32) as writer:

@@ -1,4 +1,4 @@
-"""Every Triton kernel with a way to compile it for Hopper, without a GPU.
+"""Every Triton kernel with a way to compile it for Hopper, and one for others, without a GPU.
 
 `python -m tests.kernels.sm90 FOLDER [NAME...]` writes NAME.cubin and prints the bytes of shared
 memory of each. It needs a process without Triton's interpreter, which tests switch on in theirs.
@@ -20,11 +20,14 @@ from kernels.attention_step import triton_kernels as step
 from kernels.beam_candidates import triton_kernels as beams
 from kernels.hard_negatives import triton_kernels as draw
 from kernels.itc_loss import triton_gemm, triton_kernels, triton_merge, triton_pack
+from kernels.itc_loss.triton_tiles import TILES, tiles_of
 from kernels.linear_rows import triton_kernels as few
 from kernels.lm_loss import triton_kernels as lm
 from kernels.nucleus_draw import triton_kernels as nucleus
 
 WIDTH = 256
+# Bytes of shared memory that a program may take, by architecture: an A100, a card, Hopper.
+ROOM = {80: 163 * 1024, 86: 99 * 1024, 90: 227 * 1024}
 INTEGERS = {"rows", "queue_size", "width", "span", "stride_n", "stride_e", "group_size", "slices"}
 INTEGERS |= {"queries", "keys"} | {f"{t}_{d}" for t in ("query", "key", "value") for d in "bhls"}
 INTEGERS |= {"end", "min_length"}
@@ -47,6 +50,7 @@ class Case:
         narrow: pointers to the products' dtype; others are float32 or int64.
         dtype: of the products, as Triton writes it.
         even: integers that are multiples of 16 where it counts.
+        architecture: that it is compiled for.
     """
 
     kernel: Any
@@ -55,12 +59,13 @@ class Case:
     narrow: set[str]
     dtype: str
     even: set[str] = field(default_factory=set)
+    architecture: int = 90
 
 
 def _cases() -> dict[str, Case]:
     cases = {}
     for dtype, kind in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
-        by = triton_kernels.TILES[kind]
+        by = TILES[kind][0]
         tile = {"BLOCK_M": by.rows, "BLOCK_N": by.keys, "BLOCK_E": WIDTH}
         draw_tile = {"BLOCK_M": draw.BLOCK_M, "BLOCK_N": draw.BLOCK_N[kind], "BLOCK_E": WIDTH}
         # Features and queue stay float32 before bf16 products.
@@ -131,6 +136,15 @@ def _cases() -> dict[str, Case]:
         nucleus.nucleus_draw_kernel, nucleus.WARPS, {"PARTS_LOG": 6, "LANES": nucleus.LANES},
         set(), "fp32",
     )  # fmt: skip
+    # The contrast takes tiles by what fits.
+    for architecture, features in ((80, 256), (86, 256), (86, 512), (90, 512)):
+        by = tiles_of(torch.bfloat16, features, ROOM[architecture])
+        tile = {"BLOCK_M": by.rows, "BLOCK_N": by.keys, "BLOCK_E": features}
+        cases[f"itc_partials_sm_{architecture}_{features}"] = Case(
+            triton_kernels.itc_partials_kernel, by.warps,
+            tile | {"STEP_E": by.step, "STAGES": by.stages},
+            {"rows_ptr", "packed_ptr"}, "bf16", {"width"}, architecture,
+        )  # fmt: skip
     # A launch turns an integer of 1 into a constant, which is another program.
     for name in ("itc_pack_bf16", "itc_chunk_fp32_ids", "lm_loss_fp32"):
         ones = {"rows", "group_size", "queue_size", "columns"}
@@ -168,7 +182,7 @@ def compile_case(case: Case) -> Any:
             if name.endswith("_ptr") or name in case.even
         },
     )
-    target = GPUTarget("cuda", 90, 32)
+    target = GPUTarget("cuda", case.architecture, 32)
     return triton.compile(source, target=target, options={"num_warps": case.warps})
 
 

@@ -11,7 +11,9 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LOW = torch.bfloat16 if torch.cuda.is_available() else torch.float16
 
 
-@pytest.mark.parametrize(("queries", "keys", "width"), [(1, 577, 64), (3, 130, 40), (16, 5, 16)])
+@pytest.mark.parametrize(
+    ("queries", "keys", "width"), [(1, 577, 64), (3, 130, 40), (16, 5, 16), (1, 9, 8)]
+)
 def test_errors_are_those_of_the_definition(queries: int, keys: int, width: int) -> None:
     generator = torch.Generator().manual_seed(keys)
     batch, heads = 2, 3
@@ -36,6 +38,7 @@ def test_it_says_what_it_does_not_take() -> None:
     for inputs, settings, why in (
         ((many, many, many), {}, "17 queries of 16"),
         ((many, many, many), {"causal": True}, "no mask"),
+        ((few, *[many.expand(3, 1, 17, 16)] * 2), {}, "no rows or heads"),
         ((few, many, many), {"key_mask": torch.ones(1, 17, dtype=torch.bool)}, "no mask"),
         ((few.float(), many.float(), many.float()), {}, "16-bit"),
         ((few.clone().requires_grad_(), many, many), {}, "no backward"),

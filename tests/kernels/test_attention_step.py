@@ -66,3 +66,5 @@ def test_what_does_not_fit_is_refused() -> None:
     long = [torch.zeros(2, 3, 65, 8)] * 2
     with pytest.raises(RuntimeError, match="more than 64"):
         attention_step_(new, new, new, *long, places, backend="triton")
+    with pytest.raises(RuntimeError, match="no backward"):
+        attention_step_(new.requires_grad_(), new, new, *caches, places, backend="triton")

@@ -52,3 +52,5 @@ def test_what_does_not_fit_is_refused() -> None:
         beam_candidates(logits, running, ids, lengths[:2], **settings)
     with pytest.raises(RuntimeError, match="do not fit a program"):
         beam_candidates(logits[:, :5], running, ids, lengths, **settings, backend="triton")
+    with pytest.raises(RuntimeError, match="it takes float32"):
+        beam_candidates(logits.half(), running, ids, lengths, **settings, backend="triton")

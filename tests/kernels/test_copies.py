@@ -154,3 +154,11 @@ def test_weights_keep_nothing_alive_and_find_nothing_afterwards() -> None:
     del kept, weight
     gc.collect()
     assert gone() is None
+
+
+def test_a_weight_that_trains_from_later_on_gets_gradients() -> None:
+    (weight,) = weights((4, 3))
+    kept = Copies([weight.requires_grad_(False)], LOW)
+    assert in_dtype(weight, LOW).data_ptr() == kept.of(weight).data_ptr()
+    in_dtype(weight.requires_grad_(), LOW).sum().backward()
+    assert torch.equal(weight.grad, torch.ones_like(weight))

@@ -8,6 +8,7 @@ import triton
 
 from kernels import itc_loss
 from kernels.itc_loss import triton_gemm, triton_kernels, triton_merge
+from kernels.itc_loss.triton_tiles import TILES, Tiles, tiles_of
 
 ROUNDING = 5e-7
 BACKENDS = ["triton", "triton_gemm", "torch"]
@@ -102,7 +103,7 @@ def test_several_positives_and_groups(backend: str, group_size: int | None) -> N
 @pytest.mark.parametrize(("ids", "group_size"), [(False, None), (True, 3)])
 def test_slices_of_keys_are_merged(ids: bool, group_size: int | None) -> None:
     """The fewest keys that give three slices."""
-    inputs, by = case(6, 8, 190, ids=ids), triton_kernels.TILES[torch.float32]
+    inputs, by = case(6, 8, 190, ids=ids), TILES[torch.float32][0]
     tiles, places = triton.cdiv(190, by.keys) + 1, by.resident * 3
     assert triton_kernels.slices_of(2, tiles, places) == 3
     compare(inputs, 0.1, 0.4, "triton", group_size=group_size)
@@ -132,12 +133,23 @@ def test_slices_fill_the_places() -> None:
     assert triton_kernels.slices_of(2, 1, 264) == 1
 
 
+@pytest.mark.parametrize("by", TILES[torch.bfloat16])
 @pytest.mark.parametrize("ids", [False, True])
-def test_the_tiles_of_bf16(ids: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tiles_of_bf16(ids: bool, by: Tiles, monkeypatch: pytest.MonkeyPatch) -> None:
     """The interpreter has no bf16: its tiles in float32."""
-    tiles = {torch.float32: triton_kernels.TILES[torch.bfloat16]}
-    monkeypatch.setattr(triton_kernels, "TILES", tiles)
+    monkeypatch.setitem(TILES, torch.float32, (by,))
     compare(case(70, 24, 150, ids=ids), 0.1, 0.4, "triton", group_size=35)
+
+
+def test_tiles_fit_the_shared_memory_of_a_gpu() -> None:
+    """Of Hopper, an A100, and cards like an RTX 4090, in KiB."""
+    found = {
+        (room, features): tiles_of(torch.bfloat16, features, room * 1024).rows
+        for room in (227, 163, 99)
+        for features in (256, 512)
+    }
+    assert [found[227, 256], found[163, 256], found[99, 256]] == [128, 64, 64]
+    assert [found[227, 512], found[163, 512], found[99, 512]] == [64, 16, 16]
 
 
 @pytest.mark.parametrize("ids", [False, True])

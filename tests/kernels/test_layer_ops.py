@@ -258,6 +258,18 @@ def test_a_forced_backend_that_cannot_run_raises(monkeypatch: pytest.MonkeyPatch
         add_norm(row, row, row[0], row[0], 1e-6, backend="triton")
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two NVIDIA GPUs")
+def test_a_gpu_that_is_not_the_threads_own_gets_the_definition() -> None:
+    """Triton would launch on the thread's."""
+    inputs = [tensor.to("cuda:1") for tensor in random((5, 24), (5, 24), (24,), (24,))]
+    with torch.cuda.device(0):
+        found, plain = (add_norm(*inputs, 1e-6, backend=b)[1] for b in ("auto", "reference"))
+        assert torch.equal(found, plain)
+        with pytest.raises(RuntimeError, match="which is not cuda:1"):
+            add_norm(*inputs, 1e-6, backend="triton")
+
+
 def test_sums_of_columns_by_the_program_that_ends_last() -> None:
     from kernels.linear.triton_kernels import column_sum
     from kernels.parts import counters

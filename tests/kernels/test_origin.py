@@ -134,3 +134,14 @@ def test_nothing_is_said_where_it_would_not_be_kept_or_would_not_hold() -> None:
     assert origin_of(normed) is None
     with torch.no_grad():
         assert origin_of(add_norm(*tensors, 1e-6)[1]) is None
+
+
+def test_rows_that_were_joined_say_nothing_when_they_are_parted() -> None:
+    """Each norm's rows begin anew, and what they are made of has weights in between."""
+    norms = []
+    for rows in (4, 3):
+        leaves = random((rows, WIDTH), (rows, WIDTH), (WIDTH,), (WIDTH,))
+        norms.append(add_norm(*(leaf.requires_grad_() for leaf in leaves), 1e-6)[1])
+    whole = joined(norms)
+    assert origin_of(whole) is not None
+    assert [origin_of(part) for part in parted(whole, [5, 2])] == [None, None]
