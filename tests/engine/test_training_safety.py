@@ -84,7 +84,7 @@ def test_a_poisoned_batch_changes_nothing_and_the_run_goes_on(
 def test_who_may_be_the_culprit_is_named_once_by_the_first_rank(poisoned: tuple[Path, str]) -> None:
     lines = [line for line in poisoned[1].splitlines() if "was not finite" in line]
     assert len(lines) == len(STAGES)
-    named = re.compile(r"step 2 was not finite .*; loss of one of: (\d{5}, ){7}\d{5}$")
+    named = re.compile(r"step 3 was not finite .*; loss of one of: (\d{5}, ){7}\d{5}$")
     assert all(named.search(line) for line in lines), lines
 
 
