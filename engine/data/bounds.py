@@ -9,6 +9,7 @@ import torch.nn.functional as F
 # Lengths of a batch's longest text are multiples of the first number; capacities are those of a
 # part of all places, or of the least step where a batch is small.
 LENGTHS, PARTS, LEAST = 4, 64, 32
+# Places for the tokens of drawn texts beyond their quarter.
 SPARE = 64
 
 
