@@ -58,6 +58,7 @@ class Watched(Trainer):
 
     def _prepare(self, resumed: Checkpoint | None) -> None:
         super()._prepare(resumed)
+        self.stepper._launch = self.noted(self.stepper._launch)
         if self.runtime.rank != self.runtime.world_size - 1:
             return
         if self.poison:
@@ -70,18 +71,27 @@ class Watched(Trainer):
 
         def infinite(*args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
             losses = forward(*args, **kwargs)
-            if self.stepper.launching == self.infinite:
+            if self.launching == self.infinite:
                 name = self.objective.losses[-1]
                 losses[name] = losses[name] + float("inf")
             return losses
 
         self.engine.forward = infinite
 
+    def noted(self, launch: Callable) -> Callable:
+        """The same, and which step's passes run: one may run before the last one is settled."""
+
+        def run(step: int, *args: Any, **kwargs: Any) -> Any:
+            self.launching = step
+            return launch(step, *args, **kwargs)
+
+        return run
+
     def poisoned(self, passes: Callable) -> Callable:
         """The same for another picture at that step."""
 
         def run(pictures: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-            if self.stepper.launching in self.poison:
+            if self.launching in self.poison:
                 pictures = pictures.clone()
                 pictures[-1, 0, 0, 0] = float("nan")
             return passes(pictures, *args, **kwargs)

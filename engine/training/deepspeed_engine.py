@@ -146,11 +146,11 @@ class DeepSpeedEngine:
                 # DeepSpeed would wait to know whether it was taken.
                 self.inner_optimizer.step()
                 self.inner_optimizer.zero_grad()
-        else:
-            if self.recorded is not None:
-                # What DeepSpeed does at the end of its own backward pass.
-                self.engine.allreduce_gradients()
-            self.engine.step()
+            return
+        if self.recorded is not None:
+            # What DeepSpeed does at the end of its own backward pass.
+            self.engine.allreduce_gradients()
+        self.engine.step()
         if self.stage and last:
             # DeepSpeed gathers weights through a tensor of its own, which shares their memory.
             torch.autograd.graph.increment_version(list(self.model.parameters()))

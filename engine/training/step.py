@@ -70,7 +70,6 @@ class TwoPhaseStep:
 
     Attributes:
         ahead: a step may be launched before the last one is settled.
-        launching: number of the step that was launched last.
     """
 
     def __init__(
@@ -95,7 +94,7 @@ class TwoPhaseStep:
         self.ahead = alone and self._recorded is not None and self._follow_in_step
         if self.ahead:
             engine.inner_optimizer.waits = True
-        self.launching, self._retaken = 0, False
+        self._retaken = False
         on_gpu = runtime.device.type == "cuda"
         self._bringing = torch.cuda.Stream() if self.ahead and on_gpu else None
         self._copies = Copies(self._copied(), torch.bfloat16)
@@ -177,7 +176,7 @@ class TwoPhaseStep:
         return False
 
     def _launch(self, step: int, batches: list[Batch], *, bounded: bool) -> Launched:
-        self.launching, computed = step, []
+        computed = []
         rate = schedule.learning_rate(self.config.train, step, self.samples)
         for part, batch in enumerate(batches):
             computed.append(self._forward_backward(step, part, batch, bounded=bounded))
