@@ -45,13 +45,13 @@ def optimizer(ours: list[nn.Parameter]) -> GuardedAdamW:
 
 class Asking(TorchDispatchMode):
     """Fails on what makes the host wait for a GPU and not for a CPU: to change many tensors by one
-    of one element, PyTorch asks for its value."""
+    of no dimensions, PyTorch asks for its value."""
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         name = str(function)
-        assert not (name.startswith("aten._foreach_") and name.endswith("_.Tensor")), name
+        assert not (name.startswith("aten._foreach_") and name.endswith("_.Scalar")), name
         return function(*args, **(kwargs or {}))
 
 
