@@ -8,6 +8,7 @@ from torch import nn
 
 from blip_model.config import BlipConfig
 from blip_model.layers import AddLayerNorm, Linear, MlpOutput, for_products
+from blip_model.picture_tokens import picture_tokens
 from blip_model.positions import resize_positions
 from blip_model.recompute import run_layer
 from kernels import attention, attention_joined, linear
@@ -210,8 +211,8 @@ class VisionTransformer(nn.Module):
 
     def _tokens(self, image: torch.Tensor) -> torch.Tensor:
         patches = self.patch_embed(image)
-        x_BPD = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], 1)
-        return x_BPD + resize_positions(self.pos_embed, x_BPD.shape[1])
+        positions = resize_positions(self.pos_embed, 1 + patches.shape[1])
+        return picture_tokens(self.cls_token, patches, positions)
 
     def first_state(self, image: torch.Tensor) -> torch.Tensor:
         """What `forward(image)[:, 0]` is, [B, D], without the rows of the last block not read.
