@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from kernels.add_norm.narrow import rounded
 from kernels.add_norm.origin import Origin, keeping, origin_of
+from kernels.adjacent import side_by_side
 from kernels.backend import choose, fusing_problem
 from kernels.copies import in_dtype, multiplied
 from kernels.linear.reference import linear_reference
@@ -61,14 +62,15 @@ class _Linears(torch.autograd.Function):
         weights = [in_dtype(weight, x.dtype) for weight in weights]
         kept, ctx.again = keeping(x, origin)
         ctx.save_for_backward(*weights, *kept)
-        bias = torch.cat([in_dtype(bias, x.dtype) for bias in biases])
-        return F.linear(x, torch.cat(weights), bias).split(ctx.sizes, -1)
+        bias = side_by_side([in_dtype(bias, x.dtype) for bias in biases], 0)
+        return F.linear(x, side_by_side(weights, 0), bias).split(ctx.sizes, -1)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *upstreams: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         count = len(ctx.sizes)
-        weight, x = torch.cat(ctx.saved_tensors[:count]), ctx.again(*ctx.saved_tensors[count:])
+        weight = side_by_side(ctx.saved_tensors[:count], 0)
+        x = ctx.again(*ctx.saved_tensors[count:])
         wanted, upstream = ctx.needs_input_grad, torch.cat(upstreams, -1).flatten(0, -2)
         by_weights = by_weight(upstream, x.flatten(0, -2), ctx.dtypes[0]).split(ctx.sizes)
         by_biases = column_sum(upstream, True, ctx.dtypes[1]).split(ctx.sizes)
