@@ -81,7 +81,8 @@ def attention_pictures_key_kernel(
 ):  # fmt: skip
     """Gradients of one head of some keys and values of one picture, from all its queries.
 
-    Tiles are [keys, queries]: weights are where the products want them, and nothing is turned.
+    Tiles are [keys, queries]: weights are where the products want them, and nothing is turned. A
+    key's gradient and its value's stand side by side, as products that make both read them.
     """
     blocks = tl.cdiv(keys, BLOCK_N)
     block, head = tl.program_id(0) % blocks, tl.program_id(0) // blocks % heads
@@ -119,10 +120,10 @@ def attention_pictures_key_kernel(
         by_value += tl.dot(dropped.to(value.dtype), upstream, input_precision="ieee")
         by_scores = (weights * (by_weights - agreed[None, :])).to(query.dtype)
         by_key += tl.dot(by_scores, query, input_precision="ieee")
-    by_key_ptr += picture.to(tl.int64) * keys * stride
-    by_value_ptr += picture.to(tl.int64) * keys * stride
-    store_tile(by_key_ptr, by_key * by_scale, number, seen, stride, head, WIDTH)
-    store_tile(by_value_ptr, by_value * rescale, number, seen, stride, head, WIDTH)
+    by_key_ptr += picture.to(tl.int64) * keys * 2 * stride
+    by_value_ptr += picture.to(tl.int64) * keys * 2 * stride
+    store_tile(by_key_ptr, by_key * by_scale, number, seen, 2 * stride, head, WIDTH)
+    store_tile(by_value_ptr, by_value * rescale, number, seen, 2 * stride, head, WIDTH)
 
 
 def key_tiles(width: int, dtype: torch.dtype) -> dict[str, int]:
@@ -145,10 +146,12 @@ def backward(
 ) -> list[torch.Tensor]:
     """Gradients of query, key and value, from what `forward` got and gave."""
     query, key, value = dense(query), dense(key), dense(value)
-    gradients = [torch.empty(t.shape, device=t.device, dtype=t.dtype) for t in (query, key, value)]
+    by_query = torch.empty(query.shape, device=query.device, dtype=query.dtype)
+    side_by_side = (*key.shape[:2], 2, *key.shape[2:])
+    by_pictures = torch.empty(side_by_side, device=key.device, dtype=key.dtype).unbind(2)
+    gradients = [by_query, *by_pictures]
     if not len(key):
         return [gradient.zero_() for gradient in gradients]
-    by_query, *by_pictures = gradients
     # One and the same for both kernels: the second reads what the first has found.
     found = (torch.empty_like(log_sum), log_sum, order if drawn is None else drawn, order, starts)
     upstream, inputs = upstream.contiguous(), (query, key, value)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kernels import linears
+from kernels import linears, linears_in_turn
 from kernels.copies import Copies
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -49,3 +49,103 @@ def test_copies_that_stand_side_by_side_are_not_joined(out: int, joins: int) -> 
         assert seen.names.count("cat") == (joins if keep else 4)
         assert kept.refresh() == 0
     assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+
+
+LAYERS = 4
+SHAPES = [(10, 12), (10,), (6, 12), (6,)] * LAYERS
+
+
+def read_in_turn(x: torch.Tensor, weights: Tensors, backend: str) -> Tensors:
+    """What several layers, each of two maps, make of one input."""
+    found: Tensors = []
+    for layer in range(LAYERS):
+        own = weights[4 * layer :][:4]
+        maps, x = linears_in_turn(x, own[::2], own[1::2], backend=backend)
+        found += maps
+    return found
+
+
+def gradients(found: Tensors, inputs: Tensors) -> Tensors:
+    """Under random upstream ones."""
+    generator = torch.Generator().manual_seed(5)
+    upstream = [torch.randn(t.shape, generator=generator).to(t) for t in found]
+    return list(torch.autograd.grad(found, inputs, upstream))
+
+
+def outcome(inputs: Tensors, backend: str) -> Tensors:
+    """All that is made, and gradients of the input and of all weights."""
+    x, *weights = inputs
+    # Another reads it too, as the contrast does.
+    found = [x.square(), *read_in_turn(x * 1, weights, backend)]
+    return [*found, *gradients(found, inputs)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_layers_in_turn_are_no_more_wrong_than_each_by_itself(dtype: torch.dtype) -> None:
+    inputs = random((3, 7, 12), *SHAPES)
+    inputs = [tensor.detach().to(dtype).requires_grad_() for tensor in inputs]
+    truth = outcome([t.detach().double().requires_grad_() for t in inputs], "reference")
+    found = [outcome(inputs, backend) for backend in ("reference", "triton")]
+    for want, plain, ours in zip(truth, *found, strict=True):
+        assert ours.dtype == plain.dtype
+        # The interpreter cuts float32 off where it stores sixteen bits.
+        floor = (1e-6 if dtype == torch.float32 else 2**-8) * want.abs().max().clamp(min=1)
+        allowed = (plain.double() - want).abs().max() + floor
+        assert (ours.double() - want).abs().max() <= allowed
+
+
+def test_gradients_of_the_input_are_added_up_in_the_products() -> None:
+    x, *weights = random((3, 7, 12), *SHAPES)
+    found = read_in_turn(x, weights, "triton")
+    with Calls() as seen:
+        gradients(found, [x, *weights])
+    assert seen.names.count("addmm_") == LAYERS - 1
+    assert not {"add", "add_", "addmm", "sum"} & set(seen.names)
+    assert seen.names.count("cat") == 2 * LAYERS
+
+
+def test_gradients_that_stand_side_by_side_are_not_joined() -> None:
+    x, *weights = random((3, 7, 12), *SHAPES[:4])
+    found, _ = linears_in_turn(x, weights[::2], weights[1::2], backend="triton")
+    for joined, joins in ((True, 0), (False, 1)):
+        whole = torch.ones(3, 7, 16, device=DEVICE)
+        upstream = whole.split([10, 6], -1) if joined else [torch.ones_like(t) for t in found]
+        with Calls() as seen:
+            (by_x,) = torch.autograd.grad(found, [x], upstream, retain_graph=True)
+        # The weights themselves are no copies here, and are joined.
+        assert seen.names.count("cat") == joins + 1
+        expected = sum(weight.detach().sum(0) for weight in weights[::2])
+        torch.testing.assert_close(by_x, expected.expand_as(by_x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_gradient_that_others_hold_is_not_written_over() -> None:
+    """What comes back is read by a sum too, whose other term gets the same gradient."""
+    x, other, *weights = random((3, 12), (3, 12), *SHAPES[:8])
+    first, last = weights[:4], weights[4:]
+    maps, passed = linears_in_turn(x, first[::2], first[1::2], backend="triton")
+    found = [*maps, *linears_in_turn(passed + other, last[::2], last[1::2], backend="triton")[0]]
+    plain = [*linears(x, first[::2], first[1::2], backend="reference")]
+    plain += linears(x + other, last[::2], last[1::2], backend="reference")
+    ours, want = (gradients(each, [x, other, *weights]) for each in (found, plain))
+    for one, expected in zip(ours, want, strict=True):
+        torch.testing.assert_close(one, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_what_nobody_reads_has_no_gradient() -> None:
+    x, *weights = random((3, 12), *SHAPES)
+    for used in (0, 5, 2 * LAYERS - 1):
+        for backend in ("triton", "reference"):
+            found = read_in_turn(x, weights, backend)
+            (by_x,) = gradients([found[used]], [x])
+            (expected,) = gradients([linears(x, *[[w] for w in weights[2 * used :][:2]])[0]], [x])
+            torch.testing.assert_close(by_x, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_an_input_without_gradient_stays_so() -> None:
+    x, *weights = random((3, 12), *SHAPES[:4])
+    fixed = x.detach()
+    maps, passed = linears_in_turn(fixed, weights[::2], weights[1::2], backend="triton")
+    assert passed is fixed and all(each.requires_grad for each in maps)
+    with torch.no_grad():
+        maps, passed = linears_in_turn(x, weights[::2], weights[1::2], backend="triton")
+    assert passed is x and not any(each.requires_grad for each in maps)
