@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kernels import linears, linears_in_turn
+from kernels import attention_rows, linears, linears_in_turn
 from kernels.copies import Copies
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -34,6 +34,13 @@ def random(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tens
     return [tensor.to(DEVICE, dtype).requires_grad_() for tensor in made]
 
 
+def gradients(found: Tensors, inputs: Tensors) -> Tensors:
+    """Under random upstream ones."""
+    generator = torch.Generator().manual_seed(5)
+    upstream = [torch.randn(t.shape, generator=generator).to(t) for t in found]
+    return list(torch.autograd.grad(found, inputs, upstream))
+
+
 @pytest.mark.parametrize(("out", "joins"), [(8, 1), (9, 4)])
 def test_copies_that_stand_side_by_side_are_not_joined(out: int, joins: int) -> None:
     """All but gradients are; a weight of 9 x 12 leaves a gap behind it, and so does its bias."""
@@ -51,6 +58,33 @@ def test_copies_that_stand_side_by_side_are_not_joined(out: int, joins: int) -> 
     assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
 
 
+@pytest.mark.parametrize("asking", [9, 2])
+def test_gradients_from_attention_stand_side_by_side(asking: int) -> None:
+    """Of all three maps, or of keys and values where each of two rows asks once."""
+    weights = random(*[(32, 12), (32,)] * 3)
+    (x,) = random((9, 12))
+    first, length = torch.tensor([[0, 4], [4, 5]], device=DEVICE)
+    asked = (first, length) if asking == 9 else (first[:2] // 4, length // 4)
+    found = {}
+    for backend in ("triton", "reference"):
+        chosen = {"backend": backend}
+        if asking == 9:
+            maps = linears(x, weights[::2], weights[1::2], **chosen)
+        else:
+            (query,) = linears(x[first], weights[:1], weights[1:2], **chosen)
+            maps = (query, *linears(x, weights[2::2], weights[3::2], **chosen))
+        heads = [tokens.unflatten(1, (2, 16)) for tokens in maps]
+        out = attention_rows(*heads, *asked, first, length, (5, 5), **chosen)
+        with Calls() as seen:
+            found[backend] = gradients([out], [x, *weights])
+        # Weights that are no copies are joined.
+        assert backend == "reference" or seen.names.count("cat") == 1
+    for ours, plain in zip(found["triton"], found["reference"], strict=True):
+        # A key's bias changes no weight: its gradient is 0 but for rounding.
+        scale = plain.abs().max().clamp(min=1).item()
+        torch.testing.assert_close(ours, plain, rtol=0, atol=1e-5 * scale)
+
+
 LAYERS = 4
 SHAPES = [(10, 12), (10,), (6, 12), (6,)] * LAYERS
 
@@ -63,13 +97,6 @@ def read_in_turn(x: torch.Tensor, weights: Tensors, backend: str) -> Tensors:
         maps, x = linears_in_turn(x, own[::2], own[1::2], backend=backend)
         found += maps
     return found
-
-
-def gradients(found: Tensors, inputs: Tensors) -> Tensors:
-    """Under random upstream ones."""
-    generator = torch.Generator().manual_seed(5)
-    upstream = [torch.randn(t.shape, generator=generator).to(t) for t in found]
-    return list(torch.autograd.grad(found, inputs, upstream))
 
 
 def outcome(inputs: Tensors, backend: str) -> Tensors:
