@@ -72,6 +72,7 @@ def add_norm(
     narrow_dtype: torch.dtype | None = None,
     residual_is_kept: bool = False,
     read_once: bool = False,
+    keeps: bool = False,
     backend: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """residual + branch, and the layer norm of that sum.
@@ -89,6 +90,7 @@ def add_norm(
             branch instead of the sum where that is less, and adds them again.
         read_once: a single product reads the norm, which makes it again instead of keeping it.
             An MLP does so in any case.
+        keeps: keep the norm and the sum whoever reads them: more memory for less work.
         backend: `triton` (GPU), `reference` or `auto`.
 
     Returns:
@@ -112,15 +114,18 @@ def add_norm(
     arguments = (residual, branch, weight, bias, eps, norm_dtype)
     if chosen == "reference":
         total, normed = add_norm_reference(*arguments)
-        again = partial(by_torch, eps=eps)
-        return total, told(normed, again, weight, bias, total, read_once=read_once)
+        if not keeps:
+            again = partial(by_torch, eps=eps)
+            told(normed, again, weight, bias, total, read_once=read_once)
+        return total, normed
     if narrow_dtype == (norm_dtype or torch.promote_types(residual.dtype, branch.dtype)):
         narrow_dtype = None
     is_less = branch.dtype.itemsize < residual.dtype.itemsize and residual.is_contiguous()
-    in_parts = residual_is_kept and is_less
+    in_parts = residual_is_kept and is_less and not keeps
     total, normed, narrow, *statistics = _AddNorm.apply(*arguments, narrow_dtype, in_parts)
-    made_of = (weight, bias, *statistics, *((residual, branch) if in_parts else (total,)))
-    told(normed, by_triton, *made_of, read_once=read_once)
+    if not keeps:
+        made_of = (weight, bias, *statistics, *((residual, branch) if in_parts else (total,)))
+        told(normed, by_triton, *made_of, read_once=read_once)
     if narrow is not None:
         tell(narrow, origin_of(normed))
         put_beside(normed, narrow)
