@@ -105,7 +105,7 @@ def test_gradients_of_pictures_add_up_from_layer_to_layer(
         monkeypatch.setattr(MedAttention, "looking", backend)
         monkeypatch.setattr(Linear, "backend", backend)
         _, fast, momentum = models(config)
-        fast.recompute(vision=False, text=recompute and backend == "triton")
+        fast.recompute("all" if recompute and backend == "triton" else "none")
         with InPlace() as counted:
             found.append(outcome(fast, parts, momentum, seed=1))
         assert counted.count == (2 if backend == "triton" else 0)
