@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from kernels.add_norm.columns import asked, bring
 from kernels.add_norm.narrow import put_beside
 from kernels.add_norm.origin import by_torch, by_triton, origin_of, tell, told
 from kernels.add_norm.reference import add_norm_reference
@@ -27,6 +28,7 @@ class _AddNorm(torch.autograd.Function):
         norm_dtype: torch.dtype | None,
         narrow_dtype: torch.dtype | None,
         residual_is_kept: bool,
+        with_columns: bool,
     ) -> tuple[torch.Tensor | None, ...]:
         from kernels.add_norm import triton_kernels
 
@@ -37,7 +39,7 @@ class _AddNorm(torch.autograd.Function):
         parts = (residual, branch) if residual_is_kept else (total,)
         ctx.save_for_backward(weight, bias, *statistics, *parts)
         ctx.mark_non_differentiable(*statistics)
-        ctx.dtypes = residual.dtype, branch.dtype
+        ctx.dtypes, ctx.with_columns = (residual.dtype, branch.dtype), with_columns
         return total, normed, narrow, *statistics
 
     @staticmethod
@@ -49,16 +51,21 @@ class _AddNorm(torch.autograd.Function):
         by_narrow: torch.Tensor | None,
         *_: None,
     ) -> tuple[torch.Tensor | None, ...]:
-        from kernels.add_norm import triton_kernels
+        from kernels.add_norm import triton_backward
 
         upstream = [gradient for gradient in (by_normed, by_narrow) if gradient is not None]
         if not upstream:
             parts = [None if by_total is None else by_total.to(dtype) for dtype in ctx.dtypes]
-            return *parts, *[None] * 6
+            return *parts, *[None] * 7
         first, second = (*upstream, None)[:2]
-        kept = ctx.saved_tensors
-        found = triton_kernels.backward(by_total, first, second, *kept, dtypes=ctx.dtypes)
-        return *found, *[None] * 4
+        *found, columns = triton_backward.backward(
+            *(by_total, first, second, *ctx.saved_tensors),
+            dtypes=ctx.dtypes,
+            with_columns=ctx.with_columns,
+        )
+        if columns is not None:
+            bring(found[1], columns)
+        return *found, *[None] * 5
 
 
 def add_norm(
@@ -78,7 +85,8 @@ def add_norm(
 
     Args:
         residual: [..., D].
-        branch: [..., D], the output of a sub-layer.
+        branch: [..., D], the output of a sub-layer. If that ends in a map with a bias, the kernel
+            makes the bias's gradient too, which finds its way with the branch's (`columns`).
         weight: [D] of the norm.
         bias: [D] of the norm.
         eps: added to the variance.
@@ -118,7 +126,9 @@ def add_norm(
         narrow_dtype = None
     is_less = branch.dtype.itemsize < residual.dtype.itemsize and residual.is_contiguous()
     in_parts = residual_is_kept and is_less
-    total, normed, narrow, *statistics = _AddNorm.apply(*arguments, narrow_dtype, in_parts)
+    total, normed, narrow, *statistics = _AddNorm.apply(
+        *arguments, narrow_dtype, in_parts, asked(branch)
+    )
     made_of = (weight, bias, *statistics, *((residual, branch) if in_parts else (total,)))
     told(normed, by_triton, *made_of, read_once=read_once)
     if narrow is not None:

@@ -75,6 +75,8 @@ for case in sys.argv[2:]:
     if "joined" in name:
         folder = "attention_joined"
         file = "triton_backward" if "backward" in name else "triton_kernels"
+    if folder == "add_norm":
+        file = "triton_backward" if "backward" in name else "triton_kernels"
     module = importlib.import_module(f"kernels.{folder}.{file}")
     kernel = getattr(module, name)
     if folder == "adamw_ema":
@@ -92,16 +94,17 @@ for case in sys.argv[2:]:
         tiles = make(int(width), dtype) | {"DROPOUT": True}
     elif folder == "linear":
         tiles = {"BLOCK_M": module.BLOCK_M, "BLOCK_N": module.BLOCK_N, "num_warps": module.WARPS}
+    elif folder == "add_norm":
+        tiles = (module.constants if "backward" in name else module.tiles)(int(width))
     else:
-        size = module.BACKWARD if "backward" in name else module.FORWARD
-        tiles = module.tiles(int(width), size)
+        tiles = module.tiles(int(width), module.BACKWARD if "backward" in name else module.FORWARD)
     options = {name: tiles.pop(name) for name in ("num_warps", "num_stages") if name in tiles}
     constants = tiles | {"HAS_TOTAL": True, "HAS_BRANCH": kind == "bf16", "ALIGNED": True}
     constants |= dict.fromkeys(("HAS_NARROW", "IN_PARTS"), kind == "bf16")
     constants |= {"WITH_ACTIVE": kind == "bf16"}
     constants["EXACT"] = kind == "fp32"
-    constants["STAGES"] = 3 if int(width) <= 2048 else 1
-    constants["TOGETHER"] = TOGETHER
+    constants["HAS_COLUMNS"] = True
+    constants.setdefault("TOGETHER", TOGETHER)
     constants = {k: v for k, v in constants.items() if k in kernel.arg_names}
     signature = {}
     for argument in kernel.arg_names:
