@@ -75,7 +75,7 @@ class MlpOutput(nn.Linear):
 
 
 class AddLayerNorm(nn.LayerNorm):
-    """A residual addition and the layer norm after it.
+    """A residual addition, with dropout before it, and the layer norm after it.
 
     Args:
         width: of the rows.
@@ -102,9 +102,15 @@ class AddLayerNorm(nn.LayerNorm):
         self.feeds_product, self.residual_is_kept = feeds_product, residual_is_kept
 
     def forward(
-        self, residual: torch.Tensor, branch: torch.Tensor | None
+        self, residual: torch.Tensor, branch: torch.Tensor | None, dropout: float = 0.0
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """residual + branch (without a branch, the residual) and its norm."""
+        """residual + branch (without a branch, the residual) and its norm.
+
+        Args:
+            residual: [..., D].
+            branch: [..., D].
+            dropout: probability of dropping a number of the branch, in training.
+        """
         if branch is None:
             normed = super().forward(residual)
             again, once = partial(by_torch, eps=self.eps), self.feeds_product
@@ -121,6 +127,7 @@ class AddLayerNorm(nn.LayerNorm):
             narrow_dtype=None if self.feeds_product else low,
             residual_is_kept=self.residual_is_kept,
             read_once=self.feeds_product,
+            dropout=dropout if self.training else 0.0,
             backend=self.backend,
         )
 

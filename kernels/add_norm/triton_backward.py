@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.add_norm.triton_kernels import tiles
+from kernels.add_norm.triton_kernels import drawn, stays, tiles
 from kernels.parts import counters, rows_of_parts, sum_in_groups, together
 
 # Numbers of a thread, beside which sums over rows stay in registers, and threads of a program if
@@ -35,14 +35,18 @@ def add_norm_backward_kernel(
     parts_ptr,
     counters_ptr,
     sums_ptr,
+    seed_ptr,
     rows,
     width,
     rows_each,
+    threshold,
+    rescale,
     HAS_TOTAL: tl.constexpr,
     HAS_NARROW: tl.constexpr,
     IN_PARTS: tl.constexpr,
     HAS_BRANCH: tl.constexpr,
     HAS_COLUMNS: tl.constexpr,
+    DROPOUT: tl.constexpr,
     STAGES: tl.constexpr,
     TOGETHER: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -50,8 +54,8 @@ def add_norm_backward_kernel(
 ):
     """Gradient of the sum for a range of rows, and their part of weight's and bias's.
 
-    In parts, the sum is read as what was added. With columns, the branch's gradient is added up
-    too, before it is rounded.
+    In parts, the sum is read as what was added; never with dropout. With columns, the branch's
+    gradient is added up too, before it is rounded.
     """
     d = tl.arange(0, BLOCK_D)
     d_mask = d < width
@@ -87,6 +91,8 @@ def add_norm_backward_kernel(
         if HAS_TOTAL:
             gradient += tl.load(by_total_ptr + places, mask, 0.0).to(tl.float32)
         tl.store(by_residual_ptr + places, gradient.to(by_residual_ptr.dtype.element_ty), mask)
+        if DROPOUT:
+            gradient = tl.where(stays(tl.load(seed_ptr), m, d, threshold), gradient * rescale, 0.0)
         if HAS_BRANCH:
             tl.store(by_branch_ptr + places, gradient.to(by_branch_ptr.dtype.element_ty), mask)
         if HAS_COLUMNS:
@@ -120,16 +126,18 @@ def backward(
     *,
     dtypes: tuple[torch.dtype, torch.dtype],
     with_columns: bool = False,
+    seed: torch.Tensor | None = None,
+    dropout: float = 0.0,
 ) -> tuple[torch.Tensor | None, ...]:
     """Gradients of residual, branch, weight and bias, and if asked the branch's added up over all
-    rows, [D] float32. The first two are one tensor if alike."""
+    rows, [D] float32. The first two are one tensor if alike. Seed and dropout are `forward`'s."""
     width = total.shape[-1]
     rows, settings = total.numel() // width, constants(width)
     blocks = triton.cdiv(rows, settings["BLOCK_M"])
     blocks_each = max(LEAST, triton.cdiv(blocks, PROGRAMS))
     programs, kinds = max(1, triton.cdiv(blocks, blocks_each)), 2 + with_columns
     by_residual = torch.empty_like(total, dtype=dtypes[0])
-    alike = dtypes[0] == dtypes[1]
+    alike = dtypes[0] == dtypes[1] and not dropout
     by_branch = by_residual if alike else torch.empty_like(total, dtype=dtypes[1])
     new = partial(torch.empty, device=total.device, dtype=torch.float32)
     sums = new(kinds, width)
@@ -148,6 +156,7 @@ def backward(
         new(rows_of_parts(programs), kinds, width),
         counters(total.device),
         sums,
+        mean if seed is None else seed,
         rows,
         width,
         blocks_each * settings["BLOCK_M"],
@@ -156,6 +165,7 @@ def backward(
         IN_PARTS=branch is not None,
         HAS_BRANCH=not alike,
         HAS_COLUMNS=with_columns,
+        **drawn(dropout),
         **settings,
     )
     by_weight, by_bias, *columns = sums

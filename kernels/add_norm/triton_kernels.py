@@ -6,6 +6,23 @@ import triton.language as tl
 
 # Numbers of a thread, and threads of a program if its rows are no wider.
 NUMBERS, THREADS = 16, 128
+# The fewest with which Philox passes all tests of BigCrush (Salmon et al. 2011, table 2).
+ROUNDS = tl.constexpr(7)
+
+
+@triton.jit
+def stays(seed, m, d, threshold) -> tl.tensor:
+    """Which numbers of rows m and columns d dropout keeps, whatever the sizes of the tile.
+
+    Columns share a counter by four, each has a word of it. A thread holds all four and computes
+    them once.
+    """
+    four = m[:, None] * 0 + (d // 4)[None, :]
+    zero = four * 0
+    words = tl.philox(seed, four, zero + m[:, None], zero, zero, n_rounds=ROUNDS)
+    place = (d % 4)[None, :]
+    low, high = tl.where(place == 0, words[0], words[1]), tl.where(place == 2, words[2], words[3])
+    return (tl.where(place < 2, low, high) >> 1).to(tl.int32) >= threshold
 
 
 @triton.jit
@@ -19,10 +36,14 @@ def add_norm_kernel(
     narrow_ptr,
     mean_ptr,
     scale_ptr,
+    seed_ptr,
     rows,
     width,
     eps,
+    threshold,
+    rescale,
     HAS_NARROW: tl.constexpr,
+    DROPOUT: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
@@ -33,7 +54,10 @@ def add_norm_kernel(
     mask = m_mask[:, None] & d_mask[None, :]
     places = m.to(tl.int64)[:, None] * width + d[None, :]
     total = tl.load(residual_ptr + places, mask, 0.0).to(tl.float32)
-    total += tl.load(branch_ptr + places, mask, 0.0).to(tl.float32)
+    branch = tl.load(branch_ptr + places, mask, 0.0).to(tl.float32)
+    if DROPOUT:
+        branch = tl.where(stays(tl.load(seed_ptr), m, d, threshold), branch * rescale, 0.0)
+    total += branch
     # As it is kept: the backward pass sees no other.
     kept = total.to(total_ptr.dtype.element_ty)
     tl.store(total_ptr + places, kept, mask)
@@ -91,6 +115,12 @@ def tiles(width: int, numbers: int = NUMBERS, threads: int = THREADS) -> dict[st
     return {"BLOCK_M": tile // block, "BLOCK_D": block, "num_warps": tile // numbers // 32}
 
 
+def drawn(dropout: float) -> dict[str, int | float | bool]:
+    """Numbers of a launch: dropped is where 31 random bits are fewer than the threshold."""
+    threshold, rescale = int(dropout * 2**31), 1 / (1 - dropout)
+    return {"threshold": threshold, "rescale": rescale, "DROPOUT": dropout > 0}
+
+
 def forward(
     residual: torch.Tensor,
     branch: torch.Tensor,
@@ -99,8 +129,13 @@ def forward(
     eps: float,
     norm_dtype: torch.dtype | None,
     narrow_dtype: torch.dtype | None,
+    seed: torch.Tensor | None = None,
+    dropout: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor]:
-    """Sum, norm and that in another dtype [..., D], mean and 1 / deviation [rows] float32."""
+    """Sum, norm and that in another dtype [..., D], mean and 1 / deviation [rows] float32.
+
+    With a seed [1] int64, the branch is dropped out before it is added.
+    """
     residual, branch = residual.contiguous(), branch.contiguous()
     width = residual.shape[-1]
     rows = residual.numel() // width
@@ -122,9 +157,11 @@ def forward(
             normed if narrow is None else narrow,
             mean,
             scale,
+            mean if seed is None else seed,
             rows,
             width,
             eps,
+            **drawn(dropout),
             HAS_NARROW=narrow is not None,
             **settings,
         )

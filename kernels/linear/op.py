@@ -69,8 +69,9 @@ class _Linears(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *upstreams: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        count = len(ctx.sizes)
-        weight, x = torch.cat(ctx.saved_tensors[:count]), ctx.again(*ctx.saved_tensors[count:])
+        # Once: layers that run again for the backward pass do so for the first who reads.
+        kept, count = ctx.saved_tensors, len(ctx.sizes)
+        weight, x = torch.cat(kept[:count]), ctx.again(*kept[count:])
         wanted, upstream = ctx.needs_input_grad, torch.cat(upstreams, -1).flatten(0, -2)
         by_weights = by_weight(upstream, x.flatten(0, -2), ctx.dtypes[0]).split(ctx.sizes)
         by_biases = column_sum(upstream, True, ctx.dtypes[1]).split(ctx.sizes)

@@ -104,6 +104,7 @@ for case in sys.argv[2:]:
     constants |= {"WITH_ACTIVE": kind == "bf16"}
     constants["EXACT"] = kind == "fp32"
     constants["HAS_COLUMNS"] = True
+    constants.setdefault("DROPOUT", folder == "add_norm")
     constants.setdefault("TOGETHER", TOGETHER)
     constants = {k: v for k, v in constants.items() if k in kernel.arg_names}
     signature = {}
@@ -163,6 +164,18 @@ def test_compiles_for_sm_90_without_spills(
     # Sixteen bytes a thread and access: what is memory-bound must not read in small pieces.
     reads = r"ld\.global\S*\.v4\.b32|cp\.async\.cg\S* .*0x10,"
     assert re.search(reads, path.with_suffix(".ptx").read_text())
+
+
+@pytest.mark.parametrize(
+    ("kernel", "kind", "width"), [case for case in CASES if "add_norm" in case[0]]
+)
+def test_random_words_are_drawn_for_four_columns_at_once(
+    kernel: str, kind: str, width: int, compiled: Path
+) -> None:
+    """Philox takes two long products a round, of which there are seven."""
+    numbers = 8 if "backward" in kernel else 16
+    code = (compiled / f"{kernel},{kind},{width}.ptx").read_text()
+    assert 7 < len(re.findall(r"mul\.(hi|wide)\.u32", code)) <= 14 * numbers // 4
 
 
 @pytest.mark.parametrize(
