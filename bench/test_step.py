@@ -20,6 +20,8 @@ MEAN_TOKENS, TILE_ROWS = 13, 197
 OURS_ALONE = 512
 # Steps timed at once, as a run takes them: the host prepares one while the GPU is at another.
 IN_A_ROW = 4
+# Where memory allows, a run is told so (`train.activation_checkpointing none`).
+KEEPS_ALL = "none"
 Times = dict[str, list[float]]
 
 
@@ -32,7 +34,7 @@ def test_step_against_the_original(
     compare: Compare, plan: Plan, record: Record, setting: tuple[str, int]
 ) -> None:
     name, count = setting
-    ours = Ours(preset(name), plan.queue_size, plan.device)
+    ours = Ours(preset(name), plan.queue_size, plan.device, KEEPS_ALL)
     theirs, batch = Original(ours), pairs(preset(name), count, plan.device)
     precisions = ["fp32", "bf16"] if has_bf16(plan.device) else ["fp32"]
     sides = {f"original {p}": side(theirs, batch, p) for p in precisions}
@@ -81,7 +83,8 @@ def test_our_step_alone(compare: Compare, plan: Plan, record: Record) -> None:
     if plan.device.type != "cuda":
         pytest.skip("on a CPU our step is measured beside the original")
     config, count = preset(plan.preset), plan.peer_batch
-    ours, batch = Ours(config, plan.queue_size, plan.device), pairs(config, count, plan.device)
+    ours = Ours(config, plan.queue_size, plan.device, KEEPS_ALL)
+    batch = pairs(config, count, plan.device)
     sides = {
         "ours bf16": side(ours, batch, "bf16"),
         "ours bf16 eager": lambda: ours.step(batch, "bf16", recorded=False),
@@ -107,7 +110,8 @@ def test_step_against_the_strong_peer(compare: Compare, plan: Plan, record: Reco
         record.note("the strong peer (autocast, SDPA, compile) is measured on a GPU only")
         pytest.skip("on a CPU the peer is the original itself")
     config, count = preset(plan.preset), plan.peer_batch
-    ours, batch = Ours(config, plan.queue_size, plan.device), pairs(config, count, plan.device)
+    ours = Ours(config, plan.queue_size, plan.device, KEEPS_ALL)
+    batch = pairs(config, count, plan.device)
     peer = Original(ours, strong=True)
     sides = {"strong peer": side(peer, batch, "bf16"), "ours bf16": side(ours, batch, "bf16")}
     name, sums = f"step, {plan.preset}, batch {count}, strong peer", {}

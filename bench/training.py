@@ -8,7 +8,7 @@ import torch
 from bench.original_network import Layer, VisionBlock, by_products, by_sdpa
 from bench.original_step import OriginalPretrain
 from bench.pairs import Pairs
-from blip_model.config import BlipConfig
+from blip_model.config import BlipConfig, Recomputed
 from blip_model.layers import multiplied_weights
 from blip_model.momentum import Momentum, MomentumFeatures, online_name
 from blip_model.pretrain import BlipPretrain
@@ -37,10 +37,18 @@ class Ours:
         config: sizes.
         queue_size: Q.
         device: that it runs on.
+        recompute: what the backward pass makes again, by default what a run's does.
     """
 
-    def __init__(self, config: BlipConfig, queue_size: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: BlipConfig,
+        queue_size: int,
+        device: torch.device,
+        recompute: Recomputed = "norms",
+    ) -> None:
         self.model = BlipPretrain(config).to(device)
+        self.model.recompute(recompute)
         self.momentum = Momentum(self.model, queue_size).to(device)
         parameters = list(self.model.parameters())
         self.optimizer = build_optimizer(parameters, TrainSection(), RATE)

@@ -65,13 +65,16 @@ class MlpOutput(nn.Linear):
     Checkpoints know the two maps as modules apart, so the first is handed in with the input.
 
     Attributes:
+        keeps: what the GELU gives, see `kernels.mlp`.
         backend: of `kernels.mlp`, for all of them.
     """
 
+    keeps = False
     backend = "auto"
 
     def forward(self, x: torch.Tensor, first: nn.Linear) -> torch.Tensor:
-        return mlp(x, first.weight, first.bias, self.weight, self.bias, backend=self.backend)
+        settings = {"keeps": self.keeps, "backend": self.backend}
+        return mlp(x, first.weight, first.bias, self.weight, self.bias, **settings)
 
 
 class AddLayerNorm(nn.LayerNorm):
@@ -85,9 +88,11 @@ class AddLayerNorm(nn.LayerNorm):
         residual_is_kept: for the backward pass of another layer, see `kernels.add_norm`.
 
     Attributes:
+        keeps: the norm, whatever reads it, see `kernels.add_norm`.
         backend: of `kernels.add_norm`, for all of them.
     """
 
+    keeps = False
     backend = "auto"
 
     def __init__(
@@ -113,8 +118,10 @@ class AddLayerNorm(nn.LayerNorm):
         """
         if branch is None:
             normed = super().forward(residual)
-            again, once = partial(by_torch, eps=self.eps), self.feeds_product
-            return residual, told(normed, again, self.weight, self.bias, residual, read_once=once)
+            if not self.keeps:
+                again, once = partial(by_torch, eps=self.eps), self.feeds_product
+                told(normed, again, self.weight, self.bias, residual, read_once=once)
+            return residual, normed
         kind = residual.device.type
         low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         return add_norm(
@@ -127,6 +134,7 @@ class AddLayerNorm(nn.LayerNorm):
             narrow_dtype=None if self.feeds_product else low,
             residual_is_kept=self.residual_is_kept,
             read_once=self.feeds_product,
+            keeps=self.keeps,
             dropout=dropout if self.training else 0.0,
             backend=self.backend,
         )

@@ -88,6 +88,7 @@ def add_norm(
     narrow_dtype: torch.dtype | None = None,
     residual_is_kept: bool = False,
     read_once: bool = False,
+    keeps: bool = False,
     dropout: float = 0.0,
     backend: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -107,6 +108,7 @@ def add_norm(
             branch instead of the sum where that is less, and adds them again; never with dropout.
         read_once: a single product reads the norm, which makes it again instead of keeping it.
             An MLP does so in any case.
+        keeps: keep the norm and the sum whoever reads them: more memory for less work.
         dropout: probability of dropping a number of the branch, in [0, 1), keyed by the device's
             generator. The kernel draws again on the way back what it drew.
         backend: `triton` (GPU), `reference` or `auto`.
@@ -134,17 +136,20 @@ def add_norm(
     arguments = (residual, branch, weight, bias, eps, norm_dtype)
     if chosen == "reference":
         total, normed = add_norm_reference(*arguments, dropout)
-        again = partial(by_torch, eps=eps)
-        return total, told(normed, again, weight, bias, total, read_once=read_once)
+        if not keeps:
+            again = partial(by_torch, eps=eps)
+            told(normed, again, weight, bias, total, read_once=read_once)
+        return total, normed
     if narrow_dtype == (norm_dtype or torch.promote_types(residual.dtype, branch.dtype)):
         narrow_dtype = None
     is_less = branch.dtype.itemsize < residual.dtype.itemsize and residual.is_contiguous()
-    in_parts = residual_is_kept and is_less and not dropout
+    in_parts = residual_is_kept and is_less and not keeps and not dropout
     total, normed, narrow, *statistics = _AddNorm.apply(
         *arguments, narrow_dtype, in_parts, asked(branch), dropout
     )
-    made_of = (weight, bias, *statistics, *((residual, branch) if in_parts else (total,)))
-    told(normed, by_triton, *made_of, read_once=read_once)
+    if not keeps:
+        made_of = (weight, bias, *statistics, *((residual, branch) if in_parts else (total,)))
+        told(normed, by_triton, *made_of, read_once=read_once)
     if narrow is not None:
         tell(narrow, origin_of(normed))
         put_beside(normed, narrow)

@@ -26,7 +26,7 @@ def losses_and_gradients(
         monkeypatch.setattr(layer, "backend", backend)
     torch.manual_seed(0)
     model = BlipPretrain(tiny_config(vision_drop_path=drop_path)).to(DEVICE)
-    model.recompute(vision=True, text=False)
+    model.recompute("vision")
     momentum = Momentum(model, queue_size=11).to(DEVICE)
     parts = [tensor.to(DEVICE) for tensor in tiny_inputs(4)]
     negatives = (torch.tensor([1, 2, 3, 0], device=DEVICE),) * 2

@@ -58,7 +58,7 @@ def steps(
     """
     torch.manual_seed(0)
     model = BlipPretrain(tiny_config()).to(device)
-    model.recompute(vision=recompute, text=recompute)
+    model.recompute("all" if recompute else "norms")
     momentum = Momentum(model, 8).to(device)
     online, followers = dict(model.named_parameters()), dict(momentum.named_parameters())
     optimizer = build_optimizer(model.parameters(), TrainSection(clip_norm=1.0), 1e-2)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from kernels import adamw_ema_, linear, linear_gelu, lm_loss, mlp
+from kernels import adamw_ema_, ema_, linear, linear_gelu, lm_loss, mlp
 from kernels.copies import Copies, in_dtype, multiplied
 
 LOW = torch.bfloat16
@@ -97,7 +97,7 @@ def swapped(weight: nn.Parameter) -> None:
 CHANGES = {
     "in place": lambda w: w.detach().mul_(2),
     "a slice": lambda w: w.detach()[1].zero_(),
-    "at once": lambda w: torch._foreach_lerp_([w.detach()], [torch.ones_like(w)], 0.5),
+    "followed": lambda w: ema_([w.detach()], [torch.ones_like(w)], 0.5),
     "loaded": lambda w: nn.ParameterList([w]).load_state_dict({"0": torch.ones_like(w)}),
     "definition": lambda w: one_pass(w, "reference"),
     "kernel": lambda w: one_pass(w, "triton"),
