@@ -5,6 +5,7 @@ import torch
 
 from kernels import add_norm, linear, mlp, rounded
 from tests.kernels.test_layer_ops import CUT, DEVICE, DTYPES, random
+from tests.kernels.test_origin import close
 
 Tensors = list[torch.Tensor]
 
@@ -119,4 +120,5 @@ def test_a_norm_that_is_made_again_has_the_same_mask(dtype: torch.dtype, in_part
         loss = (out * upstream[..., 0]).sum() + (total * upstream[..., 0]).sum()
         found.append(torch.autograd.grad(loss, [*weights, *affine]))
     for kept, again in zip(*found, strict=True):
-        assert torch.equal(kept, again) if DEVICE == "cpu" else (kept - again).abs().max() < 1
+        # A GPU's compiler may make a norm again to the last bit but one.
+        assert torch.equal(kept, again) if DEVICE == "cpu" else close(kept, again)
