@@ -93,7 +93,7 @@ class MlpOutput(nn.Linear):
 
 
 class AddLayerNorm(nn.LayerNorm):
-    """A residual addition and the layer norm after it.
+    """A residual addition, with dropout before it, and the layer norm after it.
 
     Args:
         width: of the rows.
@@ -122,9 +122,15 @@ class AddLayerNorm(nn.LayerNorm):
         self.feeds_product, self.residual_is_kept = feeds_product, residual_is_kept
 
     def forward(
-        self, residual: torch.Tensor, branch: torch.Tensor | None
+        self, residual: torch.Tensor, branch: torch.Tensor | None, dropout: float = 0.0
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """residual + branch (without a branch, the residual) and its norm."""
+        """residual + branch (without a branch, the residual) and its norm.
+
+        Args:
+            residual: [..., D].
+            branch: [..., D].
+            dropout: probability of dropping a number of the branch, in training.
+        """
         if branch is None:
             normed = super().forward(residual)
             if not self.keeps:
@@ -144,6 +150,7 @@ class AddLayerNorm(nn.LayerNorm):
             residual_is_kept=self.residual_is_kept,
             read_once=self.feeds_product,
             keeps=self.keeps,
+            dropout=dropout if self.training else 0.0,
             backend=self.backend,
         )
 

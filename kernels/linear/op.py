@@ -6,6 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from kernels.add_norm.columns import ask, brought
 from kernels.add_norm.narrow import rounded
 from kernels.add_norm.origin import Origin, keeping, origin_of
 from kernels.adjacent import side_by_side
@@ -39,12 +40,13 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         weight, *kept = ctx.saved_tensors
         wanted, shape = ctx.needs_input_grad, (*upstream.shape[:-1], weight.shape[1])
+        by_bias = column_sum(upstream, ctx.fused, ctx.dtypes[1]) if wanted[2] else None
         upstream = upstream.flatten(0, -2)
         rows = ctx.again(*kept).flatten(0, -2) if wanted[1] else None
         return (
             (upstream @ weight).view(shape) if wanted[0] else None,
             by_weight(upstream, rows, ctx.dtypes[0]).view(ctx.shape) if wanted[1] else None,
-            column_sum(upstream, ctx.fused, ctx.dtypes[1]) if wanted[2] else None,
+            by_bias,
             None,
             None,
         )
@@ -124,7 +126,11 @@ def by_weight(upstream: torch.Tensor, rows: torch.Tensor, dtype: torch.dtype) ->
 
 
 def column_sum(upstream: torch.Tensor, fused: bool, dtype: torch.dtype) -> torch.Tensor:
-    """Of [M, O] over rows, in the dtype of the bias."""
+    """Of [..., O] over rows, in the dtype of the bias; as it was brought along, if it was."""
+    columns = brought(upstream)
+    if columns is not None:
+        return columns.to(dtype)
+    upstream = upstream.flatten(0, -2)
     if not fused:
         return upstream.sum(0).to(dtype)
     from kernels.linear import triton_kernels
@@ -174,7 +180,10 @@ def kept_linear(
         # Here, where autograd sees it: the backward pass runs without autocast.
         x = rounded(x, torch.get_autocast_dtype(device))
     with torch.autocast(device, enabled=False):
-        return _Linear.apply(x, weight, bias, origin, fused)
+        out = _Linear.apply(x, weight, bias, origin, fused)
+    if fused and bias is not None and bias.requires_grad:
+        ask(out)
+    return out
 
 
 def linears(
