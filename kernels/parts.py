@@ -8,8 +8,9 @@ import torch
 import triton
 import triton.language as tl
 
-# Parts that are read at once, and sums of a launch.
-TOGETHER = 16
+# Parts that are read at once, and sums of a launch. Each round waits for the memory anew; of 256
+# columns by 256 threads, more than 32 parts would take registers from what a kernel does before.
+TOGETHER = 32
 MOST = 4096
 # Programs of a group, and numbers of a thread that are read at once where whole rows are parts.
 GROUP = tl.constexpr(16)
@@ -38,14 +39,14 @@ def sum_of_parts(
     BLOCK_N: tl.constexpr,
 ) -> tl.tensor:
     """Columns n of [parts, width], added up."""
-    total = tl.zeros((TOGETHER, BLOCK_N), tl.float32)
+    total = tl.zeros((BLOCK_N,), tl.float32)
     for start in range(0, parts, TOGETHER):
         p = start + tl.arange(0, TOGETHER)
         mask = (p < parts)[:, None] & n_mask[None, :]
         # Past the first cache, which does not see what other processors write.
         places = p[:, None] * width + n[None, :]
-        total += tl.load(parts_ptr + places, mask, 0.0, cache_modifier=".cg")
-    return tl.sum(total, 0)
+        total += tl.sum(tl.load(parts_ptr + places, mask, 0.0, cache_modifier=".cg"), 0)
+    return total
 
 
 @triton.jit

@@ -124,7 +124,8 @@ def test_with_groups() -> None:
 def test_with_captions_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """As long batches are, and as every one is on a GPU."""
     monkeypatch.setattr(op, "MOST_MATERIALISED", -1)
-    monkeypatch.setattr(chunked, "ROWS", 4)
+    for name in ("ROWS", "GPU_ROWS"):
+        monkeypatch.setattr(chunked, name, 4)
     compare(batch(LENGTHS["odd"]))
 
 

@@ -145,6 +145,16 @@ def test_tokens_are_found_by_picture_in_their_own_order() -> None:
     order, starts = by_picture(torch.tensor([2, 0, 4, 2, 3, 0, 4, 2], device=DEVICE), 4)
     assert order.tolist() == [1, 5, 0, 3, 7, 4, 2, 6]
     assert starts.tolist() == [0, 2, 2, 5, 6]
+    assert order.dtype == starts.dtype == torch.int64
+
+
+@pytest.mark.parametrize("count", [32767, 32768, 100_000])
+def test_many_pictures_are_found_too(count: int) -> None:
+    """They are sorted by short numbers, which those of many do not fit."""
+    pictures = torch.tensor([count, 3, count - 1, 0, 3, count - 1], device=DEVICE)
+    order, starts = by_picture(pictures, count)
+    assert order.tolist() == [3, 1, 4, 2, 5, 0]
+    assert starts[[0, 1, 3, 4, count - 1, count]].tolist() == [0, 1, 1, 3, 3, 5]
 
 
 def mask_of(

@@ -94,6 +94,7 @@ for case in sys.argv[2:]:
         tiles = make(int(width), dtype) | {"DROPOUT": True}
     elif folder == "linear":
         tiles = {"BLOCK_M": module.BLOCK_M, "BLOCK_N": module.BLOCK_N, "num_warps": module.WARPS}
+        tiles["TOGETHER"] = module.PARTS
     elif folder == "add_norm":
         tiles = (module.constants if "backward" in name else module.tiles)(int(width))
     else:
@@ -164,6 +165,20 @@ def test_compiles_for_sm_90_without_spills(
     # Sixteen bytes a thread and access: what is memory-bound must not read in small pieces.
     reads = r"ld\.global\S*\.v4\.b32|cp\.async\.cg\S* .*0x10,"
     assert re.search(reads, path.with_suffix(".ptx").read_text())
+
+
+SUMMING = {"column_sum_kernel": 128, "bias_gelu_backward_kernel": 256}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "kind", "width"), [case for case in CASES if case[0] in SUMMING]
+)
+def test_four_programs_fit_a_processor(kernel: str, kind: str, width: int, compiled: Path) -> None:
+    """Their sums of parts read many at once, which must not cost the passes before registers."""
+    path = compiled / f"{kernel},{kind},{width}.cubin"
+    command = [str(cuobjdump()), "--dump-resource-usage", str(path)]
+    usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert 4 * SUMMING[kernel] * int(re.search(r"REG:(\d+)", usage)[1]) <= 64 * 1024
 
 
 @pytest.mark.parametrize(
