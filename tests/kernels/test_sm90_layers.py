@@ -32,10 +32,8 @@ CASES = [
     ("attention_joined_backward_kernel", "bf16", 256),
     ("attention_pictures_kernel", "bf16", 64),
     ("attention_pictures_kernel", "fp32", 64),
-    ("attention_pictures_query_kernel", "bf16", 64),
-    ("attention_pictures_query_kernel", "fp32", 64),
-    ("attention_pictures_key_kernel", "bf16", 64),
-    ("attention_pictures_key_kernel", "fp32", 64),
+    ("attention_pictures_backward_kernel", "bf16", 64),
+    ("attention_pictures_backward_kernel", "fp32", 64),
     ("attention_rows_kernel", "bf16", 30),
     ("attention_rows_kernel", "bf16", 64),
     ("attention_rows_kernel", "fp32", 30),
@@ -90,8 +88,7 @@ for case in sys.argv[2:]:
         tiles["EDGES"] = module.edges(int(width), module.LARGEST)
     elif folder == "attention_pictures":
         dtype = torch.bfloat16 if kind == "bf16" else torch.float32
-        make = module.key_tiles if "_key_" in name else module.tiles
-        tiles = make(int(width), dtype) | {"DROPOUT": True}
+        tiles = module.tiles(int(width), dtype) | {"DROPOUT": True}
     elif folder == "linear":
         tiles = {"BLOCK_M": module.BLOCK_M, "BLOCK_N": module.BLOCK_N, "num_warps": module.WARPS}
         tiles["TOGETHER"] = module.PARTS
