@@ -4,6 +4,7 @@ Names, shapes and starting values of their weights are those of `nn.Linear` and 
 on a CPU so is every bit of what they compute.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -16,6 +17,7 @@ from kernels import (
     linear_gelu,
     linear_rows,
     linears,
+    linears_in_turn,
     mlp,
     rounded,
     told,
@@ -42,8 +44,21 @@ def together(x: torch.Tensor, *maps: nn.Module) -> tuple[torch.Tensor, ...]:
     """Several maps of one input, as one product where they are `Linear` and that is faster."""
     if not all(isinstance(each, Linear) for each in maps):
         return tuple(each(x) for each in maps)
-    weights, biases = ([getattr(m, name) for m in maps] for name in ("weight", "bias"))
-    return linears(x, weights, biases, backend=Linear.backend)
+    return linears(x, *_parameters(maps), backend=Linear.backend)
+
+
+def together_in_turn(
+    x: torch.Tensor, *maps: nn.Module
+) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+    """`together` of an input that others read too, and the input: those after should read that,
+    see `kernels.linears_in_turn`."""
+    if not all(isinstance(each, Linear) for each in maps):
+        return tuple(each(x) for each in maps), x
+    return linears_in_turn(x, *_parameters(maps), backend=Linear.backend)
+
+
+def _parameters(maps: Sequence[nn.Linear]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    return [each.weight for each in maps], [each.bias for each in maps]
 
 
 class LinearGelu(nn.Linear):
@@ -78,7 +93,7 @@ class MlpOutput(nn.Linear):
 
 
 class AddLayerNorm(nn.LayerNorm):
-    """A residual addition and the layer norm after it.
+    """A residual addition, with dropout before it, and the layer norm after it.
 
     Args:
         width: of the rows.
@@ -107,9 +122,15 @@ class AddLayerNorm(nn.LayerNorm):
         self.feeds_product, self.residual_is_kept = feeds_product, residual_is_kept
 
     def forward(
-        self, residual: torch.Tensor, branch: torch.Tensor | None
+        self, residual: torch.Tensor, branch: torch.Tensor | None, dropout: float = 0.0
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """residual + branch (without a branch, the residual) and its norm."""
+        """residual + branch (without a branch, the residual) and its norm.
+
+        Args:
+            residual: [..., D].
+            branch: [..., D].
+            dropout: probability of dropping a number of the branch, in training.
+        """
         if branch is None:
             normed = super().forward(residual)
             if not self.keeps:
@@ -129,6 +150,7 @@ class AddLayerNorm(nn.LayerNorm):
             residual_is_kept=self.residual_is_kept,
             read_once=self.feeds_product,
             keeps=self.keeps,
+            dropout=dropout if self.training else 0.0,
             backend=self.backend,
         )
 

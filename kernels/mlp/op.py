@@ -5,6 +5,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from kernels.add_norm.columns import ask
 from kernels.add_norm.narrow import rounded
 from kernels.add_norm.origin import Origin, keeping, origin_of
 from kernels.backend import choose, fusing_problem
@@ -55,6 +56,7 @@ class _Mlp(torch.autograd.Function):
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         product, active, weight_in, bias_in, weight_out, *kept = ctx.saved_tensors
         wanted, shape = ctx.needs_input_grad, (*upstream.shape[:-1], weight_in.shape[1])
+        by_bias_out = column_sum(upstream, ctx.fused, ctx.dtypes[3]) if wanted[4] else None
         product, upstream = product.flatten(0, -2), upstream.flatten(0, -2)
         by_active = upstream @ weight_out
         if ctx.fused:
@@ -80,7 +82,7 @@ class _Mlp(torch.autograd.Function):
             by_weight(by_product, x, ctx.dtypes[0]) if wanted[1] else None,
             by_bias_in,
             by_weight_out,
-            column_sum(upstream, ctx.fused, ctx.dtypes[3]) if wanted[4] else None,
+            by_bias_out,
             None,
             None,
             None,
@@ -145,4 +147,7 @@ def mlp(
         # Here, where autograd sees it: the backward pass runs without autocast.
         x = rounded(x, torch.get_autocast_dtype(device))
     with torch.autocast(device, enabled=False):
-        return _Mlp.apply(x, *tensors[1:], origin, chosen == "triton", keeps)
+        out = _Mlp.apply(x, *tensors[1:], origin, chosen == "triton", keeps)
+    if chosen == "triton" and bias_out.requires_grad:
+        ask(out)
+    return out

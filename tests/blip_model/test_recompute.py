@@ -6,6 +6,7 @@ import torch
 from blip_model.blip import Blip
 from blip_model.caption import BlipCaption
 from blip_model.config import Recomputed
+from blip_model.layers import AddLayerNorm, Linear, MlpOutput
 from blip_model.momentum import Momentum
 from blip_model.pretrain import BlipPretrain
 from tests.tiny import tiny_config, tiny_inputs
@@ -66,6 +67,16 @@ def test_the_same_step_with_less_kept(kind: type[Blip], settings: dict, precisio
         most = size
         assert len(found) == len(plain)
         assert all(torch.equal(a, b) for a, b in zip(found, plain, strict=True)), what
+
+
+def test_the_same_step_with_masks_that_kernels_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose seeds are drawn again with everything else."""
+    for layer in (AddLayerNorm, Linear, MlpOutput):
+        monkeypatch.setattr(layer, "backend", "triton")
+    plain, _ = outcome(build(BlipPretrain, "none"))
+    found, _ = outcome(build(BlipPretrain, "all"))
+    assert len(found) == len(plain)
+    assert all(torch.equal(a, b) for a, b in zip(found, plain, strict=True))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

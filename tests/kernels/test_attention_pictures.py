@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from kernels import attention_pictures, attention_pictures_runs, by_picture
+from kernels.adjacent import side_by_side
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
@@ -107,6 +108,21 @@ def test_views_of_one_product_and_int32() -> None:
     for inputs in ((asked, *views), [v.mT.contiguous().mT for v in (asked, *views)]):
         ours = attention_pictures(*inputs, *narrow, backend="triton")
         torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5)
+
+
+def test_keys_and_values_of_one_product_get_gradients_that_it_reads_as_one() -> None:
+    """Nothing of the size of all pictures is copied on either way."""
+    _, blocks = layout([4, 0, 6], 3)
+    whole = normal(3, 11, 64, seed=1).requires_grad_()
+    pictures = [part.unflatten(2, (2, 16)) for part in whole.split(32, 2)]
+    query = normal(13, 2, 16)
+    by_parts = outcome("triton", [query, *pictures], blocks)[2:]
+    joined = side_by_side([part.flatten(2) for part in by_parts], 2)
+    assert joined.data_ptr() == by_parts[0].data_ptr()
+    out = attention_pictures(query, *pictures, *blocks, backend="reference")
+    upstream = torch.randn(out.shape, generator=torch.Generator().manual_seed(3)).to(out)
+    (expected,) = torch.autograd.grad(out, whole, upstream)
+    torch.testing.assert_close(joined, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_what_spare_tokens_hold_is_not_read() -> None:

@@ -4,6 +4,7 @@ import gc
 import weakref
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -80,6 +81,39 @@ def test_products_read_the_copy_and_nothing_else() -> None:
     with torch.no_grad():
         assert not in_dtype(weight, LOW).requires_grad
         assert in_dtype(weight, LOW).data_ptr() == kept.of(weight).data_ptr()
+
+
+def test_copies_of_matrices_and_of_vectors_stand_side_by_side() -> None:
+    """In the order of their weights, wherever a copy of 16 bytes' multiple ends."""
+    ours = weights((4, 4), (4,), (2, 4), (16,), (3, 3), (8,), (5, 8))
+    matrices, vectors = ours[::2], ours[1::2]
+    kept = Copies(ours, LOW)
+    places = {weight: kept.of(weight) for weight in ours}
+    assert all(place.data_ptr() % 16 == 0 for place in places.values())
+    assert all(torch.equal(place, weight.to(LOW)) for weight, place in places.items())
+
+    def ends_where(one: nn.Parameter, other: nn.Parameter) -> bool:
+        end = places[one].data_ptr() + places[one].nbytes
+        return end == places[other].data_ptr()
+
+    # A vector of 4 and a matrix of 9 leave a gap.
+    assert [ends_where(*pair) for pair in pairwise(matrices)] == [True, True, False]
+    assert [ends_where(*pair) for pair in pairwise(vectors)] == [False, True]
+    # Changes of each are counted apart.
+    counts = [places[weight]._version for weight in ours]
+    ours[0].detach().mul_(2)
+    assert kept.refresh() == 1
+    changes = [places[w]._version - count for w, count in zip(ours, counts, strict=True)]
+    assert changes == [1, 0, 0, 0, 0, 0, 0]
+
+
+def test_a_copy_has_the_strides_of_its_weight() -> None:
+    """A pass over weights and copies goes through their memory."""
+    (weight,) = weights((4, 3, 2, 5))
+    turned = nn.Parameter(weight.detach().to(memory_format=torch.channels_last))
+    kept = Copies([turned], LOW)
+    assert kept.of(turned).stride() == turned.stride()
+    assert torch.equal(kept.of(turned), turned.to(LOW))
 
 
 def one_pass(weight: nn.Parameter, backend: str) -> None:
