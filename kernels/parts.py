@@ -12,9 +12,12 @@ import triton.language as tl
 # columns by 256 threads, more than 32 parts would take registers from what a kernel does before.
 TOGETHER = 32
 MOST = 4096
-# Programs of a group, and numbers of a thread that are read at once where whole rows are parts.
+# Programs of a group where whole rows are parts, and numbers of a tile of them. Of tiles one fewer
+# than stages are on their way, 96 kB: so much the second cache sends a processor until the first
+# is there, and smaller GPUs have no more room.
 GROUP = tl.constexpr(16)
-NUMBERS = 64
+TILE = 8192
+STAGES = tl.constexpr(4)
 
 
 @triton.jit
@@ -61,13 +64,17 @@ def _sum_of_rows(
 ) -> None:
     """Of [rows, KINDS, width] to [KINDS, width]."""
     d = tl.arange(0, BLOCK_D)
-    for kind in tl.static_range(KINDS):
-        total = tl.zeros((BLOCK_D,), tl.float32)
-        for start in range(0, rows, TOGETHER):
-            row = start + tl.arange(0, TOGETHER)
-            mask = (row < rows)[:, None] & (d < width)[None, :]
-            places = (row[:, None] * KINDS + kind) * width + d[None, :]
-            total += tl.sum(tl.load(rows_ptr + places, mask, 0.0, cache_modifier=".cg"), 0)
+    rounds = tl.cdiv(rows, TOGETHER)
+    total = tl.zeros((BLOCK_D,), tl.float32)
+    # All in one loop: reads run ahead through shared memory, from one kind to the next too.
+    for step in tl.range(0, KINDS * rounds, num_stages=STAGES):
+        kind, turn = step // rounds, step % rounds
+        row = turn * TOGETHER + tl.arange(0, TOGETHER)
+        mask = (row < rows)[:, None] & (d < width)[None, :]
+        places = (row[:, None] * KINDS + kind) * width + d[None, :]
+        some = tl.sum(tl.load(rows_ptr + places, mask, 0.0, cache_modifier=".cg"), 0)
+        total = tl.where(turn == 0, some, total + some)
+        # The last of a kind stays.
         tl.store(sums_ptr + kind * width + d, total, d < width)
 
 
@@ -111,9 +118,9 @@ def rows_of_parts(programs: int) -> int:
     return programs + triton.cdiv(programs, GROUP.value)
 
 
-def together(block: int, warps: int) -> int:
-    """Rows that `sum_in_groups` reads at once, with so many warps a program."""
-    return max(1, min(GROUP.value, NUMBERS * 32 * warps // block))
+def together(block: int) -> int:
+    """Rows that `sum_in_groups` reads at once."""
+    return max(1, min(GROUP.value, TILE // block))
 
 
 # By device and stream, whose launches follow one another. Never freed: recordings point to them.

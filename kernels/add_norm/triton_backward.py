@@ -12,8 +12,8 @@ from kernels.parts import counters, rows_of_parts, sum_in_groups, together
 # Numbers of a thread, beside which sums over rows stay in registers, and threads of a program if
 # its rows are no wider.
 NUMBERS, THREADS = 8, 256
-# Programs: a square of groups, and of such the largest GPU's 132 processors hold two each.
-PROGRAMS = 256
+# Programs: two for each of the largest GPU's 132 processors, which end together.
+PROGRAMS = 264
 # Tiles of rows for each program at least: what it adds up is added up again by others.
 LEAST = 4
 # Rows wider than this would fill the shared memory of smaller GPUs with those read ahead.
@@ -81,12 +81,13 @@ def add_norm_backward_kernel(
             total = total.to(total_ptr.dtype.element_ty).to(tl.float32)
         mean = tl.load(mean_ptr + m, m_mask, 0.0)
         scale = tl.load(scale_ptr + m, m_mask, 0.0)
-        unit = tl.where(mask, (total - mean[:, None]) * scale[:, None], 0.0)
+        # Past rows and columns it is finite, and all that it meets there is zero or not stored.
+        unit = (total - mean[:, None]) * scale[:, None]
         by_weight += upstream * unit
         by_bias += upstream
         upstream *= weight[None, :]
-        along = tl.sum(upstream * unit, 1) / width
-        level = tl.sum(upstream, 1) / width
+        # Both at once: each sum of its own would have the program's warps wait for one another.
+        along, level = tl.split(tl.sum(tl.join(upstream * unit, upstream), 1) / width)
         gradient = (upstream - unit * along[:, None] - level[:, None]) * scale[:, None]
         if HAS_TOTAL:
             gradient += tl.load(by_total_ptr + places, mask, 0.0).to(tl.float32)
@@ -109,8 +110,8 @@ def add_norm_backward_kernel(
 def constants(width: int) -> dict[str, int]:
     """Of a launch over rows of this width."""
     settings = tiles(width, NUMBERS, THREADS)
-    parts = together(settings["BLOCK_D"], settings["num_warps"])
-    return settings | {"TOGETHER": parts, "STAGES": 3 if width <= AHEAD else 1}
+    stages = 4 if width <= AHEAD else 1
+    return settings | {"TOGETHER": together(settings["BLOCK_D"]), "STAGES": stages}
 
 
 def backward(

@@ -157,13 +157,17 @@ def test_a_frozen_bias_asks_for_nothing(
     assert launches == []
 
 
-@pytest.mark.parametrize(("rows", "most"), [(1, 256), (300, 256), (300, 20)])
-def test_sums_in_groups(rows: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of one program, of groups of which the last is smaller, of as many programs as there may be.
+@pytest.mark.parametrize(
+    ("rows", "most", "least"), [(1, 264, 4), (300, 264, 4), (300, 20, 4), (523, 264, 1)]
+)
+def test_sums_in_groups(rows: int, most: int, least: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one program, of groups of which the last is smaller, of as many programs as there may be,
+    and of more groups than are read at once.
 
     What is added up is not rounded as the narrow branch's gradient is.
     """
     monkeypatch.setattr(triton_backward, "PROGRAMS", most)
+    monkeypatch.setattr(triton_backward, "LEAST", least)
     upstream, total = random((rows, 1000), (rows + 1, 1000))
     weight, mean, scale = torch.ones(1000, device=DEVICE), *random((rows,), (rows + 1,))
     inputs = (upstream, None, weight, weight, mean, scale[1:], total[1:])
