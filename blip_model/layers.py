@@ -5,14 +5,12 @@ on a CPU so is every bit of what they compute.
 """
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from torch import nn
 
 from kernels import (
     add_norm,
-    by_torch,
     linear,
     linear_gelu,
     linear_rows,
@@ -20,7 +18,6 @@ from kernels import (
     linears_in_turn,
     mlp,
     rounded,
-    told,
 )
 
 # What multiplies with a weight.
@@ -128,15 +125,9 @@ class AddLayerNorm(nn.LayerNorm):
 
         Args:
             residual: [..., D].
-            branch: [..., D].
+            branch: [..., D], or None.
             dropout: probability of dropping a number of the branch, in training.
         """
-        if branch is None:
-            normed = super().forward(residual)
-            if not self.keeps:
-                again, once = partial(by_torch, eps=self.eps), self.feeds_product
-                told(normed, again, self.weight, self.bias, residual, read_once=once)
-            return residual, normed
         kind = residual.device.type
         low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         return add_norm(

@@ -21,7 +21,7 @@ class _AddNorm(torch.autograd.Function):
     def forward(
         ctx: Any,
         residual: torch.Tensor,
-        branch: torch.Tensor,
+        branch: torch.Tensor | None,
         weight: torch.Tensor,
         bias: torch.Tensor,
         eps: float,
@@ -42,8 +42,9 @@ class _AddNorm(torch.autograd.Function):
         parts = (residual, branch) if residual_is_kept else (total,)
         ctx.save_for_backward(seed, weight, bias, *statistics, *parts)
         ctx.mark_non_differentiable(*statistics)
+        ctx.adds = branch is not None
         ctx.settings = {
-            "dtypes": (residual.dtype, branch.dtype),
+            "dtypes": (residual.dtype, branch.dtype if ctx.adds else residual.dtype),
             "with_columns": with_columns,
             "dropout": dropout,
         }
@@ -66,7 +67,8 @@ class _AddNorm(torch.autograd.Function):
         if not upstream and by_total is None:
             return None, None, None, None, *nothing
         if not upstream and seed is None:
-            return *(by_total.to(dtype) for dtype in ctx.settings["dtypes"]), None, None, *nothing
+            by_parts = [by_total.to(dtype) for dtype in ctx.settings["dtypes"]]
+            return by_parts[0], by_parts[1] if ctx.adds else None, None, None, *nothing
         # Of the sum alone, with dropout: the gradient of the norm is zero, the mask's is not.
         first, second = (*upstream, None)[:2] if upstream else (torch.zeros_like(by_total), None)
         *by_parts, by_weight, by_bias, columns = triton_backward.backward(
@@ -74,12 +76,14 @@ class _AddNorm(torch.autograd.Function):
         )
         if columns is not None:
             bring(by_parts[1], columns)
+        if not ctx.adds:
+            by_parts[1] = None
         return *by_parts, *((by_weight, by_bias) if upstream else (None, None)), *nothing
 
 
 def add_norm(
     residual: torch.Tensor,
-    branch: torch.Tensor,
+    branch: torch.Tensor | None,
     weight: torch.Tensor,
     bias: torch.Tensor,
     eps: float,
@@ -97,7 +101,8 @@ def add_norm(
     Args:
         residual: [..., D].
         branch: [..., D], the output of a sub-layer. If that ends in a map with a bias, the kernel
-            makes the bias's gradient too, which finds its way with the branch's (`columns`).
+            makes the bias's gradient too, which finds its way with the branch's (`columns`). None
+            where there is nothing to add: the sum is the residual.
         weight: [D] of the norm.
         bias: [D] of the norm.
         eps: added to the variance.
@@ -122,9 +127,10 @@ def add_norm(
         RuntimeError: a forced backend that cannot run here.
     """
     shapes = {tuple(residual.shape[-1:]), tuple(weight.shape), tuple(bias.shape)}
-    if residual.shape != branch.shape or len(shapes) > 1:
+    added, dropout = (residual, 0.0) if branch is None else (branch, dropout)
+    if residual.shape != added.shape or len(shapes) > 1:
         raise ValueError(
-            f"add_norm: residual {tuple(residual.shape)}, branch {tuple(branch.shape)}, weight "
+            f"add_norm: residual {tuple(residual.shape)}, branch {tuple(added.shape)}, weight "
             f"{tuple(weight.shape)} and bias {tuple(bias.shape)} must be [..., D] and [D]"
         )
     if not 0 <= dropout < 1:
@@ -140,9 +146,9 @@ def add_norm(
             again = partial(by_torch, eps=eps)
             told(normed, again, weight, bias, total, read_once=read_once)
         return total, normed
-    if narrow_dtype == (norm_dtype or torch.promote_types(residual.dtype, branch.dtype)):
+    if narrow_dtype == (norm_dtype or torch.promote_types(residual.dtype, added.dtype)):
         narrow_dtype = None
-    is_less = branch.dtype.itemsize < residual.dtype.itemsize and residual.is_contiguous()
+    is_less = added.dtype.itemsize < residual.dtype.itemsize and residual.is_contiguous()
     in_parts = residual_is_kept and is_less and not keeps and not dropout
     total, normed, narrow, *statistics = _AddNorm.apply(
         *arguments, narrow_dtype, in_parts, asked(branch), dropout

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 def add_norm_reference(
     residual: torch.Tensor,
-    branch: torch.Tensor,
+    branch: torch.Tensor | None,
     weight: torch.Tensor,
     bias: torch.Tensor,
     eps: float,
@@ -17,6 +17,8 @@ def add_norm_reference(
 
     Layer norm as of Ba et al. 2016, arXiv:1607.06450. See `add_norm`.
     """
-    total = residual + (F.dropout(branch, dropout) if dropout else branch)
+    total = residual
+    if branch is not None:
+        total = residual + (F.dropout(branch, dropout) if dropout else branch)
     normed = F.layer_norm(total, weight.shape, weight, bias, eps)
     return total, normed if norm_dtype is None else normed.to(norm_dtype)

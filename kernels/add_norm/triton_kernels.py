@@ -42,26 +42,31 @@ def add_norm_kernel(
     eps,
     threshold,
     rescale,
+    ADDS: tl.constexpr,
     HAS_NARROW: tl.constexpr,
     DROPOUT: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Sum, norm, in another dtype too if asked, mean and 1 / deviation of a few rows."""
+    """Sum, norm, in another dtype too if asked, mean and 1 / deviation of a few rows.
+
+    Where nothing is added, the sum is the residual and not written.
+    """
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     d = tl.arange(0, BLOCK_D)
     d_mask, m_mask = d < width, m < rows
     mask = m_mask[:, None] & d_mask[None, :]
     places = m.to(tl.int64)[:, None] * width + d[None, :]
     total = tl.load(residual_ptr + places, mask, 0.0).to(tl.float32)
-    branch = tl.load(branch_ptr + places, mask, 0.0).to(tl.float32)
-    if DROPOUT:
-        branch = tl.where(stays(tl.load(seed_ptr), m, d, threshold), branch * rescale, 0.0)
-    total += branch
-    # As it is kept: the backward pass sees no other.
-    kept = total.to(total_ptr.dtype.element_ty)
-    tl.store(total_ptr + places, kept, mask)
-    total = kept.to(tl.float32)
+    if ADDS:
+        branch = tl.load(branch_ptr + places, mask, 0.0).to(tl.float32)
+        if DROPOUT:
+            branch = tl.where(stays(tl.load(seed_ptr), m, d, threshold), branch * rescale, 0.0)
+        total += branch
+        # As it is kept: the backward pass sees no other.
+        kept = total.to(total_ptr.dtype.element_ty)
+        tl.store(total_ptr + places, kept, mask)
+        total = kept.to(tl.float32)
     mean = tl.sum(total, 1) / width
     apart = tl.where(mask, total - mean[:, None], 0.0)
     scale = 1.0 / tl.sqrt(tl.sum(apart * apart, 1) / width + eps)
@@ -123,7 +128,7 @@ def drawn(dropout: float) -> dict[str, int | float | bool]:
 
 def forward(
     residual: torch.Tensor,
-    branch: torch.Tensor,
+    branch: torch.Tensor | None,
     weight: torch.Tensor,
     bias: torch.Tensor,
     eps: float,
@@ -134,13 +139,15 @@ def forward(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor]:
     """Sum, norm and that in another dtype [..., D], mean and 1 / deviation [rows] float32.
 
-    With a seed [1] int64, the branch is dropped out before it is added.
+    With a seed [1] int64, the branch is dropped out before it is added. Without a branch the sum
+    is the residual itself.
     """
-    residual, branch = residual.contiguous(), branch.contiguous()
+    residual = residual.contiguous()
+    branch = residual if (alone := branch is None) else branch.contiguous()
     width = residual.shape[-1]
     rows = residual.numel() // width
     dtype = torch.promote_types(residual.dtype, branch.dtype)
-    total = torch.empty_like(residual, dtype=dtype)
+    total = residual if alone else torch.empty_like(residual, dtype=dtype)
     normed = torch.empty_like(residual, dtype=norm_dtype or dtype)
     narrow = None if narrow_dtype is None else torch.empty_like(residual, dtype=narrow_dtype)
     mean = torch.empty(rows, device=residual.device, dtype=torch.float32)
@@ -162,6 +169,7 @@ def forward(
             width,
             eps,
             **drawn(dropout),
+            ADDS=not alone,
             HAS_NARROW=narrow is not None,
             **settings,
         )

@@ -101,7 +101,7 @@ for case in sys.argv[2:]:
     constants |= dict.fromkeys(("HAS_NARROW", "IN_PARTS"), kind == "bf16")
     constants |= {"WITH_ACTIVE": kind == "bf16"}
     constants["EXACT"] = kind == "fp32"
-    constants["HAS_COLUMNS"] = True
+    constants["HAS_COLUMNS"] = constants["ADDS"] = True
     constants.setdefault("DROPOUT", folder == "add_norm")
     constants.setdefault("TOGETHER", TOGETHER)
     constants = {k: v for k, v in constants.items() if k in kernel.arg_names}
