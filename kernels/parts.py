@@ -13,11 +13,11 @@ import triton.language as tl
 TOGETHER = 32
 MOST = 4096
 # Programs of a group where whole rows are parts, and numbers of a tile of them. Of tiles one fewer
-# than stages are on their way, 96 kB: so much the second cache sends a processor until the first
-# is there, and smaller GPUs have no more room.
+# than stages are on their way: 64 kB, which the second cache takes half a microsecond to send, more
+# than until the first is there. Processors of 164 kB still hold two such programs.
 GROUP = tl.constexpr(16)
 TILE = 8192
-STAGES = tl.constexpr(4)
+STAGES = tl.constexpr(3)
 
 
 @triton.jit
