@@ -13,7 +13,7 @@ from bench.pairs import pairs
 from bench.plan import Plan
 from bench.record import Record
 from bench.sides import Program
-from bench.training import Original, Ours, original_program, our_program, step_of
+from bench.training import KEEPS_ALL, Original, Ours, original_program, our_program, step_of
 from blip_model.config import preset
 from blip_model.flops import pretraining_flops
 
@@ -79,7 +79,8 @@ def test_our_step_alone(compare: Compare, plan: Plan, record: Record) -> None:
     if plan.device.type != "cuda":
         pytest.skip("on a CPU our step is measured beside the original")
     config, count = preset(plan.preset), plan.peer_batch
-    ours, batch = Ours(config, plan.queue_size, plan.device), pairs(config, count, plan.device)
+    ours = Ours(config, plan.queue_size, plan.device, KEEPS_ALL)
+    batch = pairs(config, count, plan.device)
     sides = {
         "ours bf16": step_of(ours, batch, "bf16"),
         "ours bf16 eager": lambda: ours.step(batch, "bf16", recorded=False),
@@ -105,7 +106,8 @@ def test_step_against_the_strong_peer(compare: Compare, plan: Plan, record: Reco
         record.note("the strong peer (autocast, SDPA, compile) is measured on a GPU only")
         pytest.skip("on a CPU the peer is the original itself")
     config, count = preset(plan.preset), plan.peer_batch
-    ours, batch = Ours(config, plan.queue_size, plan.device), pairs(config, count, plan.device)
+    ours = Ours(config, plan.queue_size, plan.device, KEEPS_ALL)
+    batch = pairs(config, count, plan.device)
     peer = Original(ours, strong=True)
     sides = {"strong peer": step_of(peer, batch, "bf16"), "ours bf16": step_of(ours, batch, "bf16")}
     name, sums = f"step, {plan.preset}, batch {count}, strong peer", {}

@@ -11,7 +11,7 @@ from bench.interleaved import Side
 from bench.original_network import Layer, VisionBlock, by_products, by_sdpa
 from bench.original_step import OriginalPretrain
 from bench.pairs import Pairs, pairs
-from blip_model.config import BlipConfig
+from blip_model.config import BlipConfig, Recomputed
 from blip_model.layers import multiplied_weights
 from blip_model.momentum import Momentum, MomentumFeatures, online_name
 from blip_model.pretrain import BlipPretrain
@@ -25,6 +25,8 @@ from kernels.copies import Copies
 ALPHA, RATE, MOMENTUM = 0.4, 1e-6, 0.995
 # Layers are called with texts of several numbers and with and without pictures and gradients.
 PROGRAMS = 64
+# Where memory allows, a run is told so (`train.activation_checkpointing none`).
+KEEPS_ALL: Recomputed = "none"
 
 
 def cast(precision: str, device: torch.device) -> AbstractContextManager:
@@ -41,10 +43,18 @@ class Ours:
         config: sizes.
         queue_size: Q.
         device: that it runs on.
+        recompute: what the backward pass makes again, by default what a run's does.
     """
 
-    def __init__(self, config: BlipConfig, queue_size: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: BlipConfig,
+        queue_size: int,
+        device: torch.device,
+        recompute: Recomputed = "norms",
+    ) -> None:
         self.model = BlipPretrain(config).to(device)
+        self.model.recompute(recompute)
         self.momentum = Momentum(self.model, queue_size).to(device)
         parameters = list(self.model.parameters())
         self.optimizer = build_optimizer(parameters, TrainSection(), RATE)
@@ -180,7 +190,8 @@ def our_program(
     # As a run begins; on a CPU it keeps freed memory from here on.
     start_apart(device.type)
     torch.manual_seed(0)
-    ours, batch = Ours(config, queue_size, device), pairs(config, count, device)
+    ours = Ours(config, queue_size, device, KEEPS_ALL)
+    batch = pairs(config, count, device)
     sides: dict[str, Side] = {f"ours {p}": step_of(ours, batch, p) for p in precisions}
     return {**sides, "ours weights": lambda: sums(ours.model, ours.momentum)}
 

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from blip_model.config import BlipConfig
-from blip_model.layers import Linear
+from blip_model.config import BlipConfig, Recomputed
+from blip_model.layers import AddLayerNorm, Linear, MlpOutput
 from blip_model.med import TextDecoder, TextTransformer, initialise_text
 from blip_model.vit import VisionTransformer
 
@@ -50,9 +50,19 @@ class Blip(nn.Module):
             self.text_decoder = TextDecoder(config, self.text_encoder)
             self.text_decoder.apply(fresh)
 
-    def recompute(self, *, vision: bool, text: bool) -> None:
-        """Which towers' layers keep their input alone and run again in the backward pass."""
-        self.visual_encoder.recompute = vision
+    def recompute(self, what: Recomputed) -> None:
+        """Choose what the backward pass makes again instead of keeping it.
+
+        Args:
+            what: nothing (`none`); what is elementwise work (`norms`): norms that products read
+                and what MLPs' GELUs give; also `vision` or `all` layers, which then keep their
+                input alone.
+        """
+        for part in self.modules():
+            if isinstance(part, AddLayerNorm | MlpOutput):
+                part.keeps = what == "none"
+        text = what == "all"
+        self.visual_encoder.recompute = text or what == "vision"
         if self.text_encoder is not None:
             self.text_encoder.recompute = text
         if self.text_decoder is not None:

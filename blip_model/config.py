@@ -1,6 +1,11 @@
 """The network's shape: one frozen dataclass and a table of named sizes."""
 
 from dataclasses import dataclass, replace
+from typing import Literal
+
+# What the backward pass makes again instead of keeping it: nothing, norms and activations, these
+# and layers of the image encoder, these and all layers.
+Recomputed = Literal["none", "norms", "vision", "all"]
 
 
 @dataclass(frozen=True, kw_only=True)

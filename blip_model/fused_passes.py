@@ -127,21 +127,22 @@ def _shared_layers(
         decoder_layer: MedLayer | None,
         encoded: torch.Tensor,
         captions: torch.Tensor,
+        image_states: torch.Tensor,
         last: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         encoded = self_attend(layer.attention, encoded, encoder_packing, first_only=last)
         if decoder_layer is not None:
             captions = self_attend(decoder_layer.attention, captions, own, causal=True)
         states = joined([encoded, captions])
         seen = looking_last if last else looking
-        states = look(layer.crossattention, states, image_states, seen)
+        states, image_states = look(layer.crossattention, states, image_states, seen)
         states = layer.feed_forward(states)
-        return parted(states, [len(encoded), len(captions)])
+        return *parted(states, [len(encoded), len(captions)]), image_states
 
     layers = zip(text.encoder.layer, causal_layers, strict=True)
     for number, pair in enumerate(layers, 1):
-        inputs = (*pair, encoded, captions, number == len(text.encoder.layer))
-        encoded, captions = run_layer(run, *inputs, recompute=text.recompute)
+        inputs = (*pair, encoded, captions, image_states, number == len(text.encoder.layer))
+        encoded, captions, image_states = run_layer(run, *inputs, recompute=text.recompute)
     return encoded, captions, fits
 
 

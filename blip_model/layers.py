@@ -4,6 +4,7 @@ Names, shapes and starting values of their weights are those of `nn.Linear` and 
 on a CPU so is every bit of what they compute.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -16,6 +17,7 @@ from kernels import (
     linear_gelu,
     linear_rows,
     linears,
+    linears_in_turn,
     mlp,
     rounded,
     told,
@@ -42,8 +44,21 @@ def together(x: torch.Tensor, *maps: nn.Module) -> tuple[torch.Tensor, ...]:
     """Several maps of one input, as one product where they are `Linear` and that is faster."""
     if not all(isinstance(each, Linear) for each in maps):
         return tuple(each(x) for each in maps)
-    weights, biases = ([getattr(m, name) for m in maps] for name in ("weight", "bias"))
-    return linears(x, weights, biases, backend=Linear.backend)
+    return linears(x, *_parameters(maps), backend=Linear.backend)
+
+
+def together_in_turn(
+    x: torch.Tensor, *maps: nn.Module
+) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+    """`together` of an input that others read too, and the input: those after should read that,
+    see `kernels.linears_in_turn`."""
+    if not all(isinstance(each, Linear) for each in maps):
+        return tuple(each(x) for each in maps), x
+    return linears_in_turn(x, *_parameters(maps), backend=Linear.backend)
+
+
+def _parameters(maps: Sequence[nn.Linear]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    return [each.weight for each in maps], [each.bias for each in maps]
 
 
 class LinearGelu(nn.Linear):
@@ -65,17 +80,20 @@ class MlpOutput(nn.Linear):
     Checkpoints know the two maps as modules apart, so the first is handed in with the input.
 
     Attributes:
+        keeps: what the GELU gives, see `kernels.mlp`.
         backend: of `kernels.mlp`, for all of them.
     """
 
+    keeps = False
     backend = "auto"
 
     def forward(self, x: torch.Tensor, first: nn.Linear) -> torch.Tensor:
-        return mlp(x, first.weight, first.bias, self.weight, self.bias, backend=self.backend)
+        settings = {"keeps": self.keeps, "backend": self.backend}
+        return mlp(x, first.weight, first.bias, self.weight, self.bias, **settings)
 
 
 class AddLayerNorm(nn.LayerNorm):
-    """A residual addition and the layer norm after it.
+    """A residual addition, with dropout before it, and the layer norm after it.
 
     Args:
         width: of the rows.
@@ -85,9 +103,11 @@ class AddLayerNorm(nn.LayerNorm):
         residual_is_kept: for the backward pass of another layer, see `kernels.add_norm`.
 
     Attributes:
+        keeps: the norm, whatever reads it, see `kernels.add_norm`.
         backend: of `kernels.add_norm`, for all of them.
     """
 
+    keeps = False
     backend = "auto"
 
     def __init__(
@@ -102,13 +122,21 @@ class AddLayerNorm(nn.LayerNorm):
         self.feeds_product, self.residual_is_kept = feeds_product, residual_is_kept
 
     def forward(
-        self, residual: torch.Tensor, branch: torch.Tensor | None
+        self, residual: torch.Tensor, branch: torch.Tensor | None, dropout: float = 0.0
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """residual + branch (without a branch, the residual) and its norm."""
+        """residual + branch (without a branch, the residual) and its norm.
+
+        Args:
+            residual: [..., D].
+            branch: [..., D].
+            dropout: probability of dropping a number of the branch, in training.
+        """
         if branch is None:
             normed = super().forward(residual)
-            again, once = partial(by_torch, eps=self.eps), self.feeds_product
-            return residual, told(normed, again, self.weight, self.bias, residual, read_once=once)
+            if not self.keeps:
+                again, once = partial(by_torch, eps=self.eps), self.feeds_product
+                told(normed, again, self.weight, self.bias, residual, read_once=once)
+            return residual, normed
         kind = residual.device.type
         low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         return add_norm(
@@ -121,6 +149,8 @@ class AddLayerNorm(nn.LayerNorm):
             narrow_dtype=None if self.feeds_product else low,
             residual_is_kept=self.residual_is_kept,
             read_once=self.feeds_product,
+            keeps=self.keeps,
+            dropout=dropout if self.training else 0.0,
             backend=self.backend,
         )
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from blip_model.layers import together_in_turn
 from blip_model.med import MedAttention
 from blip_model.packing import Packing
 from kernels import attention, attention_pictures, attention_pictures_runs, by_picture
@@ -64,15 +65,17 @@ def own_blocks(packing: Packing) -> Blocks:
 
 def look(
     block: MedAttention, states: torch.Tensor, image_states: torch.Tensor, looking: Looking
-) -> torch.Tensor:
-    """Cross-attention of packed states [T, D], kind after kind, on [B, P, vision width]."""
-    pictures = (block.self.key(image_states), block.self.value(image_states))
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-attention of packed states [T, D], kind after kind, on [B, P, vision width]; and those
+    of the pictures, for the layer after, so that gradients add up on their way back."""
+    maps = (block.self.key, block.self.value)
+    pictures, image_states = together_in_turn(image_states, *maps)
     queries = block.self.query(states)
     if looking.blocks is None:
         context = _look_padded(block, queries, pictures, looking)
     else:
         context = look_by_blocks(block, queries, pictures, looking.blocks)
-    return block.output(context, states)
+    return block.output(context, states), image_states
 
 
 def look_by_blocks(

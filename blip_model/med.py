@@ -81,10 +81,10 @@ class AddNorm(nn.Module):
         super().__init__()
         self.dense = Linear(config.text_width, config.text_width)
         self.LayerNorm = AddLayerNorm(config.text_width, NORM_EPS)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = config.dropout
 
     def forward(self, branch: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        return self.LayerNorm(residual, self.dropout(self.dense(branch)))[1]
+        return self.LayerNorm(residual, self.dense(branch), self.dropout)[1]
 
 
 class MedAttention(nn.Module):
@@ -162,10 +162,10 @@ class FeedForward(nn.Module):
         super().__init__()
         self.dense = MlpOutput(config.text_intermediate, config.text_width)
         self.LayerNorm = AddLayerNorm(config.text_width, NORM_EPS)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = config.dropout
 
     def forward(self, states: torch.Tensor, first: Intermediate) -> torch.Tensor:
-        return self.LayerNorm(states, self.dropout(self.dense(states, first.dense)))[1]
+        return self.LayerNorm(states, self.dense(states, first.dense), self.dropout)[1]
 
 
 class MedLayer(nn.Module):

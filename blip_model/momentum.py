@@ -82,6 +82,8 @@ class Momentum(nn.Module):
             mask: [B, L].
             capacity: of tokens, as in `Packing.of`.
         """
+        # The online encoder reads the same.
+        self.visual_encoder_m.patch_embed.proj.keep_patches(image)
         texts = SharedEmbeddings.of(self.text_encoder_m, ids, Packing.of(mask, capacity))
         return self.beside_queues(
             unit(self.vision_proj_m(self.visual_encoder_m.first_state(image))),

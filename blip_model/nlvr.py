@@ -39,7 +39,7 @@ class TwoAddNorm(nn.Module):
         self.dense1 = Linear(width, width)
         self.merge_layer = Linear(2 * width, width) if merged else None
         self.LayerNorm = AddLayerNorm(width, NORM_EPS)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = config.dropout
 
     def forward(
         self, first_BLD: torch.Tensor, second_BLD: torch.Tensor, residual_BLD: torch.Tensor
@@ -49,7 +49,7 @@ class TwoAddNorm(nn.Module):
             branch_BLD = (first_BLD + second_BLD) / 2
         else:
             branch_BLD = self.merge_layer(torch.cat([first_BLD, second_BLD], 2))
-        return self.LayerNorm(residual_BLD, self.dropout(branch_BLD))[1]
+        return self.LayerNorm(residual_BLD, branch_BLD, self.dropout)[1]
 
 
 class TwoCrossAttention(nn.Module):

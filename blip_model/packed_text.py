@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from blip_model.layers import for_products, together
+from blip_model.layers import for_products, together, together_in_turn
 from blip_model.looking import heads, look_by_blocks, own_blocks, pads
 from blip_model.med import MedAttention, MedLayer, TextTransformer
 from blip_model.packing import Packing
@@ -109,7 +109,7 @@ def cross_attend(
     image_states: torch.Tensor,
     asking: Packing,
     image_mask: torch.Tensor | None = None,
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-attention of packed states.
 
     Args:
@@ -121,17 +121,19 @@ def cross_attend(
         image_mask: [B, P] bool, which of the states are there; None where all are.
 
     Returns:
-        [T, D].
+        [T, D], and the image's states, for the layer after, as `looking.look`.
     """
     if image_mask is None and not pads(block, image_states):
-        pictures = (block.self.key(image_states), block.self.value(image_states))
+        maps = (block.self.key, block.self.value)
+        pictures, image_states = together_in_turn(image_states, *maps)
         asked = (block.self.query(states), pictures, own_blocks(asking))
-        return block.output(look_by_blocks(block, *asked), states)
+        return block.output(look_by_blocks(block, *asked), states), image_states
     keys, values = block.self.keys_values(image_states)
     queries = heads(block, asking.pad(block.self.query(states)))
     dropout = block.dropout if block.training else 0.0
     context = attention(queries, keys, values, key_mask=image_mask, dropout=dropout)
-    return block.output(asking.pack(context.transpose(1, 2).flatten(2)), states)
+    context = asking.pack(context.transpose(1, 2).flatten(2))
+    return block.output(context, states), image_states
 
 
 def looking_states(
@@ -158,14 +160,17 @@ def looking_states(
 
     image_states = for_products(image_states)
 
-    def run(layer: MedLayer, states: torch.Tensor) -> torch.Tensor:
+    def run(
+        layer: MedLayer, states: torch.Tensor, image_states: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         states = self_attend(layer.attention, states, packing, causal=causal)
         looking = (image_states, packing if asking is None else asking, image_mask)
-        states = cross_attend(layer.crossattention, states, *looking)
-        return layer.feed_forward(states)
+        states, image_states = cross_attend(layer.crossattention, states, *looking)
+        return layer.feed_forward(states), image_states
 
     for layer in text.encoder.layer:
-        states = run_layer(run, layer, states, recompute=text.recompute)
+        inputs = (layer, states, image_states)
+        states, image_states = run_layer(run, *inputs, recompute=text.recompute)
     return states
 
 

@@ -83,15 +83,18 @@ def _logits(
     ids = with_first_token(ids, model.config.enc_token_id)
     states = SharedEmbeddings.of(text, ids, packing).own()
 
-    def run(layer: MedLayer, states: torch.Tensor, last: bool) -> torch.Tensor:
+    def run(
+        layer: MedLayer, states: torch.Tensor, image_states: torch.Tensor, last: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         states = self_attend(layer.attention, states, packing, first_only=last)
         seen = asking_last if last else asking
-        states = cross_attend(layer.crossattention, states, image_states, seen)
-        return layer.feed_forward(states)
+        states, image_states = cross_attend(layer.crossattention, states, image_states, seen)
+        return layer.feed_forward(states), image_states
 
     for number, layer in enumerate(text.encoder.layer, 1):
         last = number == len(text.encoder.layer)
-        states = run_layer(run, layer, states, last, recompute=text.recompute)
+        inputs = (layer, states, image_states, last)
+        states, image_states = run_layer(run, *inputs, recompute=text.recompute)
     return model.itm_head(states).float()
 
 

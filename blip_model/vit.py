@@ -8,6 +8,7 @@ from torch import nn
 
 from blip_model.config import BlipConfig
 from blip_model.layers import AddLayerNorm, Linear, MlpOutput, for_products
+from blip_model.picture_tokens import picture_tokens
 from blip_model.positions import resize_positions
 from blip_model.recompute import run_layer
 from kernels import attention, attention_joined, linear
@@ -22,12 +23,35 @@ class PatchProjection(nn.Conv2d):
     """
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return linear(self.patches(image), self.weight, self.bias)
+
+    def patches(self, image: torch.Tensor) -> torch.Tensor:
+        """[B, 3, H, W] -> [B, P, 3 high wide], in the dtype of products: as kept, or made."""
+        if not torch.compiler.is_compiling():
+            kind, kept = getattr(image, "patches", (None, None))
+            if kept is not None and kind == self._kind(image):
+                return kept
         high, wide = self.kernel_size
         rows, columns = image.shape[2] // high, image.shape[3] // wide
         cut = image[:, :, : rows * high, : columns * wide]
         cut = cut.unflatten(3, (columns, wide)).unflatten(2, (rows, high))
-        patches = for_products(cut).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
-        return linear(patches, self.weight, self.bias)
+        return for_products(cut).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+    def keep_patches(self, image: torch.Tensor) -> None:
+        """Have every encoder find these patches, as long as the picture lives and is not changed.
+
+        Not of a video, nor where pictures train, nor in a compiled program, whose reads make them.
+        """
+        if torch.compiler.is_compiling() or image.ndim != 4:
+            return
+        if not (image.requires_grad or image.is_inference()):
+            image.patches = (self._kind(image), self.patches(image))
+
+    def _kind(self, image: torch.Tensor) -> tuple[object, ...]:
+        """What patches depend on beside the picture, and how often that was changed."""
+        device = image.device.type
+        cast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
+        return self.kernel_size, cast, image._version
 
 
 class PatchEmbed(nn.Module):
@@ -187,8 +211,8 @@ class VisionTransformer(nn.Module):
 
     def _tokens(self, image: torch.Tensor) -> torch.Tensor:
         patches = self.patch_embed(image)
-        x_BPD = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], 1)
-        return x_BPD + resize_positions(self.pos_embed, x_BPD.shape[1])
+        positions = resize_positions(self.pos_embed, 1 + patches.shape[1])
+        return picture_tokens(self.cls_token, patches, positions)
 
     def first_state(self, image: torch.Tensor) -> torch.Tensor:
         """What `forward(image)[:, 0]` is, [B, D], without the rows of the last block not read.

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import yaml
 
-from blip_model.config import BlipConfig, preset
+from blip_model.config import BlipConfig, Recomputed, preset
 from engine.curriculum import curriculum_problem
 from engine.data.section import DataSection
 from engine.ranges import lengths_problem, out_of_range
@@ -89,9 +89,10 @@ class TrainSection:
         log_every: steps between two lines of metrics.jsonl.
         contrast_only: pretrain by contrast alone, as CLIP and ALIGN do: the baseline.
         max_skipped_in_a_row: non-finite steps in a row that stop the run.
-        activation_checkpointing: layers that keep their input alone and run again in the backward
-            pass, for a third more work in them: `none`, those of the image encoder (`vision`), or
-            `all`. Losses and gradients stay the same.
+        activation_checkpointing: what the backward pass makes again instead of keeping it, the
+            most memory first: nothing (`none`), norms and activations (`norms`, hardly any work),
+            also layers of the image encoder (`vision`) or `all` layers, which keep their input
+            alone and do a third more work. Losses and gradients stay the same.
         compile: make one program of the forward pass and its losses by `torch.compile`, and one of
             the momentum encoders', for each of the few shapes that batches are brought to. The
             first step of a shape takes minutes. Without ZeRO or with its stages 1 and 2.
@@ -119,7 +120,7 @@ class TrainSection:
     log_every: int = 50
     contrast_only: bool = False
     max_skipped_in_a_row: int = 10
-    activation_checkpointing: Literal["none", "vision", "all"] = "none"
+    activation_checkpointing: Recomputed = "norms"
     compile: bool = False
     cuda_graph: bool | None = None
 

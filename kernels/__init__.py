@@ -21,7 +21,7 @@ from kernels.bias_gelu.op import linear_gelu
 from kernels.ema import ema_
 from kernels.hard_negatives.op import draw_hard_negatives
 from kernels.itc_loss.op import itc_loss
-from kernels.linear.op import linear, linears
+from kernels.linear.op import linear, linears, linears_in_turn
 from kernels.linear_rows.op import linear_rows
 from kernels.lm_loss.op import lm_loss
 from kernels.mlp.op import mlp
@@ -51,6 +51,7 @@ __all__ = [
     "linear_gelu",
     "linear_rows",
     "linears",
+    "linears_in_turn",
     "lm_loss",
     "mlp",
     "nucleus_draw",

@@ -4,12 +4,20 @@ Whoever changes weights keeps `Copies` of them up. A copy is read only while its
 was made of: PyTorch counts the changes of a tensor, and a weight that has changed since, or lies
 elsewhere by now, is cast as if it had no copy. What writes weights past that count, through other
 tensors of the same memory, must tell it: `torch.autograd.graph.increment_version`.
+
+Copies of matrices stand side by side in the order of their weights, and so do those of vectors:
+several maps of one input are one product of what lies there.
 """
 
 import weakref
+from collections import defaultdict
 from collections.abc import Iterable
+from itertools import accumulate
 
 import torch
+
+# Bytes: what a GPU loads at once, and its products ask of where they begin.
+ALIGNMENT = 16
 
 
 class _Copy:
@@ -24,9 +32,9 @@ class _Copy:
         state: of the weight whose values these are.
     """
 
-    def __init__(self, weight: torch.Tensor, dtype: torch.dtype) -> None:
+    def __init__(self, weight: torch.Tensor, place: torch.Tensor) -> None:
         with torch.enable_grad():
-            trained = weight.to(dtype, copy=True)
+            trained = place.copy_(weight)
         self.values = trained.detach()
         self.trained = trained if trained.requires_grad and not weight.is_cuda else None
         self.state = _state(weight)
@@ -34,6 +42,22 @@ class _Copy:
 
 def _state(weight: torch.Tensor) -> tuple[int, int]:
     return weight._version, weight.data_ptr()
+
+
+def _places(weights: list[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
+    """Of their copies in one piece of memory on their device, each at a multiple of `ALIGNMENT`.
+
+    They are no views of each other: changes of each are counted apart.
+    """
+    step = ALIGNMENT // dtype.itemsize
+    ends = list(accumulate(-(-weight.numel() // step) * step for weight in weights))
+    memory = torch.empty(ends[-1], dtype=dtype, device=weights[0].device).untyped_storage()
+    places = []
+    for weight, first in zip(weights, [0, *ends], strict=False):
+        stride = torch.empty_like(weight, device="meta").stride()
+        place = torch.empty(0, dtype=dtype, device=weight.device)
+        places.append(place.set_(memory, first, weight.shape, stride))
+    return places
 
 
 class Copies:
@@ -45,9 +69,14 @@ class Copies:
     """
 
     def __init__(self, weights: Iterable[torch.Tensor], dtype: torch.dtype) -> None:
-        self._copies = {weight: _Copy(weight, dtype) for weight in weights}
-        for weight, copy in self._copies.items():
-            weight.copy_kept = weakref.ref(copy)
+        self._copies = {}
+        by_device = defaultdict(list)
+        for weight in sorted(dict.fromkeys(weights), key=lambda weight: weight.ndim < 2):
+            by_device[weight.device].append(weight)
+        for here in by_device.values():
+            for weight, place in zip(here, _places(here, dtype), strict=True):
+                self._copies[weight] = copy = _Copy(weight, place)
+                weight.copy_kept = weakref.ref(copy)
 
     def of(self, weight: torch.Tensor | None) -> torch.Tensor | None:
         """Where the copy lies, for a pass that writes it with its weight; None without one."""

@@ -22,3 +22,5 @@ def ema_(targets: list[torch.Tensor], sources: list[torch.Tensor], momentum: flo
         raise ValueError(f"ema_: {len(targets)} targets but {len(sources)} sources")
     if targets:
         torch._foreach_lerp_(targets, sources, 1 - momentum)
+        # On a GPU PyTorch does not count what it changes in many tensors at once.
+        torch.autograd.graph.increment_version(targets)

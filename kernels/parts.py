@@ -8,9 +8,13 @@ import torch
 import triton
 import triton.language as tl
 
-# Parts that are read at once, and sums of a launch.
-TOGETHER = 16
+# Parts that are read at once, and sums of a launch. Each round waits for the memory anew; of 256
+# columns by 256 threads, more than 32 parts would take registers from what a kernel does before.
+TOGETHER = 32
 MOST = 4096
+# Programs of a group, and numbers of a thread that are read at once where whole rows are parts.
+GROUP = tl.constexpr(16)
+NUMBERS = 64
 
 
 @triton.jit
@@ -35,14 +39,81 @@ def sum_of_parts(
     BLOCK_N: tl.constexpr,
 ) -> tl.tensor:
     """Columns n of [parts, width], added up."""
-    total = tl.zeros((TOGETHER, BLOCK_N), tl.float32)
+    total = tl.zeros((BLOCK_N,), tl.float32)
     for start in range(0, parts, TOGETHER):
         p = start + tl.arange(0, TOGETHER)
         mask = (p < parts)[:, None] & n_mask[None, :]
         # Past the first cache, which does not see what other processors write.
         places = p[:, None] * width + n[None, :]
-        total += tl.load(parts_ptr + places, mask, 0.0, cache_modifier=".cg")
-    return tl.sum(total, 0)
+        total += tl.sum(tl.load(parts_ptr + places, mask, 0.0, cache_modifier=".cg"), 0)
+    return total
+
+
+@triton.jit
+def _sum_of_rows(
+    rows_ptr: tl.tensor,
+    rows: tl.tensor,
+    sums_ptr: tl.tensor,
+    width: tl.tensor,
+    KINDS: tl.constexpr,
+    TOGETHER: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+) -> None:
+    """Of [rows, KINDS, width] to [KINDS, width]."""
+    d = tl.arange(0, BLOCK_D)
+    for kind in tl.static_range(KINDS):
+        total = tl.zeros((BLOCK_D,), tl.float32)
+        for start in range(0, rows, TOGETHER):
+            row = start + tl.arange(0, TOGETHER)
+            mask = (row < rows)[:, None] & (d < width)[None, :]
+            places = (row[:, None] * KINDS + kind) * width + d[None, :]
+            total += tl.sum(tl.load(rows_ptr + places, mask, 0.0, cache_modifier=".cg"), 0)
+        tl.store(sums_ptr + kind * width + d, total, d < width)
+
+
+@triton.jit
+def sum_in_groups(
+    parts_ptr: tl.tensor,
+    counters_ptr: tl.tensor,
+    sums_ptr: tl.tensor,
+    width: tl.tensor,
+    KINDS: tl.constexpr,
+    TOGETHER: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+) -> None:
+    """Several sums of whole rows, one row a program: for one alone to add up there are too many.
+
+    Whoever ends last of a group adds its rows, and whoever of the groups theirs.
+
+    Args:
+        parts_ptr: [`rows_of_parts`, KINDS, width] float32, of which every program has stored the
+            row of its number.
+        counters_ptr: `counters`.
+        sums_ptr: [KINDS, width] float32.
+        width: of a row, at most BLOCK_D.
+        KINDS: of sums.
+        TOGETHER: see `together`.
+        BLOCK_D: a power of 2.
+    """
+    programs, group = tl.num_programs(0), tl.program_id(0) // GROUP
+    groups = tl.cdiv(programs, GROUP)
+    size = tl.minimum(programs - group * GROUP, GROUP)
+    own, found = parts_ptr + group * GROUP * KINDS * width, parts_ptr + programs * KINDS * width
+    if ends_last(counters_ptr + 1 + group, size):
+        to = found + group * KINDS * width
+        _sum_of_rows(own, size, to, width, KINDS, TOGETHER, BLOCK_D)
+        if ends_last(counters_ptr, groups):
+            _sum_of_rows(found, groups, sums_ptr, width, KINDS, TOGETHER, BLOCK_D)
+
+
+def rows_of_parts(programs: int) -> int:
+    """That `sum_in_groups` needs: of programs and of their groups."""
+    return programs + triton.cdiv(programs, GROUP.value)
+
+
+def together(block: int, warps: int) -> int:
+    """Rows that `sum_in_groups` reads at once, with so many warps a program."""
+    return max(1, min(GROUP.value, NUMBERS * 32 * warps // block))
 
 
 # By device and stream, whose launches follow one another. Never freed: recordings point to them.

@@ -18,6 +18,10 @@ from engine.config import ConfigError
 from launch.settings_file import refuse_unreadable
 
 BAD_INPUT = 2
+SMALLER = (
+    "take smaller batches or pictures, or for training train.activation_checkpointing norms, "
+    "vision or all; what was saved is there"
+)
 NO_SETTINGS = ("help", "config", "print_config", "print_shtab")
 
 Config = TypeVar("Config")
@@ -238,5 +242,11 @@ def run_main(main: Callable[[], int | None]) -> None:
         code = BAD_INPUT
     except BrokenPipeError:
         code = 0
+    except RuntimeError as error:
+        # By name: not every program has imported torch. Any rank may be the one.
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        print(f"error: {str(error).split('. ')[0]}: {SMALLER}", file=sys.stderr)
+        code = BAD_INPUT
     sys.stdout.flush()
     sys.exit(code or 0)

@@ -46,7 +46,10 @@ RUN = [
     ("--device tpu", "device: expected auto or cpu or cuda, got 'tpu'"),
     ("--train.schedule linear", "expected step or cosine or cosine_epoch, got 'linear'"),
     ("--train.compile true --deepspeed.stage 3", "train.compile: ZeRO 3 gathers weights inside"),
-    ("--train.activation_checkpointing some", "expected none or vision or all, got 'some'"),
+    (
+        "--train.activation_checkpointing some",
+        "expected none or norms or vision or all, got 'some'",
+    ),
     ("--model.preset huge", "unknown preset 'huge': choose one of base, large, small, mini, tiny"),
     ("--model.image_size 30", "image_size 30 is not a multiple of patch_size 8"),
     ("--seed", "--seed: expected one argument"),

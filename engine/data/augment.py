@@ -130,7 +130,7 @@ def to_tensor(image: Image.Image) -> torch.Tensor:
 def normalised(views: torch.Tensor) -> torch.Tensor:
     """[..., 3, H, W] uint8 -> float32, on their device, normalised as the original does."""
     scale, offset = _scale_and_offset(views.device)
-    return views.float().mul_(scale).add_(offset)
+    return views.mul(scale).add_(offset)
 
 
 @lru_cache(maxsize=16)

@@ -119,7 +119,7 @@ class DeepSpeedEngine:
         elif config.train.compile:
             problem = "train.compile makes programs of its own"
         elif wanted is None and (
-            config.train.activation_checkpointing != "none" or not self._alone
+            config.train.activation_checkpointing in ("vision", "all") or not self._alone
         ):
             # Neither layers that run again nor several GPUs have been recorded yet.
             return None

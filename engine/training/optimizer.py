@@ -125,7 +125,9 @@ class GuardedAdamW(torch.optim.AdamW):
             parameters = group["params"]
             states = [self.state[parameter] for parameter in parameters]
             followers = [self.followers.get(parameter) for parameter in parameters]
-            torch._foreach_add_([state["step"] for state in states], taken.float())
+            # One summand for each: of a single one for all PyTorch asks the device for its value.
+            counts = [state["step"] for state in states]
+            torch._foreach_add_(counts, [taken.float()] * len(counts))
             adamw_ema_(
                 [parameter.detach() for parameter in parameters],
                 [parameter.grad for parameter in parameters],

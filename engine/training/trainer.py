@@ -101,8 +101,7 @@ class Trainer:
         elif built.loaded.loaded:
             self._say(account(config.model, built.loaded))
         self.momentum = None if momentum is None else momentum.to(runtime.device)
-        kept = config.train.activation_checkpointing
-        model.recompute(vision=kept != "none", text=kept == "all")
+        model.recompute(config.train.activation_checkpointing)
         for module in (model, self.momentum):
             accept_sizes(module, {stage.image_size for stage in config.data.curriculum} - {None})
         as_configured(config, runtime.device, (model, "forward"), (momentum, "features"))

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from kernels.add_norm.columns import asked, bring
 from kernels.add_norm.narrow import put_beside
 from kernels.add_norm.origin import by_torch, by_triton, origin_of, tell, told
 from kernels.add_norm.reference import add_norm_reference
@@ -27,17 +28,25 @@ class _AddNorm(torch.autograd.Function):
         norm_dtype: torch.dtype | None,
         narrow_dtype: torch.dtype | None,
         residual_is_kept: bool,
+        with_columns: bool,
+        dropout: float,
     ) -> tuple[torch.Tensor | None, ...]:
         from kernels.add_norm import triton_kernels
 
         ctx.set_materialize_grads(False)
+        # On the device: the host never waits, and a replayed graph draws anew.
+        seed = torch.randint(2**62, (1,), device=residual.device) if dropout else None
         total, normed, narrow, *statistics = triton_kernels.forward(
-            residual, branch, weight, bias, eps, norm_dtype, narrow_dtype
+            residual, branch, weight, bias, eps, norm_dtype, narrow_dtype, seed, dropout
         )
         parts = (residual, branch) if residual_is_kept else (total,)
-        ctx.save_for_backward(weight, bias, *statistics, *parts)
+        ctx.save_for_backward(seed, weight, bias, *statistics, *parts)
         ctx.mark_non_differentiable(*statistics)
-        ctx.dtypes = residual.dtype, branch.dtype
+        ctx.settings = {
+            "dtypes": (residual.dtype, branch.dtype),
+            "with_columns": with_columns,
+            "dropout": dropout,
+        }
         return total, normed, narrow, *statistics
 
     @staticmethod
@@ -49,16 +58,23 @@ class _AddNorm(torch.autograd.Function):
         by_narrow: torch.Tensor | None,
         *_: None,
     ) -> tuple[torch.Tensor | None, ...]:
-        from kernels.add_norm import triton_kernels
+        from kernels.add_norm import triton_backward
 
+        seed, *kept = ctx.saved_tensors
         upstream = [gradient for gradient in (by_normed, by_narrow) if gradient is not None]
-        if not upstream:
-            parts = [None if by_total is None else by_total.to(dtype) for dtype in ctx.dtypes]
-            return *parts, *[None] * 6
-        first, second = (*upstream, None)[:2]
-        kept = ctx.saved_tensors
-        found = triton_kernels.backward(by_total, first, second, *kept, dtypes=ctx.dtypes)
-        return *found, *[None] * 4
+        nothing = (None,) * 6
+        if not upstream and by_total is None:
+            return None, None, None, None, *nothing
+        if not upstream and seed is None:
+            return *(by_total.to(dtype) for dtype in ctx.settings["dtypes"]), None, None, *nothing
+        # Of the sum alone, with dropout: the gradient of the norm is zero, the mask's is not.
+        first, second = (*upstream, None)[:2] if upstream else (torch.zeros_like(by_total), None)
+        *by_parts, by_weight, by_bias, columns = triton_backward.backward(
+            by_total, first, second, *kept, seed=seed, **ctx.settings
+        )
+        if columns is not None:
+            bring(by_parts[1], columns)
+        return *by_parts, *((by_weight, by_bias) if upstream else (None, None)), *nothing
 
 
 def add_norm(
@@ -72,13 +88,16 @@ def add_norm(
     narrow_dtype: torch.dtype | None = None,
     residual_is_kept: bool = False,
     read_once: bool = False,
+    keeps: bool = False,
+    dropout: float = 0.0,
     backend: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """residual + branch, and the layer norm of that sum.
+    """residual + dropout(branch), and the layer norm of that sum.
 
     Args:
         residual: [..., D].
-        branch: [..., D], the output of a sub-layer.
+        branch: [..., D], the output of a sub-layer. If that ends in a map with a bias, the kernel
+            makes the bias's gradient too, which finds its way with the branch's (`columns`).
         weight: [D] of the norm.
         bias: [D] of the norm.
         eps: added to the variance.
@@ -86,9 +105,12 @@ def add_norm(
             autocast can be written in their dtype at once.
         narrow_dtype: that the kernel writes the norm in too, for `rounded` to find.
         residual_is_kept: for the backward pass of another operation. The kernel then keeps the
-            branch instead of the sum where that is less, and adds them again.
+            branch instead of the sum where that is less, and adds them again; never with dropout.
         read_once: a single product reads the norm, which makes it again instead of keeping it.
             An MLP does so in any case.
+        keeps: keep the norm and the sum whoever reads them: more memory for less work.
+        dropout: probability of dropping a number of the branch, in [0, 1), keyed by the device's
+            generator. The kernel draws again on the way back what it drew.
         backend: `triton` (GPU), `reference` or `auto`.
 
     Returns:
@@ -105,22 +127,29 @@ def add_norm(
             f"add_norm: residual {tuple(residual.shape)}, branch {tuple(branch.shape)}, weight "
             f"{tuple(weight.shape)} and bias {tuple(bias.shape)} must be [..., D] and [D]"
         )
+    if not 0 <= dropout < 1:
+        raise ValueError(f"add_norm: dropout {dropout} out of range")
     problem = fusing_problem(residual, backend)
     if len(weight) > WIDEST:
         problem = f"rows of {len(weight)} are wider than {WIDEST}"
     chosen = choose("add_norm", backend, {"triton": problem, "reference": None}, residual)
     arguments = (residual, branch, weight, bias, eps, norm_dtype)
     if chosen == "reference":
-        total, normed = add_norm_reference(*arguments)
-        again = partial(by_torch, eps=eps)
-        return total, told(normed, again, weight, bias, total, read_once=read_once)
+        total, normed = add_norm_reference(*arguments, dropout)
+        if not keeps:
+            again = partial(by_torch, eps=eps)
+            told(normed, again, weight, bias, total, read_once=read_once)
+        return total, normed
     if narrow_dtype == (norm_dtype or torch.promote_types(residual.dtype, branch.dtype)):
         narrow_dtype = None
     is_less = branch.dtype.itemsize < residual.dtype.itemsize and residual.is_contiguous()
-    in_parts = residual_is_kept and is_less
-    total, normed, narrow, *statistics = _AddNorm.apply(*arguments, narrow_dtype, in_parts)
-    made_of = (weight, bias, *statistics, *((residual, branch) if in_parts else (total,)))
-    told(normed, by_triton, *made_of, read_once=read_once)
+    in_parts = residual_is_kept and is_less and not keeps and not dropout
+    total, normed, narrow, *statistics = _AddNorm.apply(
+        *arguments, narrow_dtype, in_parts, asked(branch), dropout
+    )
+    if not keeps:
+        made_of = (weight, bias, *statistics, *((residual, branch) if in_parts else (total,)))
+        told(normed, by_triton, *made_of, read_once=read_once)
     if narrow is not None:
         tell(narrow, origin_of(normed))
         put_beside(normed, narrow)

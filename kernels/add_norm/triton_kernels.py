@@ -4,13 +4,25 @@ import torch
 import triton
 import triton.language as tl
 
-# Numbers of a thread forward and backward, where sums over rows stay in registers too, and threads
-# of a program if its rows are no wider.
-FORWARD, BACKWARD, THREADS = 16, 8, 128
-# Programs of the backward pass: what the largest GPU's 132 processors hold at once is 4 or more.
-PROGRAMS = 528
-# Rows wider than this would fill the shared memory of smaller GPUs with those read ahead.
-AHEAD = 2048
+# Numbers of a thread, and threads of a program if its rows are no wider.
+NUMBERS, THREADS = 16, 128
+# The fewest with which Philox passes all tests of BigCrush (Salmon et al. 2011, table 2).
+ROUNDS = tl.constexpr(7)
+
+
+@triton.jit
+def stays(seed, m, d, threshold) -> tl.tensor:
+    """Which numbers of rows m and columns d dropout keeps, whatever the sizes of the tile.
+
+    Columns share a counter by four, each has a word of it. A thread holds all four and computes
+    them once.
+    """
+    four = m[:, None] * 0 + (d // 4)[None, :]
+    zero = four * 0
+    words = tl.philox(seed, four, zero + m[:, None], zero, zero, n_rounds=ROUNDS)
+    place = (d % 4)[None, :]
+    low, high = tl.where(place == 0, words[0], words[1]), tl.where(place == 2, words[2], words[3])
+    return (tl.where(place < 2, low, high) >> 1).to(tl.int32) >= threshold
 
 
 @triton.jit
@@ -24,10 +36,14 @@ def add_norm_kernel(
     narrow_ptr,
     mean_ptr,
     scale_ptr,
+    seed_ptr,
     rows,
     width,
     eps,
+    threshold,
+    rescale,
     HAS_NARROW: tl.constexpr,
+    DROPOUT: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
@@ -38,7 +54,10 @@ def add_norm_kernel(
     mask = m_mask[:, None] & d_mask[None, :]
     places = m.to(tl.int64)[:, None] * width + d[None, :]
     total = tl.load(residual_ptr + places, mask, 0.0).to(tl.float32)
-    total += tl.load(branch_ptr + places, mask, 0.0).to(tl.float32)
+    branch = tl.load(branch_ptr + places, mask, 0.0).to(tl.float32)
+    if DROPOUT:
+        branch = tl.where(stays(tl.load(seed_ptr), m, d, threshold), branch * rescale, 0.0)
+    total += branch
     # As it is kept: the backward pass sees no other.
     kept = total.to(total_ptr.dtype.element_ty)
     tl.store(total_ptr + places, kept, mask)
@@ -89,79 +108,17 @@ def norm_again_kernel(
     tl.store(normed_ptr + places, normed.to(normed_ptr.dtype.element_ty), mask)
 
 
-@triton.jit
-def add_norm_backward_kernel(
-    by_total_ptr,
-    by_normed_ptr,
-    by_narrow_ptr,
-    total_ptr,
-    branch_ptr,
-    weight_ptr,
-    mean_ptr,
-    scale_ptr,
-    by_residual_ptr,
-    by_branch_ptr,
-    by_weight_ptr,
-    by_bias_ptr,
-    rows,
-    width,
-    rows_each,
-    HAS_TOTAL: tl.constexpr,
-    HAS_NARROW: tl.constexpr,
-    IN_PARTS: tl.constexpr,
-    HAS_BRANCH: tl.constexpr,
-    STAGES: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    """Gradient of the sum for a range of rows, and their part of weight's and bias's.
-
-    In parts, the sum is read as what was added.
-    """
-    d = tl.arange(0, BLOCK_D)
-    d_mask = d < width
-    weight = tl.load(weight_ptr + d, d_mask, 0.0).to(tl.float32)
-    by_weight = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
-    by_bias = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
-    first = tl.program_id(0) * rows_each
-    last = tl.minimum(first + rows_each, rows)
-    # In stages: reads run ahead through shared memory, not after one another's sums.
-    for start in tl.range(first, last, BLOCK_M, num_stages=STAGES):
-        m = start + tl.arange(0, BLOCK_M)
-        m_mask = m < last
-        mask = m_mask[:, None] & d_mask[None, :]
-        places = m.to(tl.int64)[:, None] * width + d[None, :]
-        upstream = tl.load(by_normed_ptr + places, mask, 0.0).to(tl.float32)
-        if HAS_NARROW:
-            upstream += tl.load(by_narrow_ptr + places, mask, 0.0).to(tl.float32)
-        total = tl.load(total_ptr + places, mask, 0.0).to(tl.float32)
-        if IN_PARTS:
-            total += tl.load(branch_ptr + places, mask, 0.0).to(tl.float32)
-            total = total.to(total_ptr.dtype.element_ty).to(tl.float32)
-        mean = tl.load(mean_ptr + m, m_mask, 0.0)
-        scale = tl.load(scale_ptr + m, m_mask, 0.0)
-        unit = tl.where(mask, (total - mean[:, None]) * scale[:, None], 0.0)
-        by_weight += upstream * unit
-        by_bias += upstream
-        upstream *= weight[None, :]
-        along = tl.sum(upstream * unit, 1) / width
-        level = tl.sum(upstream, 1) / width
-        gradient = (upstream - unit * along[:, None] - level[:, None]) * scale[:, None]
-        if HAS_TOTAL:
-            gradient += tl.load(by_total_ptr + places, mask, 0.0).to(tl.float32)
-        tl.store(by_residual_ptr + places, gradient.to(by_residual_ptr.dtype.element_ty), mask)
-        if HAS_BRANCH:
-            tl.store(by_branch_ptr + places, gradient.to(by_branch_ptr.dtype.element_ty), mask)
-    own = tl.program_id(0) * width + d
-    tl.store(by_weight_ptr + own, tl.sum(by_weight, 0), d_mask)
-    tl.store(by_bias_ptr + own, tl.sum(by_bias, 0), d_mask)
-
-
-def tiles(width: int, of_a_thread: int) -> dict[str, int]:
+def tiles(width: int, numbers: int = NUMBERS, threads: int = THREADS) -> dict[str, int]:
     """Constants of a launch over rows of this width."""
     block = triton.next_power_of_2(width)
-    tile = max(THREADS * of_a_thread, block)
-    return {"BLOCK_M": tile // block, "BLOCK_D": block, "num_warps": tile // of_a_thread // 32}
+    tile = max(threads * numbers, block)
+    return {"BLOCK_M": tile // block, "BLOCK_D": block, "num_warps": tile // numbers // 32}
+
+
+def drawn(dropout: float) -> dict[str, int | float | bool]:
+    """Numbers of a launch: dropped is where 31 random bits are fewer than the threshold."""
+    threshold, rescale = int(dropout * 2**31), 1 / (1 - dropout)
+    return {"threshold": threshold, "rescale": rescale, "DROPOUT": dropout > 0}
 
 
 def forward(
@@ -172,8 +129,13 @@ def forward(
     eps: float,
     norm_dtype: torch.dtype | None,
     narrow_dtype: torch.dtype | None,
+    seed: torch.Tensor | None = None,
+    dropout: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor]:
-    """Sum, norm and that in another dtype [..., D], mean and 1 / deviation [rows] float32."""
+    """Sum, norm and that in another dtype [..., D], mean and 1 / deviation [rows] float32.
+
+    With a seed [1] int64, the branch is dropped out before it is added.
+    """
     residual, branch = residual.contiguous(), branch.contiguous()
     width = residual.shape[-1]
     rows = residual.numel() // width
@@ -184,7 +146,7 @@ def forward(
     mean = torch.empty(rows, device=residual.device, dtype=torch.float32)
     scale = torch.empty_like(mean)
     if rows:
-        settings = tiles(width, FORWARD)
+        settings = tiles(width)
         add_norm_kernel[(triton.cdiv(rows, settings["BLOCK_M"]),)](
             residual,
             branch,
@@ -195,9 +157,11 @@ def forward(
             normed if narrow is None else narrow,
             mean,
             scale,
+            mean if seed is None else seed,
             rows,
             width,
             eps,
+            **drawn(dropout),
             HAS_NARROW=narrow is not None,
             **settings,
         )
@@ -216,7 +180,7 @@ def again(
 ) -> torch.Tensor:
     """The norm [..., D] that `forward` gave, of the sum or of what was added."""
     width = total.shape[-1]
-    rows, settings = total.numel() // width, tiles(width, FORWARD)
+    rows, settings = total.numel() // width, tiles(width)
     normed = torch.empty_like(total, dtype=dtype)
     if rows:
         norm_again_kernel[(triton.cdiv(rows, settings["BLOCK_M"]),)](
@@ -233,55 +197,3 @@ def again(
             **settings,
         )
     return normed
-
-
-def backward(
-    by_total: torch.Tensor | None,
-    by_normed: torch.Tensor,
-    by_narrow: torch.Tensor | None,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    mean: torch.Tensor,
-    scale: torch.Tensor,
-    total: torch.Tensor,
-    branch: torch.Tensor | None = None,
-    *,
-    dtypes: tuple[torch.dtype, torch.dtype],
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of residual, branch, weight and bias; the first two are one tensor if alike."""
-    width = total.shape[-1]
-    rows, settings = total.numel() // width, tiles(width, BACKWARD)
-    block = settings["BLOCK_M"]
-    parts = max(1, min(PROGRAMS, triton.cdiv(rows, 2 * block)))
-    rows_each = block * triton.cdiv(triton.cdiv(rows, block), parts)
-    by_residual = torch.empty_like(total, dtype=dtypes[0])
-    alike = dtypes[0] == dtypes[1]
-    by_branch = by_residual if alike else torch.empty_like(total, dtype=dtypes[1])
-    # Of weight and bias in one piece: one sum, where each would be a launch.
-    partial = torch.empty(2, parts, width, device=total.device, dtype=torch.float32)
-    by_normed = by_normed.contiguous()
-    add_norm_backward_kernel[(parts,)](
-        by_normed if by_total is None else by_total.contiguous(),
-        by_normed,
-        by_normed if by_narrow is None else by_narrow.contiguous(),
-        total,
-        total if branch is None else branch.contiguous(),
-        weight.contiguous(),
-        mean,
-        scale,
-        by_residual,
-        by_branch,
-        partial[0],
-        partial[1],
-        rows,
-        width,
-        rows_each,
-        HAS_TOTAL=by_total is not None,
-        HAS_NARROW=by_narrow is not None,
-        IN_PARTS=branch is not None,
-        HAS_BRANCH=not alike,
-        STAGES=3 if width <= AHEAD else 1,
-        **settings,
-    )
-    by_weight, by_bias = partial.sum(1)
-    return by_residual, by_branch, by_weight.to(weight.dtype), by_bias.to(bias.dtype)

@@ -58,8 +58,10 @@ def by_picture(picture_T: torch.Tensor, count: int) -> tuple[torch.Tensor, torch
         order [T] and starts [B + 1], int64: the tokens of picture b are
         order[starts[b] : starts[b + 1]], in their own order, and those of none stand behind.
     """
-    ordered, order = torch.sort(picture_T, stable=True)
-    pictures = torch.arange(count + 1, device=picture_T.device, dtype=picture_T.dtype)
+    # A GPU sorts eight bits of a number at a time, in several launches each.
+    short = torch.int16 if count <= torch.iinfo(torch.int16).max else torch.int32
+    ordered, order = torch.sort(picture_T.to(short), stable=True)
+    pictures = torch.arange(count + 1, device=picture_T.device, dtype=short)
     return order, torch.searchsorted(ordered, pictures)
 
 

@@ -122,8 +122,9 @@ def attention_rows_kernel(
 def _backward(
     upstream_ptr, query_ptr, key_ptr, value_ptr, by_query_ptr, by_key_ptr, by_value_ptr, seed_ptr,
     row, head, query_first, query_length, first, length, query_stride, key_stride, value_stride,
-    stride, scale, threshold, rescale, WIDTH: tl.constexpr, CAUSAL: tl.constexpr,
-    DROPOUT: tl.constexpr, Q: tl.constexpr, L: tl.constexpr, K: tl.constexpr,
+    stride, by_query_stride, by_key_stride, scale, threshold, rescale, WIDTH: tl.constexpr,
+    CAUSAL: tl.constexpr, DROPOUT: tl.constexpr, Q: tl.constexpr, L: tl.constexpr,
+    K: tl.constexpr,
 ):  # fmt: skip
     query = _load(query_ptr, query_first, query_length, query_stride, head, WIDTH, Q, K)
     key = _load(key_ptr, first, length, key_stride, head, WIDTH, L, K)
@@ -137,22 +138,22 @@ def _backward(
         dropped = tl.where(kept, weights * rescale, 0.0)
         by_weights = tl.where(kept, by_weights * rescale, 0.0)
     by_value = tl.dot(tl.trans(dropped.to(value.dtype)), upstream, input_precision="ieee")
-    _store(by_value_ptr, by_value, first, length, stride, head, WIDTH)
+    _store(by_value_ptr, by_value, first, length, by_key_stride, head, WIDTH)
     by_scores = weights * (by_weights - tl.sum(by_weights * weights, 1)[:, None]) * scale
     by_scores = by_scores.to(value.dtype)
     by_query = tl.dot(by_scores, key, input_precision="ieee")
-    _store(by_query_ptr, by_query, query_first, query_length, stride, head, WIDTH)
+    _store(by_query_ptr, by_query, query_first, query_length, by_query_stride, head, WIDTH)
     by_key = tl.dot(tl.trans(by_scores), query, input_precision="ieee")
-    _store(by_key_ptr, by_key, first, length, stride, head, WIDTH)
+    _store(by_key_ptr, by_key, first, length, by_key_stride, head, WIDTH)
 
 
 @triton.jit(do_not_specialize=["rows", "queries", "tokens", "threshold"])
 def attention_rows_backward_kernel(
     upstream_ptr, query_ptr, key_ptr, value_ptr, by_query_ptr, by_key_ptr, by_value_ptr, seed_ptr,
     query_first_ptr, query_length_ptr, first_ptr, length_ptr, query_stride, key_stride,
-    value_stride, heads, rows, queries, tokens, scale, threshold, rescale, WIDTH: tl.constexpr,
-    CAUSAL: tl.constexpr, DROPOUT: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_L: tl.constexpr,
-    BLOCK_K: tl.constexpr,
+    value_stride, by_query_stride, by_key_stride, heads, rows, queries, tokens, scale, threshold,
+    rescale, WIDTH: tl.constexpr, CAUSAL: tl.constexpr, DROPOUT: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """All gradients of one head of one row."""
     row, head = tl.program_id(0) // heads, tl.program_id(0) % heads
@@ -164,22 +165,23 @@ def attention_rows_backward_kernel(
         _backward(
             upstream_ptr, query_ptr, key_ptr, value_ptr, by_query_ptr, by_key_ptr, by_value_ptr,
             seed_ptr, row, head, query_first, query_length, first, length, query_stride,
-            key_stride, value_stride, stride, scale, threshold, rescale, WIDTH, CAUSAL, DROPOUT,
-            SHORT, SHORT, BLOCK_K,
+            key_stride, value_stride, stride, by_query_stride, by_key_stride, scale, threshold,
+            rescale, WIDTH, CAUSAL, DROPOUT, SHORT, SHORT, BLOCK_K,
         )  # fmt: skip
     elif BLOCK_Q + BLOCK_L > 2 * SHORT:
         _backward(
             upstream_ptr, query_ptr, key_ptr, value_ptr, by_query_ptr, by_key_ptr, by_value_ptr,
             seed_ptr, row, head, query_first, query_length, first, length, query_stride,
-            key_stride, value_stride, stride, scale, threshold, rescale, WIDTH, CAUSAL, DROPOUT,
-            BLOCK_Q, BLOCK_L, BLOCK_K,
+            key_stride, value_stride, stride, by_query_stride, by_key_stride, scale, threshold,
+            rescale, WIDTH, CAUSAL, DROPOUT, BLOCK_Q, BLOCK_L, BLOCK_K,
         )  # fmt: skip
     query_end, end = query_first + query_length, first + length
     _clear(
-        by_query_ptr, query_first_ptr, row, rows, query_end, queries, stride, head, WIDTH, BLOCK_K
-    )
-    _clear(by_key_ptr, first_ptr, row, rows, end, tokens, stride, head, WIDTH, BLOCK_K)
-    _clear(by_value_ptr, first_ptr, row, rows, end, tokens, stride, head, WIDTH, BLOCK_K)
+        by_query_ptr, query_first_ptr, row, rows, query_end, queries, by_query_stride, head, WIDTH,
+        BLOCK_K,
+    )  # fmt: skip
+    _clear(by_key_ptr, first_ptr, row, rows, end, tokens, by_key_stride, head, WIDTH, BLOCK_K)
+    _clear(by_value_ptr, first_ptr, row, rows, end, tokens, by_key_stride, head, WIDTH, BLOCK_K)
 
 
 def tiles(longest: tuple[int, int], width: int, dtype: torch.dtype) -> dict[str, int]:
@@ -236,7 +238,7 @@ def backward(
 ) -> list[torch.Tensor]:
     """Gradients of query, key and value, from what `forward` got."""
     query, key, value = _dense(query), _dense(key), _dense(value)
-    gradients = [torch.empty(t.shape, device=t.device, dtype=t.dtype) for t in (query, key, value)]
+    gradients = _gradients(query, key)
     count, heads = len(rows[0]), query.shape[1]
     if not count:
         return [gradient.zero_() for gradient in gradients]
@@ -249,9 +251,7 @@ def backward(
         *gradients,
         numbers.pop("seed"),
         *rows,
-        query.stride(0),
-        key.stride(0),
-        value.stride(0),
+        *(tensor.stride(0) for tensor in (query, key, value, *gradients[:2])),
         heads,
         count,
         len(query),
@@ -260,6 +260,16 @@ def backward(
         **constants,
     )
     return gradients
+
+
+def _gradients(query: torch.Tensor, key: torch.Tensor) -> list[torch.Tensor]:
+    """Room for those of query, key and value, side by side as one product that makes all three
+    reads them; where there are other queries than keys, those of key and value."""
+    where = {"device": key.device, "dtype": key.dtype}
+    if len(query) == len(key):
+        return [*torch.empty(len(key), 3, *key.shape[1:], **where).unbind(1)]
+    pair = torch.empty(len(key), 2, *key.shape[1:], **where).unbind(1)
+    return [torch.empty(query.shape, **where), *pair]
 
 
 def _dense(tokens: torch.Tensor) -> torch.Tensor:

@@ -6,8 +6,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from kernels.add_norm.columns import ask, brought
 from kernels.add_norm.narrow import rounded
 from kernels.add_norm.origin import Origin, keeping, origin_of
+from kernels.adjacent import side_by_side
 from kernels.backend import choose, fusing_problem
 from kernels.copies import in_dtype, multiplied
 from kernels.linear.reference import linear_reference
@@ -38,46 +40,81 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         weight, *kept = ctx.saved_tensors
         wanted, shape = ctx.needs_input_grad, (*upstream.shape[:-1], weight.shape[1])
+        by_bias = column_sum(upstream, ctx.fused, ctx.dtypes[1]) if wanted[2] else None
         upstream = upstream.flatten(0, -2)
         rows = ctx.again(*kept).flatten(0, -2) if wanted[1] else None
         return (
             (upstream @ weight).view(shape) if wanted[0] else None,
             by_weight(upstream, rows, ctx.dtypes[0]).view(ctx.shape) if wanted[1] else None,
-            column_sum(upstream, ctx.fused, ctx.dtypes[1]) if wanted[2] else None,
+            by_bias,
             None,
             None,
         )
 
 
 class _Linears(torch.autograd.Function):
-    """Several maps of one input as one product of their weights below each other."""
+    """Several maps of one input as one product of their weights below each other.
+
+    In turn with others that read the input it gives the input too, and gets back what those after
+    it add to its gradient.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, origin: Origin | None, *tensors: torch.Tensor
+        ctx: Any, x: torch.Tensor, origin: Origin | None, in_turn: bool, *tensors: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
         weights, biases = tensors[::2], tensors[1::2]
         ctx.sizes, ctx.dtypes = [len(w) for w in weights], (weights[0].dtype, biases[0].dtype)
+        ctx.shape, ctx.in_turn, ctx.source = x.shape, in_turn, x.grad_fn
+        # Nobody reads what the last in turn passes on.
+        ctx.set_materialize_grads(not in_turn)
         weights = [in_dtype(weight, x.dtype) for weight in weights]
         kept, ctx.again = keeping(x, origin)
         ctx.save_for_backward(*weights, *kept)
-        bias = torch.cat([in_dtype(bias, x.dtype) for bias in biases])
-        return F.linear(x, torch.cat(weights), bias).split(ctx.sizes, -1)
+        bias = side_by_side([in_dtype(bias, x.dtype) for bias in biases], 0)
+        products = F.linear(x, side_by_side(weights, 0), bias).split(ctx.sizes, -1)
+        return (*products, x) if in_turn else products
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *upstreams: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        count = len(ctx.sizes)
-        weight, x = torch.cat(ctx.saved_tensors[:count]), ctx.again(*ctx.saved_tensors[count:])
-        wanted, upstream = ctx.needs_input_grad, torch.cat(upstreams, -1).flatten(0, -2)
-        by_weights = by_weight(upstream, x.flatten(0, -2), ctx.dtypes[0]).split(ctx.sizes)
+    def backward(ctx: Any, *upstreams: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+        count, total, last = len(ctx.sizes), None, len(ctx.shape) - 1
+        # Once: layers that run again hand them out once.
+        saved = ctx.saved_tensors
+        weights, kept = saved[:count], saved[count:]
+        if ctx.in_turn:
+            *upstreams, total = upstreams
+            shapes = ((*ctx.shape[:-1], size) for size in ctx.sizes)
+            pairs = zip(upstreams, shapes, strict=True)
+            upstreams = [weights[0].new_zeros(s) if u is None else u for u, s in pairs]
+        wanted, upstream = ctx.needs_input_grad, side_by_side(upstreams, last).flatten(0, -2)
+        rows = ctx.again(*kept).flatten(0, -2)
+        by_weights = by_weight(upstream, rows, ctx.dtypes[0]).split(ctx.sizes)
         by_biases = column_sum(upstream, True, ctx.dtypes[1]).split(ctx.sizes)
         pairs = zip(by_weights, by_biases, strict=True)
+        by_x = None
+        if wanted[0]:
+            by_x = _onto(total, ctx, upstream, side_by_side(weights, 0)).view(ctx.shape)
+            by_x.only_for = ctx.source
         return (
-            (upstream @ weight).view(x.shape) if wanted[0] else None,
+            by_x,
+            None,
             None,
             *(gradient for pair in pairs for gradient in pair),
         )
+
+
+def _onto(
+    total: torch.Tensor | None, ctx: Any, upstream: torch.Tensor, weight: torch.Tensor
+) -> torch.Tensor:
+    """total + upstream weight, [M, I], added up in the product and rounded once. A total that the
+    one after made for this backward pass alone is written over."""
+    if total is None:
+        return upstream @ weight
+    rows = total.reshape(-1, weight.shape[1])
+    if getattr(total, "only_for", None) is ctx:
+        return rows.addmm_(upstream, weight)
+    return torch.addmm(rows, upstream, weight)
 
 
 def by_weight(upstream: torch.Tensor, rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -89,7 +126,11 @@ def by_weight(upstream: torch.Tensor, rows: torch.Tensor, dtype: torch.dtype) ->
 
 
 def column_sum(upstream: torch.Tensor, fused: bool, dtype: torch.dtype) -> torch.Tensor:
-    """Of [M, O] over rows, in the dtype of the bias."""
+    """Of [..., O] over rows, in the dtype of the bias; as it was brought along, if it was."""
+    columns = brought(upstream)
+    if columns is not None:
+        return columns.to(dtype)
+    upstream = upstream.flatten(0, -2)
     if not fused:
         return upstream.sum(0).to(dtype)
     from kernels.linear import triton_kernels
@@ -139,7 +180,10 @@ def kept_linear(
         # Here, where autograd sees it: the backward pass runs without autocast.
         x = rounded(x, torch.get_autocast_dtype(device))
     with torch.autocast(device, enabled=False):
-        return _Linear.apply(x, weight, bias, origin, fused)
+        out = _Linear.apply(x, weight, bias, origin, fused)
+    if fused and bias is not None and bias.requires_grad:
+        ask(out)
+    return out
 
 
 def linears(
@@ -164,17 +208,62 @@ def linears(
         ValueError: shapes that do not fit, or an unknown backend.
         RuntimeError: a forced backend that cannot run here.
     """
+    return _linears(x, weights, biases, backend, origin_of(x), in_turn=False)
+
+
+def linears_in_turn(
+    x: torch.Tensor,
+    weights: Sequence[torch.Tensor],
+    biases: Sequence[torch.Tensor],
+    *,
+    backend: str = "auto",
+) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+    """`linears` of an input that more products read than these, one after the other.
+
+    Where it is one product, the next reads the input that comes back: on the way back its gradient
+    of the input comes here, and this product adds its own to it. Otherwise autograd would keep and
+    add up the gradients of all.
+
+    Args:
+        x: [..., I], read by this product and by those that read what comes back, or by others too.
+        weights: each [O, I].
+        biases: each [O] of its weight.
+        backend: as in `linears`.
+
+    Returns:
+        Each [..., O], and x.
+
+    Raises:
+        ValueError: shapes that do not fit, or an unknown backend.
+        RuntimeError: a forced backend that cannot run here.
+    """
+    # What it is made of does not count: it is kept once for all.
+    in_turn = torch.is_grad_enabled() and x.requires_grad
+    found = _linears(x, weights, biases, backend, None, in_turn=in_turn)
+    return (found[: len(weights)], found[-1] if len(found) > len(weights) else x)
+
+
+def _linears(
+    x: torch.Tensor,
+    weights: Sequence[torch.Tensor],
+    biases: Sequence[torch.Tensor],
+    backend: str,
+    origin: Origin | None,
+    *,
+    in_turn: bool,
+) -> tuple[torch.Tensor, ...]:
+    """What each map gives, and x behind them if it is one product and in turn with others."""
     problems = {"triton": fusing_problem(x, backend), "reference": None}
     pairs = list(zip(weights, biases, strict=True))
     for pair in pairs:
         _check(x, *pair)
     if choose("linears", backend, problems, x) == "reference":
         return tuple(linear(x, *pair, backend="reference") for pair in pairs)
-    device, origin = x.device.type, origin_of(x)
+    device = x.device.type
     if torch.is_autocast_enabled(device):
         x = rounded(x, torch.get_autocast_dtype(device))
     with torch.autocast(device, enabled=False):
-        return _Linears.apply(x, origin, *(tensor for pair in pairs for tensor in pair))
+        return _Linears.apply(x, origin, in_turn, *(tensor for pair in pairs for tensor in pair))
 
 
 def _check(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> None:

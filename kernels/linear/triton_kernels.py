@@ -4,11 +4,14 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.parts import TOGETHER, counters, ends_last, sum_of_parts
+from kernels.parts import counters, ends_last, sum_of_parts
 
-BLOCK_M, BLOCK_N, WARPS = 32, 128, 4
-# Programs: enough to fill the largest GPU several times over.
-PROGRAMS = 1024
+BLOCK_M, BLOCK_N, WARPS = 64, 64, 4
+# Programs: four for each of the largest GPU's 132 processors, each of which has up to two tiles on
+# their way to it: 64 kB a processor, where its share of the memory needs half of that.
+PROGRAMS = 528
+# Parts of a sum at most: the last program reads them all at once.
+PARTS = 64
 
 
 @triton.jit
@@ -30,7 +33,7 @@ def column_sum_kernel(
     first = tl.program_id(1) * rows_each
     last = tl.minimum(first + rows_each, rows)
     total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for start in range(first, last, BLOCK_M):
+    for start in tl.range(first, last, BLOCK_M, num_stages=3):
         m = start + tl.arange(0, BLOCK_M)
         places = m.to(tl.int64)[:, None] * width + n[None, :]
         total += tl.load(x_ptr + places, (m < last)[:, None] & n_mask[None, :], 0.0).to(tl.float32)
@@ -41,13 +44,19 @@ def column_sum_kernel(
         tl.store(sums_ptr + n, whole, n_mask)
 
 
+def split(rows: int, columns: int) -> tuple[int, int]:
+    """Rows of a program, whole tiles, and how many programs share a column of tiles."""
+    tiles = max(1, triton.cdiv(rows, BLOCK_M))
+    each = triton.cdiv(tiles, max(1, min(PROGRAMS // columns, PARTS)))
+    return each * BLOCK_M, triton.cdiv(tiles, each)
+
+
 def column_sum(x: torch.Tensor) -> torch.Tensor:
     """[M, N] -> [N] float32, added up in one order."""
     x = x.contiguous()
     rows, width = x.shape
     columns = triton.cdiv(width, BLOCK_N)
-    parts = max(1, min(PROGRAMS // columns, triton.cdiv(rows, 4 * BLOCK_M)))
-    rows_each = BLOCK_M * triton.cdiv(triton.cdiv(rows, BLOCK_M), parts)
+    rows_each, parts = split(rows, columns)
     partial = torch.empty(parts, width, device=x.device, dtype=torch.float32)
     whole = torch.empty(width, device=x.device, dtype=torch.float32)
     column_sum_kernel[(columns, parts)](
@@ -58,7 +67,7 @@ def column_sum(x: torch.Tensor) -> torch.Tensor:
         rows,
         width,
         rows_each,
-        TOGETHER=TOGETHER,
+        TOGETHER=PARTS,
         BLOCK_M=BLOCK_M,
         BLOCK_N=BLOCK_N,
         num_warps=WARPS,

@@ -16,12 +16,13 @@ Tensor = torch.Tensor
 Settings = tuple[float, torch.dtype, str, tuple[bool, bool, bool]]
 
 
-def _settle(backend: str) -> chunked.Settle:
+def _ways(backend: str) -> tuple[chunked.Settle, bool]:
+    """What settles a chunk's logits, and whether it takes even products."""
     if backend == "triton":
         from kernels.lm_loss import triton_kernels
 
-        return triton_kernels.settle
-    return chunked.settle
+        return triton_kernels.settle, True
+    return chunked.settle, False
 
 
 class OnePass(torch.autograd.Function):
@@ -40,7 +41,7 @@ class OnePass(torch.autograd.Function):
         label_smoothing, dtype, backend, needed = settings
         operands = (in_dtype(tensor, dtype) for tensor in (states, weight, bias))
         loss, found = chunked.loss_and_gradients(
-            *operands, targets, weights, label_smoothing, needed, _settle(backend)
+            *operands, targets, weights, label_smoothing, needed, *_ways(backend)
         )
         ctx.save_for_backward(*found)
         ctx.dtypes = [tensor.dtype for tensor in (states, weight, bias)]
@@ -69,7 +70,7 @@ def opaque(
     """The loss, and its gradients by states, weight and bias."""
     operands = (tensor.to(dtype) for tensor in (states, weight, bias))
     loss, found = chunked.loss_and_gradients(
-        *operands, targets, weights, label_smoothing, (True, True, True), _settle(backend)
+        *operands, targets, weights, label_smoothing, (True, True, True), *_ways(backend)
     )
     return loss, *found
 

@@ -77,7 +77,9 @@ def lm_loss_kernel(
             z = tl.where(real, z, LOWEST)
             hit = tl.where(v[None, :] == target[:, None], 1 - smoothing, 0.0)
             by_logit = tl.exp(z - log_sum_exp[:, None]) - smoothing / vocabulary - hit
-            by_logit = tl.where(weight[:, None] == 0, 0.0, by_logit * weight[:, None])
+            # Products read the zeros behind the last word.
+            scored = real & (weight[:, None] != 0)
+            by_logit = tl.where(scored, by_logit * weight[:, None], 0.0)
             tl.store(row_ptrs + v[None, :], by_logit.to(logits_ptr.dtype.element_ty), mask)
 
 
@@ -89,7 +91,8 @@ def settle(
     label_smoothing: float,
     gradient: bool,
 ) -> torch.Tensor:
-    """As `chunked.settle`; the logits' rows must own their storage up to the next row."""
+    """As `chunked.settle`; the logits' rows own their storage up to the next row, where a gradient
+    gets zeros."""
     rows, vocabulary = logits.shape
     losses = torch.empty(rows, dtype=torch.float32, device=logits.device)
     lm_loss_kernel[(triton.cdiv(rows, BLOCK_T),)](

@@ -1,10 +1,11 @@
-"""Two linear maps with a GELU between them; what the GELU gives is not kept but computed again."""
+"""Two linear maps with a GELU between them; what the GELU gives need not be kept."""
 
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from kernels.add_norm.columns import ask
 from kernels.add_norm.narrow import rounded
 from kernels.add_norm.origin import Origin, keeping, origin_of
 from kernels.backend import choose, fusing_problem
@@ -15,8 +16,8 @@ from kernels.mlp.reference import mlp_reference
 
 
 class _Mlp(torch.autograd.Function):
-    """Keeps the input, or its origin, and the first product. The GELU costs nothing beside the
-    four products."""
+    """Keeps the input, or its origin, the first product, and what the GELU gives of it unless that
+    is made again: elementwise work beside four products."""
 
     @staticmethod
     def forward(
@@ -28,6 +29,7 @@ class _Mlp(torch.autograd.Function):
         bias_out: torch.Tensor,
         origin: Origin | None,
         fused: bool,
+        keeps: bool,
     ) -> torch.Tensor:
         # They come as they are trained, and so do their gradients.
         ctx.dtypes = weight_in.dtype, bias_in.dtype, weight_out.dtype, bias_out.dtype
@@ -43,25 +45,29 @@ class _Mlp(torch.autograd.Function):
             product = F.linear(x, weight_in, in_dtype(bias_in, x.dtype))
             active = F.gelu(product)
         kept, ctx.again = keeping(x, origin)
-        ctx.save_for_backward(product, weight_in, bias_in, weight_out, *kept)
+        ctx.save_for_backward(
+            product, active if keeps else None, weight_in, bias_in, weight_out, *kept
+        )
         ctx.fused = fused
         return F.linear(active, weight_out, bias_out)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        product, weight_in, bias_in, weight_out, *kept = ctx.saved_tensors
+        product, active, weight_in, bias_in, weight_out, *kept = ctx.saved_tensors
         wanted, shape = ctx.needs_input_grad, (*upstream.shape[:-1], weight_in.shape[1])
+        by_bias_out = column_sum(upstream, ctx.fused, ctx.dtypes[3]) if wanted[4] else None
         product, upstream = product.flatten(0, -2), upstream.flatten(0, -2)
         by_active = upstream @ weight_out
         if ctx.fused:
             from kernels.bias_gelu import triton_kernels
 
-            by_product, by_bias_in, active = triton_kernels.backward(
-                by_active, product, bias_in, with_active=True
+            by_product, by_bias_in, made = triton_kernels.backward(
+                by_active, product, bias_in, with_active=active is None
             )
+            active = made if active is None else active.flatten(0, -2)
         else:
-            active = F.gelu(product)
+            active = F.gelu(product) if active is None else active.flatten(0, -2)
         by_weight_out = by_weight(upstream, active, ctx.dtypes[2]) if wanted[3] else None
         del active
         if not ctx.fused:
@@ -76,7 +82,8 @@ class _Mlp(torch.autograd.Function):
             by_weight(by_product, x, ctx.dtypes[0]) if wanted[1] else None,
             by_bias_in,
             by_weight_out,
-            column_sum(upstream, ctx.fused, ctx.dtypes[3]) if wanted[4] else None,
+            by_bias_out,
+            None,
             None,
             None,
         )
@@ -89,9 +96,10 @@ def mlp(
     weight_out: torch.Tensor,
     bias_out: torch.Tensor,
     *,
+    keeps: bool = False,
     backend: str = "auto",
 ) -> torch.Tensor:
-    """gelu(x W1^T + b1) W2^T + b2 with the exact GELU; H values a row fewer are kept for backward.
+    """gelu(x W1^T + b1) W2^T + b2 with the exact GELU.
 
     Args:
         x: [..., I]. The norm of `add_norm` is not kept for the backward pass but made again.
@@ -99,6 +107,7 @@ def mlp(
         bias_in: [H].
         weight_out: [O, H].
         bias_out: [O].
+        keeps: keep the GELU's H values a row, which the backward pass otherwise makes again.
         backend: `rows` (GPU, for inference: the first map and GELU in one launch, see
             `linear_rows`), `triton` (GPU: bias and GELU in one pass), `torch` (the same in
             PyTorch's own operations), `reference` (the definition, whose activations autograd
@@ -138,4 +147,7 @@ def mlp(
         # Here, where autograd sees it: the backward pass runs without autocast.
         x = rounded(x, torch.get_autocast_dtype(device))
     with torch.autocast(device, enabled=False):
-        return _Mlp.apply(x, *tensors[1:], origin, chosen == "triton")
+        out = _Mlp.apply(x, *tensors[1:], origin, chosen == "triton", keeps)
+    if chosen == "triton" and bias_out.requires_grad:
+        ask(out)
+    return out

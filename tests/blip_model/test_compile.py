@@ -126,7 +126,7 @@ def test_fine_tuning_is_one_program_too(kind: type[Blip]) -> None:
 @pytest.mark.slow
 def test_layers_that_run_again_are_in_the_program() -> None:
     plain, compiled = both(BlipPretrain, "aot_eager", **SHALLOW)
-    compiled.model.recompute(vision=True, text=True)
+    compiled.model.recompute("all")
     gradients = []
     for step in (plain, compiled):
         sum(step.losses(5, batch(5)).values()).backward()

@@ -1,11 +1,14 @@
 """The step that does less work equals its plain definition: losses and every gradient."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from blip_model.config import preset
+from blip_model.layers import Linear
 from blip_model.med import MedAttention
 from blip_model.momentum import Momentum
 from blip_model.pretrain import BlipPretrain
@@ -72,9 +75,46 @@ def test_losses_and_gradients_equal_the_definition(kind: str) -> None:
 @pytest.mark.skipif(GPU, reason="a GPU is here: the interpreter takes its place elsewhere")
 @pytest.mark.parametrize("kind", ["odd", "one word and full"])
 def test_with_the_kernel_of_pictures(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a GPU runs it."""
+    """As a GPU runs it, the products that it reads included."""
     monkeypatch.setattr(MedAttention, "looking", "triton")
+    monkeypatch.setattr(Linear, "backend", "triton")
     compare(batch(LENGTHS[kind]))
+
+
+class InPlace(TorchDispatchMode):
+    """Counts products that add to what is there."""
+
+    count = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, arguments: Any = (), named: Any = None
+    ) -> Any:
+        self.count += function._schema.name == "aten::addmm_"
+        return function(*arguments, **(named or {}))
+
+
+@pytest.mark.skipif(GPU, reason="a GPU is here: the interpreter takes its place elsewhere")
+@pytest.mark.parametrize("recompute", [False, True])
+def test_gradients_of_pictures_add_up_from_layer_to_layer(
+    recompute: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In all passes that look at pictures, also where layers run again."""
+    parts, config = batch(LENGTHS["odd"]), replace(CONFIG, text_layers=3)
+    found = []
+    for backend in ("auto", "triton"):
+        monkeypatch.setattr(MedAttention, "looking", backend)
+        monkeypatch.setattr(Linear, "backend", backend)
+        _, fast, momentum = models(config)
+        fast.recompute("all" if recompute and backend == "triton" else "none")
+        with InPlace() as counted:
+            found.append(outcome(fast, parts, momentum, seed=1))
+        assert counted.count == (2 if backend == "triton" else 0)
+    (losses, gradients), (by_kernels, ours) = found
+    torch.testing.assert_close(by_kernels, losses, rtol=1e-6, atol=1e-6)
+    assert ours.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        scale = gradient.abs().max().clamp(min=1e-3)
+        assert (ours[name] - gradient).abs().max() / scale < 2e-5, name
 
 
 def test_with_groups() -> None:
@@ -84,7 +124,8 @@ def test_with_groups() -> None:
 def test_with_captions_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """As long batches are, and as every one is on a GPU."""
     monkeypatch.setattr(op, "MOST_MATERIALISED", -1)
-    monkeypatch.setattr(chunked, "ROWS", 4)
+    for name in ("ROWS", "GPU_ROWS"):
+        monkeypatch.setattr(chunked, name, 4)
     compare(batch(LENGTHS["odd"]))
 
 

@@ -7,22 +7,26 @@ import torch
 from torch import nn
 
 from blip_model.config import preset
-from blip_model.layers import AddLayerNorm, LinearGelu, MlpOutput
+from blip_model.layers import AddLayerNorm, Linear, LinearGelu, MlpOutput
 from blip_model.momentum import Momentum
 from blip_model.pretrain import BlipPretrain
 from blip_model.vit import VisionAttention, VisionTransformer
+from kernels.add_norm import op
+from kernels.linear import triton_kernels
 from tests.tiny import tiny_config, tiny_inputs
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def losses_and_gradients(monkeypatch: pytest.MonkeyPatch, backend: str) -> list[torch.Tensor]:
+def losses_and_gradients(
+    monkeypatch: pytest.MonkeyPatch, backend: str, drop_path: float = 0.3
+) -> list[torch.Tensor]:
     """Of a step, drop path and checkpoints of activations included, no dropout in the text."""
-    for layer in (LinearGelu, MlpOutput, AddLayerNorm):
+    for layer in (Linear, LinearGelu, MlpOutput, AddLayerNorm):
         monkeypatch.setattr(layer, "backend", backend)
     torch.manual_seed(0)
-    model = BlipPretrain(tiny_config(vision_drop_path=0.3)).to(DEVICE)
-    model.recompute(vision=True, text=False)
+    model = BlipPretrain(tiny_config(vision_drop_path=drop_path)).to(DEVICE)
+    model.recompute("vision")
     momentum = Momentum(model, queue_size=11).to(DEVICE)
     parts = [tensor.to(DEVICE) for tensor in tiny_inputs(4)]
     negatives = (torch.tensor([1, 2, 3, 0], device=DEVICE),) * 2
@@ -39,6 +43,29 @@ def test_a_step_is_the_same_in_one_pass_each(monkeypatch: pytest.MonkeyPatch) ->
     assert len(plain) == len(fused) > 100
     for want, got in zip(plain, fused, strict=True):
         assert (got - want).abs().max() <= 2e-5 * want.abs().max().clamp(min=1e-2)
+
+
+def test_norms_bring_the_gradients_of_the_biases_before_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of each map that a norm reads, and in layers that run again too."""
+    launches, original = [0], triton_kernels.column_sum
+
+    def counted(x: torch.Tensor) -> torch.Tensor:
+        launches[-1] += 1
+        return original(x)
+
+    monkeypatch.setattr(triton_kernels, "column_sum", counted)
+    got = losses_and_gradients(monkeypatch, "triton", drop_path=0.0)
+    monkeypatch.setattr(op, "asked", lambda branch: False)
+    launches.append(0)
+    want = losses_and_gradients(monkeypatch, "triton", drop_path=0.0)
+    config = tiny_config()
+    # Two a block, and of texts: in their own pass two, with pictures two of self-attention, of
+    # encoder and decoder, and two that both share.
+    assert launches[1] - launches[0] == 2 * config.vision_layers + (2 + 4) * config.text_layers
+    for ours, theirs in zip(got, want, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
 def test_an_image_encoder_attends_where_its_products_lie(monkeypatch: pytest.MonkeyPatch) -> None:

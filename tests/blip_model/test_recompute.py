@@ -5,27 +5,22 @@ import torch
 
 from blip_model.blip import Blip
 from blip_model.caption import BlipCaption
-from blip_model.layers import AddLayerNorm
+from blip_model.config import Recomputed
+from blip_model.layers import AddLayerNorm, Linear, MlpOutput
 from blip_model.momentum import Momentum
 from blip_model.pretrain import BlipPretrain
-from kernels import forget
 from tests.tiny import tiny_config, tiny_inputs
 
 # Few words: logits are kept in any case, and would hide the rest.
 WORDS = {"vocab_size": 300, "bos_token_id": 298, "enc_token_id": 299}
 CONFIG = tiny_config(dropout=0.2, vision_drop_path=0.3, **WORDS)
-TOWERS = {
-    "none": {"vision": False, "text": False},
-    "vision": {"vision": True, "text": False},
-    "all": {"vision": True, "text": True},
-}
 
 
-def build(kind: type[Blip], towers: str, **settings: object) -> Blip:
-    """A network with dropout and drop path, the same for all towers."""
+def build(kind: type[Blip], what: Recomputed, **settings: object) -> Blip:
+    """A network with dropout and drop path, the same whatever is made again."""
     torch.manual_seed(0)
     model = kind(CONFIG, **settings)
-    model.recompute(**TOWERS[towers])
+    model.recompute(what)
     return model
 
 
@@ -66,31 +61,43 @@ def outcome(model: Blip, precision: str = "fp32") -> tuple[list[torch.Tensor], i
 )
 def test_the_same_step_with_less_kept(kind: type[Blip], settings: dict, precision: str) -> None:
     plain, most = outcome(build(kind, "none", **settings), precision)
-    for towers in ("vision", "all"):
-        found, size = outcome(build(kind, towers, **settings), precision)
-        assert size < 0.9 * most, towers
+    for what in ("norms", "vision", "all"):
+        found, size = outcome(build(kind, what, **settings), precision)
+        assert size < 0.9 * most, what
         most = size
         assert len(found) == len(plain)
-        assert all(torch.equal(a, b) for a, b in zip(found, plain, strict=True)), towers
+        assert all(torch.equal(a, b) for a, b in zip(found, plain, strict=True)), what
+
+
+def test_the_same_step_with_masks_that_kernels_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose seeds are drawn again with everything else."""
+    for layer in (AddLayerNorm, Linear, MlpOutput):
+        monkeypatch.setattr(layer, "backend", "triton")
+    plain, _ = outcome(build(BlipPretrain, "none"))
+    found, _ = outcome(build(BlipPretrain, "all"))
+    assert len(found) == len(plain)
+    assert all(torch.equal(a, b) for a, b in zip(found, plain, strict=True))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_same_step_without_the_norms_that_products_read(precision: str) -> None:
-    """Those of pictures' blocks, and those that texts' MLPs read."""
-    model = build(BlipPretrain, "none")
-    again, size = outcome(model, precision)
-    model = build(BlipPretrain, "none")
-    for module in model.modules():
-        if isinstance(module, AddLayerNorm):
-            module.register_forward_hook(lambda _, inputs, outputs: forget(outputs[1]))
-    kept, most = outcome(model, precision)
-    assert all(torch.equal(a, b) for a, b in zip(again, kept, strict=True))
-    rows = 6 * CONFIG.image_tokens * 2 * CONFIG.vision_layers
+def test_neither_norms_that_products_read_nor_activations_are_kept(precision: str) -> None:
+    """Norms of pictures' blocks, those that texts' MLPs read, and what the GELUs of all give."""
+    sizes = [outcome(build(BlipPretrain, what), precision)[1] for what in ("none", "norms")]
+    # Two norms of a picture's block, and its MLP, four times as wide.
+    numbers = CONFIG.image_tokens * (2 + 4) * CONFIG.vision_layers * CONFIG.vision_width
     # Texts of one token at least: contrast, three times matching and captioning, the last layers
     # of all but captioning for that token alone.
-    rows += 6 * (1 + 3 + 1) * CONFIG.text_layers
+    of_token = CONFIG.text_width + CONFIG.text_intermediate
+    numbers += (1 + 3 + 1) * of_token * CONFIG.text_layers
     itemsize = 4 if precision == "fp32" else 2
-    assert most - size >= rows * CONFIG.vision_width * itemsize
+    assert sizes[0] - sizes[1] >= 6 * numbers * itemsize
+
+
+def test_by_default_norms_and_activations_are_made_again() -> None:
+    found = []
+    for model in (BlipPretrain(CONFIG), build(BlipPretrain, "norms")):
+        found.append(outcome(model)[1])
+    assert found[0] == found[1]
 
 
 def test_the_momentum_encoders_keep_nothing_anyway() -> None:

@@ -7,7 +7,15 @@ import pytest
 import torch
 from PIL import Image
 
-from engine.data.augment import OPERATIONS, UNCHANGING, apply_operation, to_bytes
+from engine.data.augment import (
+    MEAN,
+    OPERATIONS,
+    STD,
+    UNCHANGING,
+    apply_operation,
+    normalised,
+    to_bytes,
+)
 from engine.data.device_augment import augmented, encoded_operations
 from tests.engine.test_fast_view import photo
 
@@ -78,3 +86,15 @@ def test_an_odd_and_an_even_side_of_the_recipes() -> None:
             codes = torch.tensor([encoded_operations([(name, 1)])])
             found = augmented(to_bytes(image)[None], codes)
             assert torch.equal(found[0], by_definition(image, [(name, 1)]))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_bytes_are_normalised_in_float32_one_operation_after_the_other(device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    views = torch.arange(256, dtype=torch.uint8).repeat(2, 3, 2, 1)
+    ready, kept = normalised(views.to(device)), views.clone()
+    numbers = views.numpy().astype(np.float32)
+    scale, offset = (x.astype(np.float32)[:, None, None] for x in (1 / (255 * STD), -MEAN / STD))
+    assert ready.dtype == torch.float32 and torch.equal(views, kept)
+    assert np.array_equal(ready.cpu().numpy(), numbers * scale + offset)

@@ -1,5 +1,6 @@
 """Whole steps with weights kept in bf16 beside them: the same bits, and no weight is cast."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from blip_model.config import preset
 from blip_model.layers import multiplied_weights
+from blip_model.med import Projections
 from blip_model.momentum import Momentum, online_name
 from blip_model.pretrain import BlipPretrain
 from engine.config import TrainSection
@@ -58,7 +61,7 @@ def steps(
     """
     torch.manual_seed(0)
     model = BlipPretrain(tiny_config()).to(device)
-    model.recompute(vision=recompute, text=recompute)
+    model.recompute("all" if recompute else "norms")
     momentum = Momentum(model, 8).to(device)
     online, followers = dict(model.named_parameters()), dict(momentum.named_parameters())
     optimizer = build_optimizer(model.parameters(), TrainSection(clip_norm=1.0), 1e-2)
@@ -177,6 +180,22 @@ def test_a_model_that_evaluates_between_steps_reads_what_it_has_become() -> None
     assert not torch.equal(first, changed)
     assert torch.equal(changed, cast)
     assert torch.equal(refreshed, cast)
+
+
+@pytest.mark.parametrize("size", ["tiny", "base"])
+def test_what_reads_one_input_is_copied_side_by_side(size: str) -> None:
+    """Queries, keys and values of each layer: one product reads them as they lie."""
+    with torch.device("meta"):
+        model = BlipPretrain(preset(size))
+    momentum = Momentum(model, 8)
+    kept = Copies(multiplied_weights(model, momentum), LOW)
+    attentions = [m for m in (*model.modules(), *momentum.modules()) if isinstance(m, Projections)]
+    assert len(attentions) == 5 * model.config.text_layers
+    for maps in attentions:
+        for name in ("weight", "bias"):
+            places = [kept.of(getattr(m, name)) for m in (maps.query, maps.key, maps.value)]
+            for one, other in pairwise(places):
+                assert one.storage_offset() + one.numel() == other.storage_offset()
 
 
 def left(folder: Path) -> dict[str, torch.Tensor]:

@@ -1,11 +1,13 @@
 """Momentum weights that follow inside the optimizer's step: the same weights, guarded alike."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine.config import TrainSection
 from engine.training.optimizer import GuardedAdamW, build_optimizer
@@ -15,6 +17,7 @@ from tests.runs import weights, write_config
 from tests.shards import write_shards
 
 MOMENTUM = 0.9
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
 def parameters() -> list[nn.Parameter]:
@@ -38,6 +41,40 @@ def gradients(ours: list[nn.Parameter], number: int) -> None:
 def optimizer(ours: list[nn.Parameter]) -> GuardedAdamW:
     """AdamW as a run has it without ZeRO."""
     return build_optimizer(ours, TrainSection(clip_norm=5.0), 1e-2)
+
+
+class Asking(TorchDispatchMode):
+    """Fails on what makes the host wait for a GPU and not for a CPU: to change many tensors by one
+    of no dimensions, PyTorch asks for its value."""
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        name = str(function)
+        assert not (name.startswith("aten._foreach_") and name.endswith("_.Scalar")), name
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_step_in_one_pass_waits_for_nothing(device: str) -> None:
+    ours = [nn.Parameter(p.detach().to(device)) for p in parameters()]
+    together = optimizer(ours)
+    together.follow({p: p.detach().clone() for p in ours}, MOMENTUM)
+    together.waits = True
+    for parameter in ours:
+        parameter.grad = torch.ones_like(parameter)
+    # What is compiled and allocated once.
+    together.step()
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        with Asking():
+            together.step()
+    finally:
+        if device == "cuda":
+            torch.cuda.set_sync_debug_mode("default")
+    assert together.told.value()
 
 
 def test_they_follow_as_if_updated_after_the_step() -> None:

@@ -67,7 +67,6 @@ def _cases() -> dict[str, Case]:
     for dtype, kind in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
         by = TILES[kind][0]
         tile = {"BLOCK_M": by.rows, "BLOCK_N": by.keys, "BLOCK_E": WIDTH}
-        draw_tile = {"BLOCK_M": draw.BLOCK_M, "BLOCK_N": draw.BLOCK_N[kind], "BLOCK_E": WIDTH}
         # Features and queue stay float32 before bf16 products.
         cases[f"itc_pack_{dtype}"] = Case(
             triton_pack.itc_pack_kernel, triton_pack.WARPS,
@@ -97,9 +96,13 @@ def _cases() -> dict[str, Case]:
                 {"weights_ptr"}, dtype, {"columns"},
             )  # fmt: skip
             cases[f"hard_negatives_{name}"] = Case(
-                draw.hard_negatives_kernel, draw.WARPS, draw_tile | {"HAS_IDS": flag},
-                {"query_ptr", "keys_ptr"}, dtype,
+                draw.hard_negatives_kernel, draw.WARPS,
+                {"HAS_IDS": flag, "BLOCK_M": draw.BLOCK_M, "BLOCK_N": draw.BLOCK_N}, set(), dtype,
             )  # fmt: skip
+        cases[f"hard_negatives_scores_{dtype}"] = Case(
+            draw.hard_negatives_scores_kernel, draw.WARPS,
+            {"BLOCK": draw.BLOCK, "BLOCK_E": WIDTH}, {"query_ptr", "keys_ptr"}, dtype, {"width"},
+        )  # fmt: skip
         for flag in (False, True):
             cases[f"attention_step_{dtype}_{'origins' if flag else 'plain'}"] = Case(
                 step.attention_step_kernel, step.WARPS,
@@ -146,7 +149,8 @@ def _cases() -> dict[str, Case]:
             {"rows_ptr", "packed_ptr"}, "bf16", {"width"}, architecture,
         )  # fmt: skip
     # A launch turns an integer of 1 into a constant, which is another program.
-    for name in ("itc_pack_bf16", "itc_chunk_fp32_ids", "lm_loss_fp32"):
+    ones_too = ("itc_pack_bf16", "itc_chunk_fp32_ids", "lm_loss_fp32", "hard_negatives_fp32_ids")
+    for name in ones_too:
         ones = {"rows", "group_size", "queue_size", "columns"}
         ones &= set(cases[name].kernel.arg_names)
         constants = cases[name].constants | dict.fromkeys(ones, 1)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from kernels import attention_pictures, attention_pictures_runs, by_picture
+from kernels.adjacent import side_by_side
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
@@ -109,6 +110,21 @@ def test_views_of_one_product_and_int32() -> None:
         torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5)
 
 
+def test_keys_and_values_of_one_product_get_gradients_that_it_reads_as_one() -> None:
+    """Nothing of the size of all pictures is copied on either way."""
+    _, blocks = layout([4, 0, 6], 3)
+    whole = normal(3, 11, 64, seed=1).requires_grad_()
+    pictures = [part.unflatten(2, (2, 16)) for part in whole.split(32, 2)]
+    query = normal(13, 2, 16)
+    by_parts = outcome("triton", [query, *pictures], blocks)[2:]
+    joined = side_by_side([part.flatten(2) for part in by_parts], 2)
+    assert joined.data_ptr() == by_parts[0].data_ptr()
+    out = attention_pictures(query, *pictures, *blocks, backend="reference")
+    upstream = torch.randn(out.shape, generator=torch.Generator().manual_seed(3)).to(out)
+    (expected,) = torch.autograd.grad(out, whole, upstream)
+    torch.testing.assert_close(joined, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_what_spare_tokens_hold_is_not_read() -> None:
     inputs, spare, blocks = inputs_of("spare tokens", 2, 16)
     clean = outcome("triton", inputs, blocks)
@@ -129,6 +145,16 @@ def test_tokens_are_found_by_picture_in_their_own_order() -> None:
     order, starts = by_picture(torch.tensor([2, 0, 4, 2, 3, 0, 4, 2], device=DEVICE), 4)
     assert order.tolist() == [1, 5, 0, 3, 7, 4, 2, 6]
     assert starts.tolist() == [0, 2, 2, 5, 6]
+    assert order.dtype == starts.dtype == torch.int64
+
+
+@pytest.mark.parametrize("count", [32767, 32768, 100_000])
+def test_many_pictures_are_found_too(count: int) -> None:
+    """They are sorted by short numbers, which those of many do not fit."""
+    pictures = torch.tensor([count, 3, count - 1, 0, 3, count - 1], device=DEVICE)
+    order, starts = by_picture(pictures, count)
+    assert order.tolist() == [3, 1, 4, 2, 5, 0]
+    assert starts[[0, 1, 3, 4, count - 1, count]].tolist() == [0, 1, 1, 3, 3, 5]
 
 
 def mask_of(

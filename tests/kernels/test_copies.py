@@ -4,12 +4,13 @@ import gc
 import weakref
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
 from torch import nn
 
-from kernels import adamw_ema_, linear, linear_gelu, lm_loss, mlp
+from kernels import adamw_ema_, ema_, linear, linear_gelu, lm_loss, mlp
 from kernels.copies import Copies, in_dtype, multiplied
 
 LOW = torch.bfloat16
@@ -82,6 +83,39 @@ def test_products_read_the_copy_and_nothing_else() -> None:
         assert in_dtype(weight, LOW).data_ptr() == kept.of(weight).data_ptr()
 
 
+def test_copies_of_matrices_and_of_vectors_stand_side_by_side() -> None:
+    """In the order of their weights, wherever a copy of 16 bytes' multiple ends."""
+    ours = weights((4, 4), (4,), (2, 4), (16,), (3, 3), (8,), (5, 8))
+    matrices, vectors = ours[::2], ours[1::2]
+    kept = Copies(ours, LOW)
+    places = {weight: kept.of(weight) for weight in ours}
+    assert all(place.data_ptr() % 16 == 0 for place in places.values())
+    assert all(torch.equal(place, weight.to(LOW)) for weight, place in places.items())
+
+    def ends_where(one: nn.Parameter, other: nn.Parameter) -> bool:
+        end = places[one].data_ptr() + places[one].nbytes
+        return end == places[other].data_ptr()
+
+    # A vector of 4 and a matrix of 9 leave a gap.
+    assert [ends_where(*pair) for pair in pairwise(matrices)] == [True, True, False]
+    assert [ends_where(*pair) for pair in pairwise(vectors)] == [False, True]
+    # Changes of each are counted apart.
+    counts = [places[weight]._version for weight in ours]
+    ours[0].detach().mul_(2)
+    assert kept.refresh() == 1
+    changes = [places[w]._version - count for w, count in zip(ours, counts, strict=True)]
+    assert changes == [1, 0, 0, 0, 0, 0, 0]
+
+
+def test_a_copy_has_the_strides_of_its_weight() -> None:
+    """A pass over weights and copies goes through their memory."""
+    (weight,) = weights((4, 3, 2, 5))
+    turned = nn.Parameter(weight.detach().to(memory_format=torch.channels_last))
+    kept = Copies([turned], LOW)
+    assert kept.of(turned).stride() == turned.stride()
+    assert torch.equal(kept.of(turned), turned.to(LOW))
+
+
 def one_pass(weight: nn.Parameter, backend: str) -> None:
     """An update that knows of no copy."""
     update = torch.ones((), device=DEVICE)
@@ -97,7 +131,7 @@ def swapped(weight: nn.Parameter) -> None:
 CHANGES = {
     "in place": lambda w: w.detach().mul_(2),
     "a slice": lambda w: w.detach()[1].zero_(),
-    "at once": lambda w: torch._foreach_lerp_([w.detach()], [torch.ones_like(w)], 0.5),
+    "followed": lambda w: ema_([w.detach()], [torch.ones_like(w)], 0.5),
     "loaded": lambda w: nn.ParameterList([w]).load_state_dict({"0": torch.ones_like(w)}),
     "definition": lambda w: one_pass(w, "reference"),
     "kernel": lambda w: one_pass(w, "triton"),

@@ -67,6 +67,35 @@ def test_a_group_draws_alike_wherever_it_lies(backend: str) -> None:
     assert not torch.equal(other_seed, together)
 
 
+def test_a_group_of_several_tiles_draws_what_its_noise_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The kernel's numbers: the largest of log weight and noise, noise of seed, group and cell."""
+    import triton
+    import triton.language as tl
+
+    from kernels.hard_negatives import triton_kernels
+
+    @triton.jit
+    def uniform_kernel(out_ptr, stream, cells, BLOCK: tl.constexpr) -> None:
+        cell = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+        tl.store(out_ptr + cell, tl.rand(stream, cell), cell < cells)
+
+    monkeypatch.setattr(triton_kernels, "BLOCK_N", 32)
+    size, seed, name = 70, 12345, 9
+    query, keys, tau = vectors(size, 24), vectors(size, 24, seed=1), torch.tensor(0.07)
+    tau, ids = tau.to(DEVICE), torch.arange(size, device=DEVICE) // 3
+    settings = {"seed": seed, "group_keys": torch.tensor([name], device=DEVICE), "ids": ids}
+    drawn = draw_hard_negatives(query, keys, tau, **settings, backend="triton")
+    uniform = torch.zeros(size, size, device=DEVICE)
+    stream = seed ^ (name * 0x9E3779B97F4A7C1)
+    stream = (stream + 2**63) % 2**64 - 2**63
+    uniform_kernel[(triton.cdiv(size**2, 1024),)](uniform, stream, size**2, BLOCK=1024)
+    noise = -(-uniform.double().clamp(min=1e-12).log()).log()
+    weights = negative_weights(query, keys, tau, 1e-4, ids, size)[0]
+    assert torch.equal(drawn, (weights.log() + noise).argmax(1))
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_rows_without_a_candidate_draw_among_the_others(backend: str) -> None:
     count, tau = 4, torch.tensor(0.1, device=DEVICE)

@@ -85,8 +85,30 @@ def test_at_the_limits_of_smoothing(backend: str, smoothing: float) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_chunks_add_up(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunked, "ROWS", 4)
+    for name in ("ROWS", "GPU_ROWS"):
+        monkeypatch.setattr(chunked, name, 4)
     compare(case(11, 8, 70), backend)
+
+
+def test_even_products_read_zeros_behind_the_last_word() -> None:
+    """A GPU's library is slow over 30,524 words: whole rows are multiplied, and add nothing."""
+    from kernels.lm_loss import triton_kernels
+
+    states, weight, bias, targets, weights = case(11, 8, 70)
+    buffers: list[torch.Tensor] = []
+
+    def settle(logits: torch.Tensor, *rest: Any) -> torch.Tensor:
+        buffers.append(torch.as_strided(logits, (len(logits), logits.stride(0)), logits.stride()))
+        assert not buffers[-1][:, 70:].any(), "words that there are not have no logits"
+        return triton_kernels.settle(logits, *rest)
+
+    inputs = (states, weight, bias, targets, weights, 0.1, (True, True, True))
+    loss, found = chunked.loss_and_gradients(*inputs, settle, True)
+    assert [tuple(gradient.shape) for gradient in found] == [(11, 8), (70, 8), (70,)]
+    assert all(buffer.shape[1] == 128 and not buffer[:, 70:].any() for buffer in buffers)
+    plain, wanted = chunked.loss_and_gradients(*inputs, chunked.settle, False)
+    for got, want in zip([loss, *found], [plain, *wanted], strict=True):
+        torch.testing.assert_close(got, want)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -150,7 +172,8 @@ def test_only_what_is_needed_is_computed() -> None:
 
 
 def test_logits_of_all_tokens_never_exist(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunked, "ROWS", 16)
+    for name in ("ROWS", "GPU_ROWS"):
+        monkeypatch.setattr(chunked, name, 16)
     seen: list[int] = []
     settle = chunked.settle
     monkeypatch.setattr(

@@ -37,8 +37,11 @@ def test_on_a_cpu_the_result_is_that_of_the_definition_bit_by_bit() -> None:
     assert torch.equal(mlp(*inputs), mlp(*inputs, backend="reference"))
 
 
+@pytest.mark.parametrize(("keeps", "width"), [(False, 16 + 64), (True, 16 + 2 * 64)])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_only_the_input_and_the_first_product_are_kept(backend: str) -> None:
+def test_only_the_input_and_the_first_product_are_kept_and_the_rest_if_asked(
+    backend: str, keeps: bool, width: int
+) -> None:
     inputs = [tensor.requires_grad_() for tensor in inputs_of((5, 6, 16), 64, 16)]
     parameters = {tensor.data_ptr() for tensor in inputs[1:]}
     kept: dict[int, int] = {}
@@ -49,9 +52,21 @@ def test_only_the_input_and_the_first_product_are_kept(backend: str) -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        out = mlp(*inputs, backend=backend)
-    assert sum(n for at, n in kept.items() if at not in parameters) == 5 * 6 * (16 + 64) * 4
+        out = mlp(*inputs, keeps=keeps, backend=backend)
+    assert sum(n for at, n in kept.items() if at not in parameters) == 5 * 6 * width * 4
     out.sum().backward()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_is_kept_gives_the_same_gradients(backend: str) -> None:
+    found = []
+    for keeps in (False, True):
+        leaves = [t.requires_grad_() for t in inputs_of((2, 9, 8), 48, 8)]
+        mlp(*leaves, keeps=keeps, backend=backend).square().sum().backward()
+        found.append([leaf.grad for leaf in leaves])
+    error = 0.0 if DEVICE == "cpu" else 1e-5
+    for again, kept in zip(*found, strict=True):
+        torch.testing.assert_close(again, kept, rtol=error, atol=error)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -88,9 +88,9 @@ def leaves_of(tensor: torch.Tensor) -> list[torch.Tensor]:
     return found
 
 
-def close(want: torch.Tensor, got: torch.Tensor) -> bool:
-    """Up to a rounding to bfloat16."""
-    return (want - got).abs().max() <= 2**-8 * want.abs().max()
+def close(want: torch.Tensor, got: torch.Tensor, error: float = 2**-8) -> bool:
+    """Up to a rounding, to bfloat16 unless said."""
+    return (want - got).abs().max() <= error * want.abs().max()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -105,10 +105,16 @@ def test_the_same_gradients_without_the_norm(
     less = Pass(read, backend, dtype, origin=True, in_parts=False)
     assert (plain.keeps_norm, less.keeps_norm) == (read is not by_joined, False)
     assert plain.held - less.held == 21 * WIDTH * dtype.itemsize
-    # On a GPU the definition's product rounds the weight's gradient, ours does not.
-    same = DEVICE == "cpu" or backend == "triton" or read is by_mlp
     for want, got in zip(plain.gradients, less.gradients, strict=True):
-        assert torch.equal(want, got) if same else close(want, got)
+        if DEVICE == "cpu":
+            assert torch.equal(want, got)
+        elif dtype == torch.float32:
+            # A GPU's compiler rounds other products of the norm it makes again into sums.
+            assert close(want, got, 2**-18)
+        else:
+            # The definition's product rounds the weight's gradient, ours does not.
+            same = backend == "triton" or read is by_mlp
+            assert torch.equal(want, got) if same else close(want, got)
 
 
 @pytest.mark.parametrize("read", [by_linear, by_mlp])

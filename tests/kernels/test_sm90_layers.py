@@ -32,10 +32,8 @@ CASES = [
     ("attention_joined_backward_kernel", "bf16", 256),
     ("attention_pictures_kernel", "bf16", 64),
     ("attention_pictures_kernel", "fp32", 64),
-    ("attention_pictures_query_kernel", "bf16", 64),
-    ("attention_pictures_query_kernel", "fp32", 64),
-    ("attention_pictures_key_kernel", "bf16", 64),
-    ("attention_pictures_key_kernel", "fp32", 64),
+    ("attention_pictures_backward_kernel", "bf16", 64),
+    ("attention_pictures_backward_kernel", "fp32", 64),
     ("attention_rows_kernel", "bf16", 30),
     ("attention_rows_kernel", "bf16", 64),
     ("attention_rows_kernel", "fp32", 30),
@@ -75,6 +73,8 @@ for case in sys.argv[2:]:
     if "joined" in name:
         folder = "attention_joined"
         file = "triton_backward" if "backward" in name else "triton_kernels"
+    if folder == "add_norm":
+        file = "triton_backward" if "backward" in name else "triton_kernels"
     module = importlib.import_module(f"kernels.{folder}.{file}")
     kernel = getattr(module, name)
     if folder == "adamw_ema":
@@ -88,20 +88,22 @@ for case in sys.argv[2:]:
         tiles["EDGES"] = module.edges(int(width), module.LARGEST)
     elif folder == "attention_pictures":
         dtype = torch.bfloat16 if kind == "bf16" else torch.float32
-        make = module.key_tiles if "_key_" in name else module.tiles
-        tiles = make(int(width), dtype) | {"DROPOUT": True}
+        tiles = module.tiles(int(width), dtype) | {"DROPOUT": True}
     elif folder == "linear":
         tiles = {"BLOCK_M": module.BLOCK_M, "BLOCK_N": module.BLOCK_N, "num_warps": module.WARPS}
+        tiles["TOGETHER"] = module.PARTS
+    elif folder == "add_norm":
+        tiles = (module.constants if "backward" in name else module.tiles)(int(width))
     else:
-        size = module.BACKWARD if "backward" in name else module.FORWARD
-        tiles = module.tiles(int(width), size)
+        tiles = module.tiles(int(width), module.BACKWARD if "backward" in name else module.FORWARD)
     options = {name: tiles.pop(name) for name in ("num_warps", "num_stages") if name in tiles}
     constants = tiles | {"HAS_TOTAL": True, "HAS_BRANCH": kind == "bf16", "ALIGNED": True}
     constants |= dict.fromkeys(("HAS_NARROW", "IN_PARTS"), kind == "bf16")
     constants |= {"WITH_ACTIVE": kind == "bf16"}
     constants["EXACT"] = kind == "fp32"
-    constants["STAGES"] = 3 if int(width) <= 2048 else 1
-    constants["TOGETHER"] = TOGETHER
+    constants["HAS_COLUMNS"] = True
+    constants.setdefault("DROPOUT", folder == "add_norm")
+    constants.setdefault("TOGETHER", TOGETHER)
     constants = {k: v for k, v in constants.items() if k in kernel.arg_names}
     signature = {}
     for argument in kernel.arg_names:
@@ -160,6 +162,32 @@ def test_compiles_for_sm_90_without_spills(
     # Sixteen bytes a thread and access: what is memory-bound must not read in small pieces.
     reads = r"ld\.global\S*\.v4\.b32|cp\.async\.cg\S* .*0x10,"
     assert re.search(reads, path.with_suffix(".ptx").read_text())
+
+
+SUMMING = {"column_sum_kernel": 128, "bias_gelu_backward_kernel": 256}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "kind", "width"), [case for case in CASES if case[0] in SUMMING]
+)
+def test_four_programs_fit_a_processor(kernel: str, kind: str, width: int, compiled: Path) -> None:
+    """Their sums of parts read many at once, which must not cost the passes before registers."""
+    path = compiled / f"{kernel},{kind},{width}.cubin"
+    command = [str(cuobjdump()), "--dump-resource-usage", str(path)]
+    usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert 4 * SUMMING[kernel] * int(re.search(r"REG:(\d+)", usage)[1]) <= 64 * 1024
+
+
+@pytest.mark.parametrize(
+    ("kernel", "kind", "width"), [case for case in CASES if "add_norm" in case[0]]
+)
+def test_random_words_are_drawn_for_four_columns_at_once(
+    kernel: str, kind: str, width: int, compiled: Path
+) -> None:
+    """Philox takes two long products a round, of which there are seven."""
+    numbers = 8 if "backward" in kernel else 16
+    code = (compiled / f"{kernel},{kind},{width}.ptx").read_text()
+    assert 7 < len(re.findall(r"mul\.(hi|wide)\.u32", code)) <= 14 * numbers // 4
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from engine.config import ConfigError, RunConfig, to_dict
@@ -88,6 +89,22 @@ def test_print_config_shows_the_resolved_run(capsys: pytest.CaptureFixture[str])
     assert stopped.value.code == 0
     shown = yaml.safe_load(capsys.readouterr().out)
     assert shown == to_dict(run_of("--seed", "9"))
+
+
+def test_a_full_gpu_exits_with_2_and_says_what_to_change(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    said = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79 GiB."
+
+    def main() -> None:
+        raise torch.OutOfMemoryError(said)
+
+    with pytest.raises(SystemExit) as ended:
+        run_main(main)
+    assert ended.value.code == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: CUDA out of memory: take smaller batches")
+    assert line.count("\n") == 1
 
 
 def test_bad_input_exits_with_2_and_one_line(capsys: pytest.CaptureFixture[str]) -> None:
