@@ -1,18 +1,21 @@
 """What every suite gets: the plan, the record that it fills, and timing in turns."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from bench.interleaved import Interleaved, Side
+from bench.interleaved import Interleaved, Side, timed
 from bench.plan import Plan, plan
 from bench.record import Record
 from bench.replayed import replayed
+from bench.sides import Program, ProgramFailed, Remote, apart
 from engine.runtime import keep_memory
 
 Compare = Callable[[str, dict[str, Side]], dict[str, list[float]]]
+Start = Callable[..., dict[str, Side]]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,9 +32,18 @@ def plan_of(config: pytest.Config) -> Plan:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # As every run on a CPU begins; it makes all sides faster.
+    # As every run on a CPU begins; it makes all sides of this process faster.
     if config.getoption("hardware") == "cpu":
         keep_memory()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    """What went wrong in another process, without the way to it in this one."""
+    try:
+        return (yield)
+    except ProgramFailed as failed:
+        pytest.fail(str(failed), pytrace=False)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -62,12 +74,31 @@ def record(session_record: Record, pytestconfig: pytest.Config) -> Iterator[Reco
 
 
 @pytest.fixture
+def start(plan: Plan) -> Iterator[Start]:
+    """Starts programs and gives their sides by name: on a CPU in processes of their own."""
+    with contextlib.ExitStack() as stack:
+
+        def run(*programs: Program) -> dict[str, Side]:
+            # Those of a GPU share this one: what decides is there, and the same for all.
+            if plan.device.type == "cpu":
+                return stack.enter_context(apart(*programs))
+            return {name: side for one in programs for name, side in one.sides().items()}
+
+        yield run
+
+
+@pytest.fixture
 def compare(benchmark: pytest.FixtureRequest, plan: Plan, record: Record) -> Compare:
     """Time sides in turns, the plan's number of rounds; seconds a call by side."""
 
     def run(name: str, sides: dict[str, Side]) -> dict[str, list[float]]:
         wait = torch.cuda.synchronize if plan.device.type == "cuda" else lambda: None
-        timer = Interleaved(sides, wait)
+        timer = Interleaved(
+            {
+                side: work.seconds if isinstance(work, Remote) else timed(work, wait)
+                for side, work in sides.items()
+            }
+        )
         timer.warm_up()
         benchmark.pedantic(timer.round, rounds=plan.rounds)
         benchmark.extra_info.update(timer.seconds)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 Side = Callable[[], object]
+# Seconds that so many calls took.
+Reading = Callable[[int], float]
 LEAST_SECONDS = 0.05
 MOST_CALLS = 2000
 
@@ -28,50 +30,62 @@ class Spread:
         return cls(median, q1, q3, len(values))
 
 
+def timed(
+    side: Side,
+    synchronise: Callable[[], object] = lambda: None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Reading:
+    """A side with the clock.
+
+    Args:
+        side: one unit of work.
+        synchronise: waits for the device; called before every reading of the clock.
+        clock: seconds.
+    """
+
+    def read(calls: int) -> float:
+        synchronise()
+        began = clock()
+        for _ in range(calls):
+            side()
+        synchronise()
+        return clock() - began
+
+    return read
+
+
 @dataclass
 class Interleaved:
     """Runs sides in turns.
 
     Attributes:
-        sides: by name; each does one unit of work.
-        synchronise: waits for the device; called before every reading of the clock.
-        clock: seconds.
+        readings: of the sides, by name.
         seconds: by side, one entry a round: of one call.
     """
 
-    sides: Mapping[str, Side]
-    synchronise: Callable[[], object] = lambda: None
-    clock: Callable[[], float] = time.perf_counter
+    readings: Mapping[str, Reading]
     seconds: dict[str, list[float]] = field(default_factory=dict)
     _calls: dict[str, int] = field(default_factory=dict)
     _rounds: int = 0
 
     def warm_up(self) -> None:
         """Run every side untimed, then set how many calls of it make a reading long enough."""
-        for name, side in self.sides.items():
-            first = self._time(side, 1)
+        for name, read in self.readings.items():
+            first = read(1)
             # What a first call allocates and looks up once would make the count too small.
-            once = first if first >= LEAST_SECONDS else self._time(side, 1)
+            once = first if first >= LEAST_SECONDS else read(1)
             calls = LEAST_SECONDS / max(once, LEAST_SECONDS / MOST_CALLS)
             self._calls[name] = max(1, round(calls))
             self.seconds[name] = []
 
     def round(self) -> None:
         """One reading of every side; who begins moves on by one each round."""
-        names = list(self.sides)
+        names = list(self.readings)
         start = self._rounds % len(names)
         for name in names[start:] + names[:start]:
             calls = self._calls[name]
-            self.seconds[name].append(self._time(self.sides[name], calls) / calls)
+            self.seconds[name].append(self.readings[name](calls) / calls)
         self._rounds += 1
-
-    def _time(self, side: Side, calls: int) -> float:
-        self.synchronise()
-        began = self.clock()
-        for _ in range(calls):
-            side()
-        self.synchronise()
-        return self.clock() - began
 
 
 def ratio(slower: list[float], faster: list[float]) -> Spread:

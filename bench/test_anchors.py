@@ -10,11 +10,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from bench.captioning import MAX_LENGTH, PROMPT
 from bench.conftest import Compare
 from bench.interleaved import Side, ratio
 from bench.plan import Plan
 from bench.record import Record
-from bench.test_captioning import MAX_LENGTH, PROMPT
 from bench.test_data import photo
 from bench.test_kernels import ALPHA, unit
 from blip_model.caption import BlipCaption

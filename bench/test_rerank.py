@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.conftest import Compare
-from bench.interleaved import Interleaved, Side, ratio
+from bench.interleaved import Interleaved, Side, ratio, timed
 from bench.original_captioning import OriginalCaptioner
 from bench.plan import LENGTHS, Plan
 from bench.record import Record
@@ -160,7 +160,7 @@ def test_reranking_at_its_real_size(plan: Plan, record: Record) -> None:
         done[name] = sides[name](large)
 
     wait = torch.cuda.synchronize if plan.device.type == "cuda" else lambda: None
-    timer = Interleaved({name: lambda name=name: run(name) for name in sides}, wait)
+    timer = Interleaved({name: timed(lambda name=name: run(name), wait) for name in sides})
     timer.warm_up()
     for _ in range(ROUNDS):
         timer.round()

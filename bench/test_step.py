@@ -1,18 +1,19 @@
-"""A training step: ours against the original, in turns, in one process."""
+"""A training step: ours against the original, in turns."""
 
 import gc
 
 import pytest
 import torch
 
-from bench.conftest import Compare
-from bench.interleaved import Side, ratio
+from bench.conftest import Compare, Start
+from bench.interleaved import ratio
 from bench.kernel_times import kernel_times
 from bench.machine import has_bf16
-from bench.pairs import Pairs, pairs
+from bench.pairs import pairs
 from bench.plan import Plan
 from bench.record import Record
-from bench.training import Original, Ours
+from bench.sides import Program
+from bench.training import KEEPS_ALL, Original, Ours, original_program, our_program, step_of
 from blip_model.config import preset
 from blip_model.flops import pretraining_flops
 
@@ -20,27 +21,22 @@ MEAN_TOKENS, TILE_ROWS = 13, 197
 OURS_ALONE = 512
 # Steps timed at once, as a run takes them: the host prepares one while the GPU is at another.
 IN_A_ROW = 4
-# Where memory allows, a run is told so (`train.activation_checkpointing none`).
-KEEPS_ALL = "none"
 Times = dict[str, list[float]]
 
 
-def side(trainer: Ours | Original, batch: Pairs, precision: str) -> Side:
-    """One training step of a trainer."""
-    return lambda: trainer.step(batch, precision)
-
-
 def test_step_against_the_original(
-    compare: Compare, plan: Plan, record: Record, setting: tuple[str, int]
+    start: Start, compare: Compare, plan: Plan, record: Record, setting: tuple[str, int]
 ) -> None:
     name, count = setting
-    ours = Ours(preset(name), plan.queue_size, plan.device, KEEPS_ALL)
-    theirs, batch = Original(ours), pairs(preset(name), count, plan.device)
+    given = (preset(name), plan.queue_size, count, plan.device)
     precisions = ["fp32", "bf16"] if has_bf16(plan.device) else ["fp32"]
-    sides = {f"original {p}": side(theirs, batch, p) for p in precisions}
-    sides |= {f"ours {p}": side(ours, batch, p) for p in precisions}
-    if plan.device.type == "cuda":
-        sides["original tf32"] = side(theirs, batch, "tf32")
+    more = ["tf32"] if plan.device.type == "cuda" else []
+    sides = start(
+        Program("the original", original_program, (*given, precisions + more)),
+        Program("ours", our_program, (*given, precisions)),
+    )
+    # The gate of this suite: both begin with the same weights.
+    assert sides.pop("original weights")() == sides.pop("ours weights")()
     times = compare(f"step, {name}, batch {count}, {plan.hardware}", sides)
     # Without a suffix: what the figures are defined for.
     first = setting == plan.steps[0] and name == "base"
@@ -86,7 +82,7 @@ def test_our_step_alone(compare: Compare, plan: Plan, record: Record) -> None:
     ours = Ours(config, plan.queue_size, plan.device, KEEPS_ALL)
     batch = pairs(config, count, plan.device)
     sides = {
-        "ours bf16": side(ours, batch, "bf16"),
+        "ours bf16": step_of(ours, batch, "bf16"),
         "ours bf16 eager": lambda: ours.step(batch, "bf16", recorded=False),
     }
     name = f"step, {plan.preset}, batch {count}"
@@ -113,7 +109,7 @@ def test_step_against_the_strong_peer(compare: Compare, plan: Plan, record: Reco
     ours = Ours(config, plan.queue_size, plan.device, KEEPS_ALL)
     batch = pairs(config, count, plan.device)
     peer = Original(ours, strong=True)
-    sides = {"strong peer": side(peer, batch, "bf16"), "ours bf16": side(ours, batch, "bf16")}
+    sides = {"strong peer": step_of(peer, batch, "bf16"), "ours bf16": step_of(ours, batch, "bf16")}
     name, sums = f"step, {plan.preset}, batch {count}, strong peer", {}
     times = compare(name, sides)
     faster = ratio(times["strong peer"], times["ours bf16"])

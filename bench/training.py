@@ -1,19 +1,23 @@
 """Whole training steps of both sides: losses, gradients, AdamW, momentum encoders, queues."""
 
 import contextlib
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 import torch
+from torch import nn
 
+from bench.interleaved import Side
 from bench.original_network import Layer, VisionBlock, by_products, by_sdpa
 from bench.original_step import OriginalPretrain
-from bench.pairs import Pairs
+from bench.pairs import Pairs, pairs
 from blip_model.config import BlipConfig, Recomputed
 from blip_model.layers import multiplied_weights
 from blip_model.momentum import Momentum, MomentumFeatures, online_name
 from blip_model.pretrain import BlipPretrain
 from engine.config import TrainSection
 from engine.data.bounds import room_for_drawn
+from engine.runtime import start_apart
 from engine.training.optimizer import build_optimizer
 from engine.training.recorded import RecordedPasses
 from kernels.copies import Copies
@@ -21,6 +25,8 @@ from kernels.copies import Copies
 ALPHA, RATE, MOMENTUM = 0.4, 1e-6, 0.995
 # Layers are called with texts of several numbers and with and without pictures and gradients.
 PROGRAMS = 64
+# Where memory allows, a run is told so (`train.activation_checkpointing none`).
+KEEPS_ALL: Recomputed = "none"
 
 
 def cast(precision: str, device: torch.device) -> AbstractContextManager:
@@ -175,3 +181,37 @@ class Original:
             torch.set_float32_matmul_precision("highest")
         self.optimizer.step()
         self.optimizer.zero_grad()
+
+
+def our_program(
+    config: BlipConfig, queue_size: int, count: int, device: torch.device, precisions: Sequence[str]
+) -> dict[str, Side]:
+    """Our step of `count` pairs in several precisions, and sums of the weights before the first."""
+    # As a run begins; on a CPU it keeps freed memory from here on.
+    start_apart(device.type)
+    torch.manual_seed(0)
+    ours = Ours(config, queue_size, device, KEEPS_ALL)
+    batch = pairs(config, count, device)
+    sides: dict[str, Side] = {f"ours {p}": step_of(ours, batch, p) for p in precisions}
+    return {**sides, "ours weights": lambda: sums(ours.model, ours.momentum)}
+
+
+def original_program(
+    config: BlipConfig, queue_size: int, count: int, device: torch.device, precisions: Sequence[str]
+) -> dict[str, Side]:
+    """The same of the original, from the weights that ours begins with."""
+    torch.manual_seed(0)
+    theirs, batch = Original(Ours(config, queue_size, device)), pairs(config, count, device)
+    sides: dict[str, Side] = {f"original {p}": step_of(theirs, batch, p) for p in precisions}
+    return {**sides, "original weights": lambda: sums(theirs.model)}
+
+
+def step_of(trainer: Ours | Original, batch: Pairs, precision: str) -> Side:
+    """One training step of a trainer."""
+    return lambda: trainer.step(batch, precision)
+
+
+def sums(*modules: nn.Module) -> dict[str, float]:
+    """Of every tensor by name: equal weights have equal ones."""
+    named = [pair for module in modules for pair in module.state_dict().items()]
+    return {name: tensor.double().sum().item() for name, tensor in named}

@@ -1,10 +1,8 @@
 """Timing in turns: order, calls a reading, medians and ratios, with a clock that only we move."""
 
-from collections.abc import Callable
-
 import pytest
 
-from bench.interleaved import LEAST_SECONDS, Interleaved, Spread, ratio
+from bench.interleaved import LEAST_SECONDS, Interleaved, Reading, Side, Spread, ratio, timed
 
 
 class Clock:
@@ -14,18 +12,20 @@ class Clock:
         self.now = 0.0
         self.ran: list[str] = []
 
-    def side(self, name: str, seconds: float) -> Callable[[], None]:
+    def side(self, name: str, seconds: float) -> Side:
         def run() -> None:
             self.now += seconds
             self.ran.append(name)
 
         return run
 
+    def timed(self, side: Side) -> Reading:
+        return timed(side, clock=lambda: self.now)
+
 
 def test_who_begins_moves_on_every_round() -> None:
     clock = Clock()
-    sides = {name: clock.side(name, 1.0) for name in "abc"}
-    timer = Interleaved(sides, clock=lambda: clock.now)
+    timer = Interleaved({name: clock.timed(clock.side(name, 1.0)) for name in "abc"})
     timer.warm_up()
     clock.ran.clear()
     for _ in range(4):
@@ -36,7 +36,7 @@ def test_who_begins_moves_on_every_round() -> None:
 
 def test_short_sides_are_called_often_enough_for_a_reading_and_counted_once() -> None:
     clock = Clock()
-    timer = Interleaved({"short": clock.side("short", 0.001)}, clock=lambda: clock.now)
+    timer = Interleaved({"short": clock.timed(clock.side("short", 0.001))})
     timer.warm_up()
     clock.ran.clear()
     timer.round()
@@ -46,7 +46,7 @@ def test_short_sides_are_called_often_enough_for_a_reading_and_counted_once() ->
 
 def test_a_first_call_that_is_slow_does_not_shorten_the_readings() -> None:
     clock, seconds = Clock(), iter([0.04] + [0.001] * 1000)
-    timer = Interleaved({"a": lambda: clock.side("a", next(seconds))()}, clock=lambda: clock.now)
+    timer = Interleaved({"a": clock.timed(lambda: clock.side("a", next(seconds))())})
     timer.warm_up()
     clock.ran.clear()
     timer.round()
@@ -62,7 +62,7 @@ def test_the_device_is_waited_for_before_each_reading_of_the_clock() -> None:
     def synchronise() -> None:
         clock.now, queued[0] = clock.now + queued[0], 0.0
 
-    timer = Interleaved({"gpu": launch}, synchronise, clock=lambda: clock.now)
+    timer = Interleaved({"gpu": timed(launch, synchronise, lambda: clock.now)})
     timer.warm_up()
     timer.round()
     assert timer.seconds["gpu"] == [2.0]
