@@ -1,8 +1,9 @@
 """A bias's gradient where the bias was added last: the sum over rows that the map's upstream
 gradient brings along, of whoever made that and had it in its registers.
 
-What is brought belongs to a tensor as it is. If the map's output was read by others too, their
-gradients were added to it; then, and in all other cases, the map adds up itself.
+What is brought belongs to a tensor as it is, and to whoever looks at all of it. If the map's
+output was read by others too, their gradients were added to it; then, and in all other cases, the
+map adds up itself.
 """
 
 import torch
@@ -10,21 +11,34 @@ import torch
 
 def ask(output: torch.Tensor) -> None:
     """Have whoever reads a map's output know that its gradient's sum over rows will be needed."""
-    output.columns_asked = True
+    _whole(output).columns_asked = True
 
 
 def asked(branch: torch.Tensor) -> bool:
     """Whether a map asks for it. To bring it in vain, or not at all, is no mistake."""
-    return getattr(branch, "columns_asked", False)
+    return getattr(_whole(branch), "columns_asked", False)
 
 
 def bring(gradient: torch.Tensor, columns: torch.Tensor) -> None:
-    """Hand over a gradient's sum over rows with it, [D] of [..., D]."""
+    """Hand over a gradient's sum over rows with it, [D] of [..., D], of a contiguous tensor of
+    that or another shape."""
     gradient.columns = (columns, gradient._version)
 
 
 def brought(gradient: torch.Tensor) -> torch.Tensor | None:
     """The sum that was brought, once, if the gradient has not been changed since."""
+    whole = _whole(gradient)
+    columns, changes = getattr(whole, "columns", (None, 0))
+    if columns is None or changes != gradient._version:
+        return None
+    alike = gradient.numel() == whole.numel() and gradient.shape[-1:] == columns.shape
+    if not alike or not gradient.is_contiguous():
+        return None
     # Taken off: whoever keeps gradients copies what others still hold.
-    columns, changes = gradient.__dict__.pop("columns", (None, 0))
-    return columns if changes == gradient._version else None
+    del whole.columns
+    return columns
+
+
+def _whole(tensor: torch.Tensor) -> torch.Tensor:
+    """What a tensor is a view of, if it is one."""
+    return tensor if tensor._base is None else tensor._base
