@@ -54,32 +54,35 @@ def _update(line, places, mask, factors_ptr, rates, ALIGNED: tl.constexpr, COPY:
     decay = tl.load(factors_ptr + 1)
     step_size = tl.load(factors_ptr + 2)
     root = tl.load(factors_ptr + 3)
+    # All addresses, then all reads, before any write: none waits for another's numbers.
+    follower, copy, behind_copy = tl.load(line + 4), tl.load(line + 5), tl.load(line + 6)
     weight_ptr = _pointers(tl.load(line), places, tl.float32, ALIGNED)
     gradient_ptr = _pointers(tl.load(line + 1), places, tl.float32, ALIGNED)
     moment_ptr = _pointers(tl.load(line + 2), places, tl.float32, ALIGNED)
     square_ptr = _pointers(tl.load(line + 3), places, tl.float32, ALIGNED)
-    gradient = tl.load(gradient_ptr, mask) * scale
+    follower_ptr = _pointers(follower, places, tl.float32, ALIGNED)
+    gradient = tl.load(gradient_ptr, mask)
     weight = tl.load(weight_ptr, mask)
-    weight -= decay * weight
     moment = tl.load(moment_ptr, mask)
+    square = tl.load(square_ptr, mask)
+    behind = weight
+    if follower != 0:
+        behind = tl.load(follower_ptr, mask)
+    gradient *= scale
+    weight -= decay * weight
     moment += new_first * (gradient - moment)
-    square = old_second * tl.load(square_ptr, mask) + new_second * gradient * gradient
+    square = old_second * square + new_second * gradient * gradient
     weight -= step_size * moment / (tl.sqrt(square) / root + eps)
     tl.store(moment_ptr, moment, mask)
     tl.store(square_ptr, square, mask)
     tl.store(weight_ptr, weight, mask)
-    follower = tl.load(line + 4)
-    if follower != 0:
-        follower_ptr = _pointers(follower, places, tl.float32, ALIGNED)
-        behind = tl.load(follower_ptr, mask)
-        behind += new_follower * (weight - behind)
-        tl.store(follower_ptr, behind, mask)
-        copy = tl.load(line + 6)
-        if copy != 0:
-            tl.store(_pointers(copy, places, COPY, ALIGNED), behind.to(COPY), mask)
-    copy = tl.load(line + 5)
     if copy != 0:
         tl.store(_pointers(copy, places, COPY, ALIGNED), weight.to(COPY), mask)
+    if follower != 0:
+        behind += new_follower * (weight - behind)
+        tl.store(follower_ptr, behind, mask)
+        if behind_copy != 0:
+            tl.store(_pointers(behind_copy, places, COPY, ALIGNED), behind.to(COPY), mask)
 
 
 @triton.jit

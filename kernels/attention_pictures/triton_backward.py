@@ -20,10 +20,10 @@ from kernels.attention_pictures.triton_kernels import (
     words,
 )
 
-# Queries and keys of a tile: queries of a picture seldom are more than 64, and 197 keys fill blocks
-# of 32 better than larger ones.
-TILES = {torch.float32: (16, 32), torch.float16: (64, 32), torch.bfloat16: (64, 32)}
-LAUNCH = {"num_warps": 4, "num_stages": 2}
+# Queries and keys of a tile, and reads of keys at once: queries of a picture seldom are more than
+# 64, and 197 keys fill blocks of 32 better than larger ones.
+TILES = {torch.float32: (16, 32, 2), torch.float16: (64, 32, 3), torch.bfloat16: (64, 32, 3)}
+WARPS = 4
 
 
 @triton.jit
@@ -127,10 +127,10 @@ def attention_pictures_backward_kernel(
 
 def tiles(width: int, dtype: torch.dtype) -> dict[str, int]:
     """Constants of a launch."""
-    queries, keys = TILES[dtype]
+    queries, keys, stages = TILES[dtype]
     blocks = {"BLOCK_Q": queries, "BLOCK_N": keys}
     blocks["BLOCK_K"] = max(16, triton.next_power_of_2(width))
-    return blocks | {"WIDTH": width} | LAUNCH
+    return blocks | {"WIDTH": width, "num_warps": WARPS, "num_stages": stages}
 
 
 def backward(

@@ -18,7 +18,7 @@ LOG2_E = 1.4426950408889634
 # Queries and keys of a tile: as many programs as there are registers for hide how long memory
 # takes, and 197 keys fill blocks of 32 better than larger ones.
 TILES = {torch.float32: (32, 32), torch.float16: (64, 32), torch.bfloat16: (64, 32)}
-LAUNCH = {"num_warps": 4, "num_stages": 2}
+LAUNCH = {"num_warps": 4, "num_stages": 3}
 
 
 @triton.jit
