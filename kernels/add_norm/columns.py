@@ -10,19 +10,23 @@ import torch
 
 
 def ask(output: torch.Tensor) -> None:
-    """Have whoever reads a map's output know that its gradient's sum over rows will be needed."""
+    """Have whoever reads a map's output know that its gradient's sum over rows will be needed; of
+    one of several maps that are one product, the sum of all."""
     _whole(output).columns_asked = True
 
 
-def asked(branch: torch.Tensor) -> bool:
-    """Whether a map asks for it. To bring it in vain, or not at all, is no mistake."""
-    return getattr(_whole(branch), "columns_asked", False)
+def asked(branch: torch.Tensor, *beside: torch.Tensor) -> bool:
+    """Whether a map asks for it; of several branches, one product that made them all. To bring it
+    in vain, or not at all, is no mistake."""
+    whole = _whole(branch)
+    together = all(_whole(other) is whole for other in beside)
+    return together and getattr(whole, "columns_asked", False)
 
 
 def bring(gradient: torch.Tensor, columns: torch.Tensor) -> None:
-    """Hand over a gradient's sum over rows with it, [D] of [..., D], of a contiguous tensor of
-    that or another shape."""
-    gradient.columns = (columns, gradient._version)
+    """Hand over a gradient's sum over rows with it, [D] of [..., D]; with one of several that stand
+    side by side in one contiguous tensor, the sums of all."""
+    _whole(gradient).columns = (columns, gradient._version)
 
 
 def brought(gradient: torch.Tensor) -> torch.Tensor | None:
