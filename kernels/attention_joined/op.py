@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from kernels.add_norm.columns import asked, bring
 from kernels.attention.op import attention
 from kernels.attention_joined.reference import attention_joined_reference, parts_of
 from kernels.backend import choose, triton_problem
@@ -21,20 +22,25 @@ class _AttentionJoined(torch.autograd.Function):
     """Keeps its input, its output and the sums of weights; the way back computes weights again."""
 
     @staticmethod
-    def forward(ctx: Any, joined: torch.Tensor, heads: int) -> torch.Tensor:
+    def forward(ctx: Any, joined: torch.Tensor, heads: int, with_columns: bool) -> torch.Tensor:
         from kernels.attention_joined import triton_kernels
 
         joined = joined.contiguous()
         out, log_sum = triton_kernels.forward(joined, heads)
         ctx.save_for_backward(joined, out, log_sum)
+        ctx.with_columns = with_columns
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         from kernels.attention_joined import triton_backward
 
-        return triton_backward.backward(upstream.contiguous(), *ctx.saved_tensors), None
+        tensors = (upstream.contiguous(), *ctx.saved_tensors)
+        gradient, columns = triton_backward.backward(*tensors, with_columns=ctx.with_columns)
+        if columns is not None:
+            bring(gradient, columns)
+        return gradient, None, None
 
 
 def attention_joined(
@@ -68,7 +74,7 @@ def attention_joined(
     problems = {"triton": problem, "split": None, "reference": None}
     chosen = choose(NAME, backend, problems, joined_BPE)
     if chosen == "triton":
-        return _AttentionJoined.apply(joined_BPE, heads)
+        return _AttentionJoined.apply(joined_BPE, heads, asked(joined_BPE))
     if chosen == "split":
         return attention(*parts_of(joined_BPE, heads)).transpose(1, 2).flatten(2)
     with torch.autocast(kind, enabled=False):

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from kernels.add_norm.columns import asked, bring
 from kernels.attention_pictures.reference import attention_pictures_reference
 from kernels.backend import choose, triton_problem
 
@@ -24,6 +25,7 @@ class _AttentionPictures(torch.autograd.Function):
         order: torch.Tensor,
         starts: torch.Tensor,
         dropout: float,
+        with_columns: bool,
     ) -> torch.Tensor:
         from kernels.attention_pictures import triton_kernels
 
@@ -34,7 +36,7 @@ class _AttentionPictures(torch.autograd.Function):
             drawn = torch.randint(-(2**31), 2**31, shape, device=query.device, dtype=whole)
         inputs = (query, key, value, order, starts, drawn)
         out, log_sum = triton_kernels.forward(*inputs, dropout)
-        ctx.dropout = dropout
+        ctx.settings = {"dropout": dropout, "with_columns": with_columns}
         ctx.save_for_backward(out, log_sum, *inputs)
         return out
 
@@ -43,8 +45,10 @@ class _AttentionPictures(torch.autograd.Function):
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         from kernels.attention_pictures import triton_backward
 
-        gradients = triton_backward.backward(upstream, *ctx.saved_tensors, ctx.dropout)
-        return *gradients, None, None, None
+        gradients, columns = triton_backward.backward(upstream, *ctx.saved_tensors, **ctx.settings)
+        if columns is not None:
+            bring(gradients[1], columns)
+        return *gradients, None, None, None, None
 
 
 def by_picture(picture_T: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -123,7 +127,8 @@ def attention_pictures(
         problem = problem or "queries, keys and values differ in their dtype"
     chosen = choose(NAME, backend, {"triton": problem, "reference": None}, query_THK)
     if chosen == "triton":
-        return _AttentionPictures.apply(*inputs, order_T, starts, dropout)
+        with_columns = asked(*inputs[1:])
+        return _AttentionPictures.apply(*inputs, order_T, starts, dropout, with_columns)
     with torch.autocast(kind, enabled=False):
         return attention_pictures_reference(*inputs, order_T, starts, dropout=dropout)
 

@@ -3,6 +3,9 @@
 A program holds the queries that look at its picture while keys and values go by, so each number is
 read once, weights are computed once, and nothing is added up by two programs. Queries seldom are
 more than a tile; where they are, gradients of keys and values are added up in memory.
+
+Sums over keys are known without those: of values' gradients that of upstream ones, each times what
+dropout left of its query's weights, and of keys' 0, as one vector added to all changes no weight.
 """
 
 import torch
@@ -19,6 +22,7 @@ from kernels.attention_pictures.triton_kernels import (
     store_tile,
     words,
 )
+from kernels.linear import triton_kernels as linear_kernels
 
 # Queries and keys of a tile, and reads of keys at once: queries of a picture seldom are more than
 # 64, and 197 keys fill blocks of 32 better than larger ones.
@@ -65,12 +69,13 @@ def score_gradients(signed, value, upstream, agreed, rescale) -> tl.tensor:
 @triton.jit(do_not_specialize=["pictures", "tokens", "keys", "threshold"])
 def attention_pictures_backward_kernel(
     upstream_ptr, out_ptr, query_ptr, key_ptr, value_ptr, by_query_ptr, by_key_ptr, by_value_ptr,
-    so_far_ptr, log_sum_ptr, word_ptr, order_ptr, starts_ptr, query_stride, key_picture_stride,
-    key_stride, value_picture_stride, value_stride, heads, pictures, tokens, keys, scale,
-    threshold, rescale, by_scale, WIDTH: tl.constexpr, DROPOUT: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    so_far_ptr, sums_ptr, log_sum_ptr, word_ptr, order_ptr, starts_ptr, query_stride,
+    key_picture_stride, key_stride, value_picture_stride, value_stride, heads, pictures, tokens,
+    keys, scale, threshold, rescale, by_scale, HAS_COLUMNS: tl.constexpr, WIDTH: tl.constexpr,
+    DROPOUT: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of one head of the queries, keys and values of one picture."""
+    """Gradients of one head of the queries, keys and values of one picture; with columns, sums of
+    the last two over its keys too."""
     picture, head = tl.program_id(0) // heads, tl.program_id(0) % heads
     begin = tl.load(starts_ptr + picture).to(tl.int32)
     end = tl.load(starts_ptr + picture + 1).to(tl.int32)
@@ -82,6 +87,7 @@ def attention_pictures_backward_kernel(
     by_key_ptr += own
     by_value_ptr += own
     so_far_ptr += own
+    sums_ptr += picture * 2 * stride + head * WIDTH
     # Once at least: what nobody looks at has gradients of zero.
     for start in tl.range(begin, tl.maximum(end, begin + 1), BLOCK_Q, num_stages=1):
         place = start + tl.arange(0, BLOCK_Q)
@@ -117,6 +123,16 @@ def attention_pictures_backward_kernel(
             add_up(by_key_ptr, so_far_ptr, by_key, places, seen, is_first, is_last)
             by_query = tl.dot(by_scores, key, by_query, input_precision="ieee")
         store_tile(by_query_ptr, by_query * by_scale, token, present, stride, head, WIDTH)
+        if HAS_COLUMNS:
+            # Read again: it would take registers all the while.
+            upstream = load_tile(upstream_ptr, token, present, stride, head, WIDTH, BLOCK_K)
+            weighed = upstream.to(tl.float32)
+            if DROPOUT:
+                left = tl.load(log_sum_ptr + (heads + head) * tokens + place, present, 0.0)
+                weighed *= left[:, None]
+            sums = tl.sum(weighed, 0)
+            add_up(sums_ptr + stride, sums_ptr + stride, sums, k, k < WIDTH, is_first, is_last)
+            tl.store(sums_ptr + k, tl.zeros((BLOCK_K,), tl.float32), k < WIDTH)
         # One thread's sums so far are another's with the next queries.
         tl.debug_barrier()
     clear(
@@ -144,16 +160,23 @@ def backward(
     starts: torch.Tensor,
     drawn: torch.Tensor | None,
     dropout: float,
-) -> list[torch.Tensor]:
-    """Gradients of query, key and value, from what `forward` got and gave."""
+    *,
+    with_columns: bool,
+) -> tuple[list[torch.Tensor], torch.Tensor | None]:
+    """Gradients of query, key and value, from what `forward` got and gave; and if asked sums of the
+    last two over all keys, [2 H K] float32."""
     query, key, value = dense(query), dense(key), dense(value)
     by_query = torch.empty(query.shape, device=query.device, dtype=query.dtype)
     side_by_side = (*key.shape[:2], 2, *key.shape[2:])
     by_pictures = torch.empty(side_by_side, device=key.device, dtype=key.dtype).unbind(2)
     gradients = [by_query, *by_pictures]
     if not len(key):
-        return [gradient.zero_() for gradient in gradients]
+        return [gradient.zero_() for gradient in gradients], None
     so_far = torch.empty(side_by_side, device=key.device, dtype=torch.float32)
+    sums = so_far
+    if with_columns:
+        columns = 2 * key.shape[2:].numel()
+        sums = torch.empty(len(key), columns, device=key.device, dtype=torch.float32)
     settings = numbers(query, key, value, dropout)
     settings["by_scale"] = settings["scale"] / LOG2_E
     attention_pictures_backward_kernel[(len(key) * query.shape[1],)](
@@ -164,11 +187,13 @@ def backward(
         value,
         *gradients,
         so_far,
+        sums,
         log_sum,
         order if drawn is None else drawn,
         order,
         starts,
         **settings,
+        HAS_COLUMNS=with_columns,
         **tiles(query.shape[2], query.dtype),
     )
-    return gradients
+    return gradients, linear_kernels.column_sum(sums) if with_columns else None

@@ -3,7 +3,7 @@
 Queries lie where they are: a program reads and writes those of its picture by their numbers, tile
 by tile, so nothing is padded, copied or gathered, and a key's gradients are added up by one
 program in one order. The way back (`triton_backward`) computes the weights again. Logarithms of
-the weights' sums, and what dropout draws, stand in the order of the pictures.
+the weights' sums, what dropout draws and what it leaves stand in the order of the pictures.
 """
 
 from typing import Any
@@ -80,7 +80,8 @@ def attention_pictures_kernel(
     pictures, tokens, keys, scale, threshold, rescale, WIDTH: tl.constexpr, DROPOUT: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """One head of the queries of one picture; sums of weights as logarithms to base 2."""
+    """One head of the queries of one picture; sums of weights as logarithms to base 2, and with
+    dropout the sum of what it leaves of them."""
     picture, head = tl.program_id(0) // heads, tl.program_id(0) % heads
     begin = tl.load(starts_ptr + picture).to(tl.int32)
     end = tl.load(starts_ptr + picture + 1).to(tl.int32)
@@ -96,6 +97,7 @@ def attention_pictures_kernel(
             first, second = words(word_ptr, head, tokens, heads, place, present)
         top = tl.full((BLOCK_Q,), UNSEEN, tl.float32)
         total = tl.zeros((BLOCK_Q,), tl.float32)
+        left = tl.zeros((BLOCK_Q,), tl.float32)
         context = tl.zeros((BLOCK_Q, BLOCK_K), tl.float32)
         for block in range(0, keys, BLOCK_N):
             number = block + tl.arange(0, BLOCK_N)
@@ -112,12 +114,16 @@ def attention_pictures_kernel(
             if DROPOUT:
                 stays = kept(first[:, None], second[:, None], number[None, :], threshold)
                 weights = tl.where(stays, weights, 0.0)
+                left = left * fading + tl.sum(weights, 1)
             added = tl.dot(weights.to(value.dtype), value, input_precision="ieee")
             context = context * fading[:, None] + added
             top = higher
         context = context * (rescale / total)[:, None]
         store_tile(out_ptr, context, token, present, stride, head, WIDTH)
         tl.store(log_sum_ptr + head * tokens + place, top + tl.log2(total), present)
+        if DROPOUT:
+            left_ptr = log_sum_ptr + heads * tokens
+            tl.store(left_ptr + head * tokens + place, left * (rescale / total), present)
     clear(
         out_ptr, order_ptr, starts_ptr, picture, pictures, tokens, stride, head, WIDTH, BLOCK_Q,
         BLOCK_K,
@@ -172,12 +178,14 @@ def forward(
     """As `attention_pictures`, with `drawn` [2, H, T] int32 where there is dropout.
 
     Returns:
-        [T, H, K], and logarithms of the sums of weights [H, T] float32 in the order of pictures,
-        undefined for tokens without a picture.
+        [T, H, K], and [1, H, T] float32 in the order of pictures, undefined for tokens without a
+        picture: logarithms of the sums of weights; with dropout [2, H, T], behind them the sums of
+        what it left of the weights.
     """
     query, key, value = dense(query), dense(key), dense(value)
     out = torch.empty(query.shape, device=query.device, dtype=query.dtype)
-    log_sum = torch.empty(query.shape[1::-1], device=query.device, dtype=torch.float32)
+    shape = (2 if dropout else 1, query.shape[1], len(query))
+    log_sum = torch.empty(shape, device=query.device, dtype=torch.float32)
     if not len(key):
         return out.zero_(), log_sum
     attention_pictures_kernel[(len(key) * query.shape[1],)](

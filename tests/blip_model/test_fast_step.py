@@ -12,6 +12,7 @@ from blip_model.layers import Linear
 from blip_model.med import MedAttention
 from blip_model.momentum import Momentum
 from blip_model.pretrain import BlipPretrain
+from kernels.linear import triton_kernels
 from kernels.lm_loss import chunked, op
 
 GPU = torch.cuda.is_available()
@@ -98,9 +99,17 @@ class InPlace(TorchDispatchMode):
 def test_gradients_of_pictures_add_up_from_layer_to_layer(
     recompute: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In all passes that look at pictures, also where layers run again."""
+    """In all passes that look at pictures, also where layers run again. Gradients of biases are
+    added up of what attention brings of each picture."""
     parts, config = batch(LENGTHS["odd"]), replace(CONFIG, text_layers=3)
-    found = []
+    found, sums, original = [], [], triton_kernels.column_sum
+
+    def summed(x: torch.Tensor) -> torch.Tensor:
+        if x.shape[1] == 2 * config.text_width:
+            sums.append(len(x))
+        return original(x)
+
+    monkeypatch.setattr(triton_kernels, "column_sum", summed)
     for backend in ("auto", "triton"):
         monkeypatch.setattr(MedAttention, "looking", backend)
         monkeypatch.setattr(Linear, "backend", backend)
@@ -109,6 +118,8 @@ def test_gradients_of_pictures_add_up_from_layer_to_layer(
         with InPlace() as counted:
             found.append(outcome(fast, parts, momentum, seed=1))
         assert counted.count == (2 if backend == "triton" else 0)
+    pictures = len(parts[0])
+    assert sums.count(pictures) == 3 and pictures * config.image_tokens not in sums
     (losses, gradients), (by_kernels, ours) = found
     torch.testing.assert_close(by_kernels, losses, rtol=1e-6, atol=1e-6)
     assert ours.keys() == gradients.keys()

@@ -68,6 +68,32 @@ def test_norms_bring_the_gradients_of_the_biases_before_them(
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
+def test_attention_brings_the_gradients_of_the_biases_before_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Sums over a picture's rows are added up, not the rows; in layers that run again too."""
+    torch.manual_seed(0)
+    model = VisionTransformer(tiny_config()).to(DEVICE, torch.float16)
+    image = torch.randn(3, 3, *[model.image_size] * 2).to(DEVICE, torch.float16)
+    monkeypatch.setattr(Linear, "backend", "triton")
+    monkeypatch.setattr(VisionAttention, "backend", "triton")
+    rows, original = [], triton_kernels.column_sum
+
+    def counted(x: torch.Tensor) -> torch.Tensor:
+        if x.shape[1] == 3 * tiny_config().vision_width:
+            rows.append(len(x))
+        return original(x)
+
+    monkeypatch.setattr(triton_kernels, "column_sum", counted)
+    biases = [block.attn.qkv.bias for block in model.blocks]
+    found = []
+    for recompute in (False, True):
+        model.recompute = recompute
+        found.append(torch.autograd.grad(model(image).square().sum(), biases))
+    assert rows == [3] * 2 * tiny_config().vision_layers
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
 def test_an_image_encoder_attends_where_its_products_lie(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model = VisionTransformer(tiny_config()).to(DEVICE, torch.float16)
