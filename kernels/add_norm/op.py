@@ -150,8 +150,9 @@ def add_norm(
         narrow_dtype = None
     is_less = added.dtype.itemsize < residual.dtype.itemsize and residual.is_contiguous()
     in_parts = residual_is_kept and is_less and not keeps and not dropout
+    columns = branch is not None and asked(branch)
     total, normed, narrow, *statistics = _AddNorm.apply(
-        *arguments, narrow_dtype, in_parts, asked(branch), dropout
+        *arguments, narrow_dtype, in_parts, columns, dropout
     )
     if not keeps:
         made_of = (weight, bias, *statistics, *((residual, branch) if in_parts else (total,)))
