@@ -11,7 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-BLOCK, WARPS = 1024, 4
+BLOCK, WARPS = 1024, 8
 # Addresses that are multiples of this many bytes are read in the largest pieces.
 ALIGNMENT = 16
 
