@@ -39,7 +39,3 @@ def _are_adjacent(parts: Sequence[torch.Tensor], dim: int) -> bool:
             return False
         place += part.shape[dim] * part.stride(dim)
     return True
-
-
-def _memory(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
