@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 
-from kernels.add_norm.columns import asked, bring
 from kernels.add_norm.narrow import put_beside
 from kernels.add_norm.origin import by_torch, by_triton, origin_of, tell, told
 from kernels.add_norm.reference import add_norm_reference
 from kernels.backend import choose, fusing_problem
+from kernels.columns import asked, bring
 
 WIDEST = 4096
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import torch
 
-from kernels.add_norm.columns import asked, bring
 from kernels.attention.op import attention
 from kernels.attention_joined.reference import attention_joined_reference, parts_of
 from kernels.backend import choose, triton_problem
+from kernels.columns import asked, bring
 
 NAME = "attention_joined"
 DTYPES = (torch.bfloat16, torch.float16)

@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 
-from kernels.add_norm.columns import asked, bring
 from kernels.attention_pictures.reference import attention_pictures_reference
 from kernels.backend import choose, triton_problem
+from kernels.columns import asked, bring
 
 NAME = "attention_pictures"
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from kernels.add_norm.columns import ask, brought
 from kernels.add_norm.narrow import rounded
 from kernels.add_norm.origin import Origin, keeping, origin_of
 from kernels.adjacent import side_by_side
 from kernels.backend import choose, fusing_problem
+from kernels.columns import ask, brought
 from kernels.copies import in_dtype, multiplied
 from kernels.linear.reference import linear_reference
 

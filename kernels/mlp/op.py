@@ -5,10 +5,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from kernels.add_norm.columns import ask
 from kernels.add_norm.narrow import rounded
 from kernels.add_norm.origin import Origin, keeping, origin_of
 from kernels.backend import choose, fusing_problem
+from kernels.columns import ask
 from kernels.copies import in_dtype, multiplied
 from kernels.linear.op import by_weight, column_sum
 from kernels.linear_rows.op import few_rows_problem, linear_rows
