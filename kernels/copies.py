@@ -53,7 +53,7 @@ def _places(weights: list[torch.Tensor], dtype: torch.dtype) -> list[torch.Tenso
     ends = list(accumulate(-(-weight.numel() // step) * step for weight in weights))
     memory = torch.empty(ends[-1], dtype=dtype, device=weights[0].device).untyped_storage()
     places = []
-    for weight, first in zip(weights, [0, *ends], strict=False):
+    for weight, first in zip(weights, [0, *ends[:-1]], strict=True):
         stride = torch.empty_like(weight, device="meta").stride()
         place = torch.empty(0, dtype=dtype, device=weight.device)
         places.append(place.set_(memory, first, weight.shape, stride))
