@@ -65,7 +65,9 @@ class DecodingCache:
             if number == len(self._text):
                 self._text.append(self._room_for(text))
             for cache, new in zip(self._text[number], text, strict=True):
-                cache.unflatten(0, (self.slots, -1))[taken, :, :, : ids.shape[1]] = new[:, None]
+                cache.unflatten(0, (self.slots, -1))[taken, :, :, : ids.shape[1]] = new[:, None].to(
+                    cache.dtype
+                )
             states = layer.attention.attend(states, *text, causal=True)
             entering = (number, layer.crossattention, taken, image_states)
             states = self._pictures.enter(*entering, states)
@@ -134,7 +136,12 @@ class DecodingCache:
         return kind(self.slots)
 
     def _room_for(self, text: Pair) -> Pair:
-        """Keys and values of a layer's rows, as the pictures' own contiguous by head."""
+        """Keys and values of a layer's rows, as the pictures' own contiguous by head.
+
+        A CPU multiplies so few numbers faster in float32, in which they are what they were.
+        """
         count, length = self.slots * self.rows, self.max_length
         shapes = [(count, new.shape[1], length, new.shape[3]) for new in text]
-        return tuple(new.new_zeros(shape) for new, shape in zip(text, shapes, strict=True))
+        kinds = [n.dtype if n.is_cuda else torch.promote_types(n.dtype, torch.float) for n in text]
+        made = zip(text, shapes, kinds, strict=True)
+        return tuple(new.new_zeros(shape, dtype=kind) for new, shape, kind in made)

@@ -26,8 +26,8 @@ def attention_step_(
         query: [N, H, K], of the new tokens.
         key: [N, H, K].
         value: [N, H, K].
-        keys: [N, H, T, K], changed in place.
-        values: [N, H, T, K], changed in place.
+        keys: [N, H, T, K], changed in place; of the query's dtype, or float32.
+        values: [N, H, T, K], changed in place; in the dtype of the keys.
         places: [N] int64 below T, where the new token of each row stands.
         origins: [N, T] int64, the row in which the token at a place of a row is kept: beams that
             go on from others share what is before, and nothing is copied. A new token's is its own
@@ -60,7 +60,8 @@ def attention_step_(
     chosen = choose("attention_step_", backend, {"triton": problem, "reference": None}, query)
     inputs = (query, key, value, keys, values, places, origins)
     if chosen == "reference":
-        return attention_step_reference(*inputs)
+        with torch.autocast(query.device.type, enabled=False):
+            return attention_step_reference(*inputs).to(query.dtype)
     from kernels.attention_step import triton_kernels
 
     return triton_kernels.step(*inputs)

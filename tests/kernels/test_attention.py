@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kernels import attention, backend
-from kernels.attention import op
+from kernels.attention import blocks
 
 BACKENDS = ["math", "sdpa"]
 NAMED = ["sdpa_flash", "sdpa_math"]
@@ -159,13 +159,13 @@ def test_on_a_gpu_as_wrong_as_the_definition_in_bf16(name: str, causal: bool) ->
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rows_apart_are_the_rows_together(
+def test_heads_apart_are_the_heads_together(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without gradients, scores are made for some rows at a time: 3 rows in blocks of 2 here."""
+    """Without gradients, scores are made for some heads at a time: 4 and then 2 here."""
     tensors = [tensor.detach() for tensor in inputs(7, 5, dtype)]
     whole = attention(*tensors, backend="math")
-    monkeypatch.setattr(op, "LARGEST_BLOCK", 2 * 2 * 7 * 5 * tensors[0].element_size())
+    monkeypatch.setattr(blocks, "SCORES_AT_ONCE", 4 * 7 * 5 * tensors[0].element_size())
     with torch.no_grad():
         apart = attention(*tensors, backend="math")
     torch.testing.assert_close(apart, whole, rtol=0, atol=0)
