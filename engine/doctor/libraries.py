@@ -19,13 +19,14 @@ SOFT = {
     "xformers": ("xformers", "attention kernels"),
     "simplejpeg": ("simplejpeg", "faster JPEG decoding"),
     "nvidia-dali-cuda120": ("nvidia.dali", "JPEG decoding and augmentation on a GPU"),
+    "torchvision": ("torchvision", "JPEG decoding on a GPU without DALI, if for this PyTorch"),
     "s3fs": ("s3fs", "shards at s3://"),
     "gcsfs": ("gcsfs", "shards at gs://"),
     "adlfs": ("adlfs", "shards at az://"),
     "ninja": ("ninja", "DeepSpeed's own kernels, which are compiled when they are first used"),
 }
 # Decoders that are not used, by their modules.
-DECODERS = ("torchvision", "turbojpeg")
+DECODERS = ("turbojpeg",)
 SIDE, DECODED_FOR = 512, 0.2
 
 
