@@ -58,8 +58,12 @@ def test_backends_were_tried(said: dict[str, Any]) -> None:
         assert "it needs an NVIDIA GPU" in backends["flash_attn_2"]["problem"]
     assert set(said["probes"]["triton"]) == {
         "add_norm",
+        "norm made again",
+        "linears",
         "linear_gelu",
         "linear_rows",
+        "mlp",
+        "mlp by rows",
         "itc_loss",
         "lm_loss",
         "draw_hard_negatives",
