@@ -41,6 +41,8 @@ setup(
         "kernels": ["triton>=3.6"],
         "decoding": ["simplejpeg>=1.9"],
         # For drivers of CUDA 12 and younger, whatever CUDA PyTorch was built for: it has its own.
+        # torchvision, which takes its place, is not here: each asks for one PyTorch, and pip would
+        # replace the one that is there.
         "gpu-decoding": ["nvidia-dali-cuda120>=2.4,<3"],
         "s3": ["s3fs>=2024.6"],
         "gcs": ["gcsfs>=2024.6"],

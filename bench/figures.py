@@ -79,6 +79,8 @@ FIGURES = {
     "decode_step_seconds": Figure("s"),
     "device_views_per_second": Figure("/s"),
     "device_decoded_per_second": Figure("/s"),
+    "device_views_per_second_torchvision": Figure("/s"),
+    "device_decoded_per_second_torchvision": Figure("/s"),
     "mfu": Figure("share", at_least=(("gpu", 0.54),)),
     "peak_memory_gib_batch512": Figure("GiB", at_most=(("gpu", 45),)),
     "kernel_itc_loss_ratio": Figure(),

@@ -4,7 +4,6 @@ The six first measurements of a new GPU; attention and the step at batch 64 are 
 """
 
 import statistics
-from pathlib import Path
 
 import pytest
 import torch
@@ -23,7 +22,7 @@ from blip_model.generate import nucleus
 from blip_model.stored_products import store_products
 from engine.data.augment import Augmentation
 from engine.data.counter import Draws
-from engine.data.dali import DaliViews, is_installed
+from engine.data.decoders import ON_DEVICE, maker_of
 from engine.data.device_augment import augmented
 from engine.data.planned_view import PlannedViews
 from engine.data.planned_view import plan as planned
@@ -115,13 +114,13 @@ def test_a_step_of_decoding(compare: Compare, plan: Plan, record: Record) -> Non
     record.figure(f"decode_step_seconds{plan.suffix}", statistics.median(more) / BEFORE)
 
 
-def test_pictures_on_the_device(
-    compare: Compare, plan: Plan, record: Record, tmp_path: Path
-) -> None:
-    """JPEGs of 500 x 375 to augmented views, by DALI and nvJPEG."""
-    if not is_installed():
-        record.note("DALI is not installed: JPEGs are not decoded on the GPU")
-        pytest.skip("DALI is not installed")
+@pytest.mark.parametrize("decoder", ON_DEVICE)
+def test_pictures_on_the_device(compare: Compare, plan: Plan, record: Record, decoder: str) -> None:
+    """JPEGs of 500 x 375 to augmented views, by nvJPEG through DALI and through torchvision."""
+    name, ours = ON_DEVICE[decoder].name, "" if decoder == "dali" else f"_{decoder}"
+    if not ON_DEVICE[decoder].is_installed():
+        record.note(f"{name} is not installed: JPEGs are not decoded on the GPU by it")
+        pytest.skip(f"{name} is not installed")
     augmentation = Augmentation(preset(plan.preset).image_size, 0.2, True, True)
     contents = [photo(number, 500, 375) for number in range(PHOTOS)]
     plans = [
@@ -129,7 +128,7 @@ def test_pictures_on_the_device(
         for number in range(plan.peer_batch)
     ]
     batch = PlannedViews.of(plans)
-    maker = DaliViews(plan.device, len(plans), augmentation.size, 8)
+    maker = maker_of(decoder, plan.device, len(plans), 8, augmentation.size)
     # One batch ahead, as in a run.
     maker.start(batch)
 
@@ -142,9 +141,10 @@ def test_pictures_on_the_device(
         return maker.take(batch)
 
     times = compare(
-        f"views of {len(plans)} JPEGs on the device", {"ours": views, "ours, decoded only": decoded}
+        f"views of {len(plans)} JPEGs on the device by {name}",
+        {"ours": views, "ours, decoded only": decoded},
     )
     count = [len(plans)] * plan.rounds
-    record.figure(f"device_views_per_second{plan.suffix}", ratio(count, times["ours"]))
+    record.figure(f"device_views_per_second{ours}{plan.suffix}", ratio(count, times["ours"]))
     only = ratio(count, times["ours, decoded only"])
-    record.figure(f"device_decoded_per_second{plan.suffix}", only)
+    record.figure(f"device_decoded_per_second{ours}{plan.suffix}", only)

@@ -13,11 +13,12 @@ from engine.differences import flat
 from launch.cli import parse
 
 Config = TypeVar("Config")
+MEANT = r"did you mean '([\w.]+)'"
 
 
 def parse_on(
     kind: type[Config], words: Sequence[str], *, description: str, examples: str
-) -> tuple[Config | None, list[str]]:
+) -> tuple[Config | None, list[str], set[str]]:
     """As `parse`, but a setting that is wrong is left out, and what is left is read again.
 
     Args:
@@ -27,18 +28,19 @@ def parse_on(
         examples: commands shown at the end of `--help`.
 
     Returns:
-        The configuration with defaults for what was left out, None where that was not enough; and
-        a line for each mistake.
+        The configuration with defaults for what was left out, None where that was not enough; a
+        line for each mistake; and the settings that were left out, or meant by what is misspelt.
     """
     about = {"description": description, "examples": examples}
     try:
-        return parse(kind, words, **about), []
+        return parse(kind, words, **about), [], set()
     except ConfigError as error:
         mistakes = [str(error)]
     if mistakes[0].startswith("--config"):
         # The file itself: nothing can be read of it.
-        return None, mistakes
+        return None, mistakes, set()
     tree, flags = _given(words)
+    given = {*tree, *map(_key, flags)}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "settings.yaml"
         while _leave_out(mistakes[-1], tree, flags):
@@ -49,8 +51,9 @@ def parse_on(
             except ConfigError as error:
                 mistakes.append(str(error))
                 continue
-            return config, mistakes
-    return None, mistakes
+            meant = {key for line in mistakes for key in re.findall(MEANT, line)}
+            return config, mistakes, meant | given - {*tree, *map(_key, flags)}
+    return None, mistakes, given
 
 
 def _given(words: Sequence[str]) -> tuple[dict[str, Any], list[list[str]]]:
@@ -69,12 +72,16 @@ def _given(words: Sequence[str]) -> tuple[dict[str, Any], list[list[str]]]:
     return tree, [flag for flag in flags if flag not in files]
 
 
+def _key(flag: list[str]) -> str:
+    return flag[0].lstrip("-").partition("=")[0]
+
+
 def _leave_out(mistake: str, tree: dict[str, Any], flags: list[list[str]]) -> bool:
     """Take out the settings that a mistake names; whether there were any."""
     named = mistake.partition(": did you mean")[0]
     section = mistake.partition(":")[0] if re.match(r"[\w.]+: ", mistake) else ""
     keys = [key for key in tree if _names(named, key, section)]
-    wrong = [f for f in flags if _names(named, f[0].lstrip("-").partition("=")[0], section)]
+    wrong = [f for f in flags if _names(named, _key(f), section)]
     for key in keys:
         del tree[key]
     for flag in wrong:
@@ -82,9 +89,14 @@ def _leave_out(mistake: str, tree: dict[str, Any], flags: list[list[str]]) -> bo
     return bool(keys or wrong)
 
 
+def says(line: str, key: str) -> bool:
+    """Whether a line names a setting in full."""
+    return bool(re.search(rf"(?<![\w.]){re.escape(key)}(?![\w.]*\w)", line))
+
+
 def _names(mistake: str, key: str, section: str) -> bool:
     """Whether a mistake names a setting: in full, or by its last part behind its section."""
-    if re.search(rf"(?<![\w.]){re.escape(key)}(?![\w.]*\w)", mistake):
+    if says(mistake, key):
         return True
     above, _, leaf = key.rpartition(".")
     # As presets do: "model: unknown preset".

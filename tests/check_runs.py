@@ -16,8 +16,10 @@ from engine.check.run import check_training
 from engine.config import RunConfig, to_dict
 from engine.data.shards import ShardWriter
 from engine.findings import Finding
+from launch import check
 from launch.check import CheckConfig, for_run
 from launch.cli import parse
+from tests.commands import call
 from tests.runs import write_config
 from tests.shards import caption, picture
 
@@ -83,6 +85,15 @@ def look(folder: Path, *words: str, host: Host = HOST) -> list[Finding]:
     """What a check of the run says."""
     given = config_of(folder, *words)
     return check_training(for_run(given), given.task, given.ranks or 1, host)
+
+
+def run(folder: Path, *words: str) -> tuple[int, dict[str, Any]]:
+    """The command's exit code and what it prints for machines."""
+    here = {"data.train": "data", "data.eval": "held_out", "output_dir": "run"}
+    places = [f"--{key}={folder / name}" for key, name in here.items()]
+    done = call(check.main, "--config", folder / "run.yaml", *places, "--json", *words)
+    assert done.err == ""
+    return done.code, json.loads(done.out)
 
 
 def flip(path: Path, position: int) -> None:

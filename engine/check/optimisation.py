@@ -44,9 +44,9 @@ def queues(setup: Setup) -> Iterator[Finding]:
     if setup.train is not None and size + batch > setup.train.count:
         yield warning(
             "queue_larger_than_set",
-            f"model.queue_size {size} and a batch of {batch} are more than the {setup.train.count} "
-            "pairs of data.train: pairs meet themselves there as negatives; lower it to at most "
-            f"{max(0, (setup.train.count // 2 - batch) // batch * batch)}",
+            f"model.queue_size {size} and train.global_batch_size {batch} are more than the "
+            f"{setup.train.count} pairs of data.train: pairs meet themselves there as negatives; "
+            f"lower it to at most {max(0, (setup.train.count // 2 - batch) // batch * batch)}",
         )
     if size % batch:
         yield warning(
@@ -96,13 +96,16 @@ def lengths(setup: Setup) -> Iterator[Finding]:
             f"train.epochs {train.epochs} is ignored, because train.max_steps {train.max_steps} is "
             "set: leave one of the two out",
         )
-    if steps is None:
+    # A run of no steps leaves what it begins with.
+    if not steps:
         return
     if train.warmup_steps >= steps:
+        by_epochs = "train.epochs, train.max_steps is not set"
+        length = by_epochs if train.max_steps is None else "train.max_steps"
         yield error(
             "warmup",
-            f"train.warmup_steps {train.warmup_steps} is not less than the run's {steps} steps: "
-            f"the rate never reaches its peak; set it to about {max(1, steps // 20)}",
+            f"train.warmup_steps {train.warmup_steps} is not less than the run's {steps} steps "
+            f"({length}): the rate never reaches its peak; set it to about {steps // 20}",
         )
         return
     if setup.train is None:
@@ -137,7 +140,7 @@ def mixing(setup: Setup) -> Iterator[Finding]:
             "mend data.weights",
         )
     last = max((stage.until_step for stage in data.curriculum), default=0)
-    if steps is not None and last >= steps:
+    if steps and last >= steps:
         yield warning(
             "curriculum",
             f"data.curriculum goes on until step {last} and the run has {steps}: no step sees "
@@ -148,7 +151,7 @@ def mixing(setup: Setup) -> Iterator[Finding]:
 def saving(setup: Setup) -> Iterator[Finding]:
     """How much of a run a kill may cost, and what is said of it meanwhile."""
     steps, every = setup.steps, setup.config.checkpoint.every
-    if steps is None:
+    if not steps:
         return
     if steps > MANY_STEPS and (not every or every > steps // 2):
         yield warning(

@@ -1,8 +1,5 @@
 """DALI's part of a view: a JPEG's crop decoded, resized and mirrored, on a GPU or its CPU form.
 
-It is fed batch by batch with what the slots' own counters drew, and holds no order, no random
-number and no state that a resumed run would miss.
-
 How far from the definition, in steps of 255: at most 1, in a fifth of the values, because Pillow
 rounds between the two passes of its bicubic filter and DALI does not; the decoded pixels are the
 same. That is of DALI's CPU form: a GPU decodes by nvJPEG, whose inverse DCT rounds otherwise.
@@ -11,51 +8,21 @@ Only the crop is decoded. DALI does not decode JPEGs at a part of their size, so
 """
 
 import importlib.util
-import io
 from collections import deque
 from typing import Any
 
 import torch
-from PIL import Image
 
-from engine.data.augment import to_bytes
-from engine.data.planned_view import PlannedView, PlannedViews
+from engine.data.planned_view import PlannedViews
+from engine.data.view_maker import AHEAD, refuse_another, trial
 
-# Batches under way at once: one that a step waits for, and the next.
-AHEAD = 2
-# Mean distance of a tried view: far above what roundings make, far below another picture.
-TRIAL_STEPS = 3.0
 INPUTS = {"encoded": ("UINT8", 1), "corner": ("INT32", 1), "extent": ("INT32", 1)}
 INPUTS |= {"mirror": ("INT32", 0)}
 
 
-def is_installed() -> bool:
-    """Whether DALI is there, with the library that decodes for it."""
-    try:
-        return all(importlib.util.find_spec(f"nvidia.{n}") for n in ("dali", "nvimgcodec"))
-    except ModuleNotFoundError:
-        return False
-
-
-def trial(size: int) -> tuple[PlannedViews, torch.Tensor]:
-    """A mirrored crop of a smooth picture, and [1, 3, S, S] uint8 of it by the definition."""
-    image = Image.linear_gradient("L").convert("RGB").resize((192, 160))
-    image.paste((200, 40, 90), (96, 0, 192, 80))
-    content, box, cubic = io.BytesIO(), (33, 17, 161, 145), Image.Resampling.BICUBIC
-    image.save(content, "JPEG", quality=95)
-    view = Image.open(content).crop(box).resize((size, size), cubic)
-    expected = to_bytes(view.transpose(Image.Transpose.FLIP_LEFT_RIGHT))[None]
-    return PlannedViews.of([PlannedView(content.getvalue(), box, True, [], size)]), expected
-
-
 class DaliViews:
-    """Makes views in the order that they are started in, `AHEAD` batches at once at most.
-
-    It begins with a small picture of its own and compares what comes of it with the definition, so
-    that one that cannot work, or works wrongly, on this device is found before a run begins.
-
-    Where one picture of a batch cannot be decoded, `take` raises, and this object is of no more
-    use: DALI ends its pipeline with its first error.
+    """As `ViewMaker`. Where one picture of a batch cannot be decoded, `take` raises, or the next
+    `start`: DALI ends its pipeline with its first error.
 
     Args:
         device: that the views are made on.
@@ -66,6 +33,17 @@ class DaliViews:
     Raises:
         Exception: DALI cannot run here, or its views are not the definition's.
     """
+
+    name = "DALI"
+    install = "pip install '.[gpu-decoding]'"
+
+    @staticmethod
+    def is_installed() -> bool:
+        """Whether DALI is there, with the library that decodes for it."""
+        try:
+            return all(importlib.util.find_spec(f"nvidia.{n}") for n in ("dali", "nvimgcodec"))
+        except ModuleNotFoundError:
+            return False
 
     def __init__(self, device: torch.device, most: int, size: int, threads: int) -> None:
         from nvidia.dali import Pipeline, fn, types
@@ -118,12 +96,10 @@ class DaliViews:
         self._pipeline.schedule_run()
         self._under_way.extend([planned] * AHEAD)
         for _ in range(AHEAD):
-            apart = (self.take(planned).cpu().float() - expected.float()).abs().mean()
-            if not apart <= TRIAL_STEPS:
-                raise RuntimeError(f"its views are {apart:.1f} steps of 255 from Pillow's")
+            refuse_another(self.take(planned), expected)
 
     def start(self, planned: PlannedViews) -> None:
-        """Begin with a batch."""
+        """As `ViewMaker.start`."""
         self._feed(planned)
         self._pipeline.schedule_run()
         self._under_way.append(planned)
@@ -136,15 +112,7 @@ class DaliViews:
         self._pipeline.feed_input("mirror", planned.mirror.numpy())
 
     def take(self, planned: PlannedViews) -> torch.Tensor:
-        """Views of the oldest batch that was started: [P, 3, S, S] uint8 on the device, without
-        their operations.
-
-        Args:
-            planned: the batch, so that none is taken for another.
-
-        Raises:
-            Exception: DALI could not decode one of its pictures, or it is not the oldest.
-        """
+        """As `ViewMaker.take`."""
         if not self._under_way or self._under_way[0] is not planned:
             raise RuntimeError("not the oldest batch under way")
         self._under_way.popleft()

@@ -8,11 +8,15 @@ from functools import cache
 import torch
 
 from engine.config import ConfigError, RunConfig
-from engine.data import dali
+from engine.data.dali import DaliViews
 from engine.data.jpeg import Decoder, by_pillow, by_simplejpeg
+from engine.data.torchvision_views import TorchvisionViews
+from engine.data.view_maker import ViewMaker
 
 log = logging.getLogger(__name__)
 SETTING = "data.jpeg_decoder"
+# What makes the views of whole colour JPEGs on a device, in the order that `auto` tries them.
+ON_DEVICE: dict[str, type[ViewMaker]] = {"dali": DaliViews, "torchvision": TorchvisionViews}
 
 
 @dataclass(frozen=True)
@@ -21,29 +25,22 @@ class Decoders:
 
     Attributes:
         host: in loader processes; all of them, or those that the device does not take.
-        planned: whether DALI makes the views of whole colour JPEGs on the device.
+        on_device: which of `ON_DEVICE` makes the views of whole colour JPEGs; None: the host.
     """
 
     host: Decoder
-    planned: bool
+    on_device: str | None
 
 
 def in_effect(config: RunConfig, device: str, *, single: bool) -> RunConfig:
-    """The settings with `dali` for `auto` where that is what it comes to: DALI's views are nearly
+    """The settings with what `auto` comes to where that makes views on the device: they are nearly
     those of the host, and a run that goes on elsewhere must not change them unsaid.
 
     Arguments as those of `choose_decoders`; nothing is announced or refused.
     """
     data = config.data
-    wanted = _wanted(data.jpeg_decoder, device, data.fast_views)
-    if not wanted or _fault(device, single):
-        return config
-    return replace(config, data=replace(data, jpeg_decoder="dali"))
-
-
-def _wanted(choice: str, device: str, fast_views: bool) -> bool:
-    """Whether DALI makes the views if it can."""
-    return choice == "dali" or (choice == "auto" and device == "cuda" and fast_views)
+    decoder, _ = _on_device(data.jpeg_decoder, device, single, data.fast_views)
+    return config if decoder is None else replace(config, data=replace(data, jpeg_decoder=decoder))
 
 
 def choose_decoders(
@@ -51,15 +48,16 @@ def choose_decoders(
 ) -> Decoders:
     """The decoders of a run.
 
-    `auto` takes DALI where views can be made on a GPU and what it makes of a picture there agrees
-    with the definition; for the rest simplejpeg, and Pillow where that is not installed.
+    `auto` takes DALI, else torchvision, where views can be made on a GPU and what it makes of a
+    picture there agrees with the definition; for the rest simplejpeg, and Pillow where that is not
+    installed.
 
     Args:
-        choice: `auto`, `dali`, `simplejpeg` or `pillow`. A forced `dali` runs on a CPU as well,
-            by its own operators for one.
+        choice: `auto`, `dali`, `torchvision`, `simplejpeg` or `pillow`. The first two run on a CPU
+            as well where they are forced, by their own means for one.
         device: `cuda` or `cpu`, of the run.
-        single: whether a view is of one picture; DALI makes no others.
-        fast_views: whether views may differ from the definition; else `auto` takes no DALI.
+        single: whether a view is of one picture; a device makes no others.
+        fast_views: whether views may differ from the definition; else `auto` takes no device's.
 
     Raises:
         ConfigError: what is forced cannot run.
@@ -69,37 +67,69 @@ def choose_decoders(
         raise ConfigError(
             f"{SETTING}: simplejpeg is not installed (pip install simplejpeg); or set auto"
         )
-    wanted = _wanted(choice, device, fast_views)
-    fault = _fault(device, single) if wanted else None
-    if choice == "dali" and fault:
-        raise ConfigError(f"{SETTING}: {fault}; or set auto")
-    planned = wanted and not fault
-    name = "simplejpeg" if fast and choice != "pillow" else "pillow"
-    if planned:
-        _announce(f"DALI on {device}; {name} for what it does not take")
-    elif fault:
-        _announce(f"{name} ({fault})")
+    decoder, faults = _on_device(choice, device, single, fast_views)
+    if choice in ON_DEVICE and faults:
+        raise ConfigError(f"{SETTING}: {faults[0]}; or set auto")
+    host = "simplejpeg" if fast and choice != "pillow" else "pillow"
+    why = f" ({'; '.join(dict.fromkeys(faults))})" if faults else ""
+    if decoder:
+        name = ON_DEVICE[decoder].name
+        _announce(f"{name} on {device}{why}; {host} for what it does not take")
     else:
-        _announce(name)
-    return Decoders(by_simplejpeg if name == "simplejpeg" else by_pillow, planned)
+        _announce(f"{host}{why}")
+    return Decoders(by_simplejpeg if host == "simplejpeg" else by_pillow, decoder)
 
 
-def _fault(device: str, single: bool) -> str | None:
-    """Why DALI cannot make the views, or None."""
+def maker_of(decoder: str, device: torch.device, most: int, threads: int, size: int) -> ViewMaker:
+    """What makes views of a size on a device.
+
+    Args:
+        decoder: one of `ON_DEVICE`.
+        device: that they are made on.
+        most: views of a batch.
+        threads: of the host.
+        size: of the views' sides.
+
+    Raises:
+        Exception: it cannot run there.
+    """
+    if decoder == "dali":
+        return DaliViews(device, most, size, threads)
+    return TorchvisionViews(device, size)
+
+
+def _on_device(
+    choice: str, device: str, single: bool, fast_views: bool
+) -> tuple[str | None, list[str]]:
+    """The first one wanted that can make views on the device, and why those before it cannot."""
+    wanted = [choice] if choice in ON_DEVICE else []
+    if choice == "auto" and device == "cuda" and fast_views:
+        wanted = [*ON_DEVICE]
+    faults: list[str] = []
+    for decoder in wanted:
+        if (fault := _fault(decoder, device, single)) is None:
+            return decoder, faults
+        faults.append(fault)
+    return None, faults
+
+
+def _fault(decoder: str, device: str, single: bool) -> str | None:
+    """Why a decoder cannot make views on a device, or None."""
     if not single:
-        return "DALI makes views of single pictures, not of two or of videos"
-    if not dali.is_installed():
-        return "DALI is not installed (pip install '.[gpu-decoding]')"
-    return _tried(device)
+        return "a device makes views of single pictures, not of two or of videos"
+    kind = ON_DEVICE[decoder]
+    if not kind.is_installed():
+        return f"{kind.name} is not installed ({kind.install})"
+    return _tried(decoder, device)
 
 
 @cache
-def _tried(device: str) -> str | None:
+def _tried(decoder: str, device: str) -> str | None:
     try:
-        dali.DaliViews(torch.device(device), 1, 64, 1)
+        maker_of(decoder, torch.device(device), 1, 1, 64)
     except Exception as error:  # noqa: BLE001 - drivers and libraries of any age fail in any way
         lines = [line for line in str(error).splitlines() if line.strip()] or [repr(error)]
-        return f"DALI cannot run here on {device} ({lines[-1].strip()})"
+        return f"{ON_DEVICE[decoder].name} cannot run here on {device} ({lines[-1].strip()})"
     return None
 
 

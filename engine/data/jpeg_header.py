@@ -30,7 +30,7 @@ def keeps_rgb(content: bytes) -> bool:
     return False
 
 
-def colour_sides(content: bytes) -> tuple[int, int] | None:
+def colour_sides(content: bytes | memoryview) -> tuple[int, int] | None:
     """Width and height where the bytes begin as those of a JPEG of three colours do; else None.
 
     Marker by marker (ITU-T T.81, annex B.1), in a tenth of the time that Pillow needs to open it.

@@ -19,7 +19,7 @@ from engine.data.batch import Batch
 from engine.data.bounds import bounded
 from engine.data.captions import choose_caption
 from engine.data.counter import Draws
-from engine.data.decoders import choose_decoders
+from engine.data.decoders import choose_decoders, maker_of
 from engine.data.device_views import DeviceViews
 from engine.data.fast_view import fast_view
 from engine.data.images import BadSample, decode_image
@@ -55,9 +55,9 @@ class Slots(Dataset):
 
     Attributes:
         open_source: opens what `data.train` names.
-        single: whether a sample is seen by one picture, so that DALI can make its view, and
+        single: whether a sample is seen by one picture, so that a device can make its view, and
             several are small enough to be read at once.
-        planned: whether it does.
+        on_device: by which decoder it does; None: the host makes all views.
     """
 
     open_source = staticmethod(open_source)
@@ -73,7 +73,7 @@ class Slots(Dataset):
         device = "cuda" if on_gpu(config) else "cpu"
         kind = {"single": self.single, "fast_views": config.data.fast_views}
         decoders = choose_decoders(config.data.jpeg_decoder, device, **kind)
-        self.jpeg, self.planned = decoders.host, decoders.planned
+        self.jpeg, self.on_device = decoders.host, decoders.on_device
 
     def __getitem__(self, slot: int) -> Sample:
         return self._sample(slot, self.source.read(self.order.of_slot(slot)))
@@ -140,7 +140,7 @@ class Slots(Dataset):
             BadSample: it cannot be used.
         """
         augmentation, most = self.augmentation(slot), self.data.max_pixels
-        if self.planned and (planned := plan(content, most, augmentation, copy(draws))):
+        if self.on_device and (planned := plan(content, most, augmentation, copy(draws))):
             return planned
         if self.data.fast_views:
             return fast_view(content, most, augmentation, draws, self.jpeg)
@@ -149,7 +149,7 @@ class Slots(Dataset):
     def remade(self, collate: "Collate", slots: list[int], by_host: set[int]) -> Batch:
         """The batch of some slots, the views of these rows made by the host."""
         host = copy(self)
-        host.planned = False
+        host.on_device = None
         makers = [host if row in by_host else self for row in range(len(slots))]
         return collate([maker[slot] for maker, slot in zip(makers, slots, strict=True)])
 
@@ -253,11 +253,12 @@ def build_loader(
         prefetch_factor=4 if workers else None,
         worker_init_fn=_start_worker if workers else None,
     )
-    if not there.planned:
+    if there.on_device is None:
         return loader
     device = torch.device("cuda", torch.cuda.current_device()) if pinned else torch.device("cpu")
     remake = partial(there.remade, collate)
-    return DeviceViews(loader, micro_batches, remake, device, micro, max(1, workers))
+    maker = partial(maker_of, there.on_device, device, micro, max(1, workers))
+    return DeviceViews(loader, micro_batches, remake, device, maker)
 
 
 def on_gpu(config: RunConfig) -> bool:

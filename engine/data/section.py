@@ -27,10 +27,11 @@ class DataSection:
             size where the crop is that much larger than the view, and resize bytes by PyTorch.
             false is Pillow all the way, the definition; see `engine.data.fast_view` for how far
             they are apart.
-        jpeg_decoder: `dali`, `simplejpeg`, `pillow`, or `auto`: DALI where it is installed and the
-            run is on a GPU, else the first of the others that is installed. The last two give the
-            same pixels. DALI makes the views of whole colour JPEGs on the device, within roundings
-            of the definition whatever fast_views says; see `engine.data.dali` for how far.
+        jpeg_decoder: `dali`, `torchvision`, `simplejpeg`, `pillow`, or `auto`: the first of them
+            that is installed and works, of the first two on a GPU alone. The last two give the
+            same pixels. The first two make the views of whole colour JPEGs on the device, nearly
+            the definition's whatever fast_views says; `engine.data.dali` and
+            `engine.data.torchvision_views` say how far from it.
         max_pixels: larger pictures are bad samples (decompression bombs).
         frames: seen of each video, at equal distances.
         max_bad_fraction: the run stops when more of its samples are bad.
@@ -50,7 +51,7 @@ class DataSection:
     rand_augment: bool = True
     shuffle_window: int = 64
     fast_views: bool = True
-    jpeg_decoder: Literal["auto", "dali", "simplejpeg", "pillow"] = "auto"
+    jpeg_decoder: Literal["auto", "dali", "torchvision", "simplejpeg", "pillow"] = "auto"
     max_pixels: int = 25_000_000
     frames: int = 8
     max_bad_fraction: float = 0.05

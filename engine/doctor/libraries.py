@@ -19,13 +19,16 @@ SOFT = {
     "xformers": ("xformers", "attention kernels"),
     "simplejpeg": ("simplejpeg", "faster JPEG decoding"),
     "nvidia-dali-cuda120": ("nvidia.dali", "JPEG decoding and augmentation on a GPU"),
+    "torchvision": ("torchvision", "JPEG decoding on a GPU without DALI, if for this PyTorch"),
     "s3fs": ("s3fs", "shards at s3://"),
     "gcsfs": ("gcsfs", "shards at gs://"),
     "adlfs": ("adlfs", "shards at az://"),
     "ninja": ("ninja", "DeepSpeed's own kernels, which are compiled when they are first used"),
 }
+# Those that only a machine with a GPU has a use for.
+FOR_GPUS = {"triton", "flash-attn", "xformers", "nvidia-dali-cuda120", "torchvision"}
 # Decoders that are not used, by their modules.
-DECODERS = ("torchvision", "turbojpeg")
+DECODERS = ("turbojpeg",)
 SIDE, DECODED_FOR = 512, 0.2
 
 
@@ -62,7 +65,7 @@ def fitting_triton() -> dict[str, Any]:
 
 
 def optional() -> dict[str, dict[str, Any]]:
-    """Soft dependencies: whether each is there, and what it gives."""
+    """Soft dependencies: whether each is there, what it gives, and whether to GPUs alone."""
     # Late: they import PyTorch, which may be what is broken.
     from engine.data.tokenizer import packaged_folder
     from engine.evaluation.meteor import find_meteor
@@ -71,7 +74,7 @@ def optional() -> dict[str, dict[str, Any]]:
     for name, (module, gives) in SOFT.items():
         there = _has(module)
         found[name] = {"active": there, "version": version(name), "gives": gives}
-        found[name]["mend"] = f"pip install {name}"
+        found[name] |= {"mend": f"pip install {name}", "for_gpus": name in FOR_GPUS}
     compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     gives = "torch.compile, and DeepSpeed's own kernels"
     found["C++ compiler"] = {"active": compiler is not None, "version": compiler, "gives": gives}

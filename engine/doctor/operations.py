@@ -21,9 +21,12 @@ from kernels import (
     by_picture,
     draw_hard_negatives,
     itc_loss,
+    linear,
     linear_gelu,
     linear_rows,
+    linears,
     lm_loss,
+    mlp,
     nucleus_draw,
 )
 from kernels.attention import op, packed
@@ -48,7 +51,11 @@ def triton_probes() -> dict[str, Probe]:
     """The Triton kernels by the name of their operation: forward, and backward where there is."""
     kernels = {
         "add_norm": _add_norm,
+        "norm made again": _norm_again,
+        "linears": _linears,
         "linear_gelu": _linear_gelu,
+        "mlp": _mlp,
+        "mlp by rows": _mlp_rows,
         "attention_joined": _attention_joined,
         "linear_rows": _linear_rows,
         "attention_rows": _attention_rows,
@@ -119,11 +126,46 @@ def _add_norm(backend: str) -> torch.Tensor:
     return _flat(normed, inputs[0].grad)
 
 
+def _norm_again(backend: str) -> torch.Tensor:
+    """By the product that alone reads it, for the gradient of its weight."""
+    inputs = _leaves((4, WIDTH), (4, WIDTH), (WIDTH,), (WIDTH,), (WIDTH, WIDTH), (WIDTH,))
+    _, normed = add_norm(*inputs[:4], 1e-5, read_once=True, backend=backend)
+    linear(normed, *inputs[4:], backend=backend).sum().backward()
+    return _flat(inputs[4].grad)
+
+
+def _two_maps() -> list[torch.Tensor]:
+    """Rows, and weight and bias of each, so that all gradients are of one size."""
+    rows, *maps = _leaves((4, WIDTH), *[(WIDTH, WIDTH), (WIDTH,)] * 2)
+    for weight in maps[::2]:
+        weight.data /= WIDTH**0.5
+    return [rows, *maps]
+
+
+def _linears(backend: str) -> torch.Tensor:
+    x, *maps = _two_maps()
+    products = linears(x, maps[::2], maps[1::2], backend=backend)
+    torch.stack(products).square().sum().backward()
+    return _flat(*products, x.grad, *(tensor.grad for tensor in maps))
+
+
 def _linear_gelu(backend: str) -> torch.Tensor:
     inputs = _leaves((4, WIDTH), (WIDTH, WIDTH), (WIDTH,))
     active = linear_gelu(*inputs, backend=backend)
     active.sum().backward()
     return _flat(active, inputs[0].grad)
+
+
+def _mlp(backend: str) -> torch.Tensor:
+    x, *maps = _two_maps()
+    mlp(x, *maps, backend=backend).square().sum().backward()
+    return _flat(x.grad, *(tensor.grad for tensor in maps))
+
+
+def _mlp_rows(backend: str) -> torch.Tensor:
+    x, weight, bias = _low(*_given((4, WIDTH), (WIDTH, WIDTH), (WIDTH,)))
+    chosen = "rows" if backend == "triton" else backend
+    return mlp(x, *(weight / 8, bias) * 2, backend=chosen)
 
 
 def _attention_joined(backend: str) -> torch.Tensor:
@@ -194,9 +236,11 @@ def _lm_loss(backend: str) -> torch.Tensor:
 
 
 def _draw(backend: str) -> torch.Tensor:
-    query, keys = (tensor.detach() for tensor in _leaves((8, WIDTH), (8, WIDTH)))
-    taken = draw_hard_negatives(query, keys, query.new_tensor(1.0), seed=1, backend=backend)
-    return taken.float()
+    """Each row has one key that is like it, of a weight beside which no other is drawn: the
+    kernel draws as the definition does in distribution alone."""
+    query = _leaves((8, WIDTH))[0].detach()
+    settings = {"seed": 1, "floor": 0.0, "backend": backend}
+    return draw_hard_negatives(query, query.roll(1, 0), query.new_tensor(1.0), **settings).float()
 
 
 def _nucleus_draw(backend: str) -> torch.Tensor:

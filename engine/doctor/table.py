@@ -42,7 +42,8 @@ def _rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         for why, names in _by_problem(found[kind]).items():
             yield "  does not", f"{', '.join(names)}: {why}"
     for name, package in (facts.get("optional") or {}).items():
-        if not package["active"]:
+        useless = package.get("for_gpus") and facts.get("gpus") == []
+        if not package["active"] and not useless:
             yield "not installed", f"{name} ({package['gives']}): {package['mend']}"
 
 

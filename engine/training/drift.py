@@ -3,6 +3,7 @@
 from typing import Any
 
 from engine.config import RunConfig, to_dict
+from engine.data.decoders import ON_DEVICE
 from engine.differences import flat
 from engine.manifest import CheckpointError
 
@@ -56,9 +57,9 @@ def refuse_drift(saved: dict[str, Any], config: RunConfig, where: str) -> None:
     # Captions are trained behind the prompt that they are generated behind.
     free = {key for key in {*old, *new} if {key, key.partition(".")[0]} & FREE}
     free -= {"evaluate.prompt"} if task == "caption" else set()
-    # Decoders of the host give the same pixels, and DALI nearly.
+    # Decoders of the host give the same pixels, and those on a device nearly.
     decoder = "data.jpeg_decoder"
-    free -= {decoder} if "dali" in (old.get(decoder), new.get(decoder)) else set()
+    free -= {decoder} if {old.get(decoder), new.get(decoder)} & {*ON_DEVICE} else set()
     old = {**flat(to_dict(RunConfig())), **BEFORE, **old}
     drifted = [
         f"{key} {old.get(key)!r} -> {new.get(key)!r}"

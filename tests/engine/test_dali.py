@@ -10,11 +10,12 @@ from PIL import Image
 
 from engine.data.augment import Augmentation, crop_box, normalised, to_bytes
 from engine.data.counter import Draws
-from engine.data.dali import AHEAD, DaliViews
+from engine.data.dali import DaliViews
 from engine.data.device_augment import augmented
 from engine.data.images import BadSample, decode_image
 from engine.data.jpeg import is_whole
 from engine.data.planned_view import PlannedView, PlannedViews, plan
+from engine.data.view_maker import AHEAD
 from tests.engine.test_fast_view import BAD, GOOD, MOST, OTHERS, encoded, photo, steps_apart
 
 KINDS = ({}, {"subsampling": 0}, {"subsampling": 1}, {"progressive": True}, {"quality": 30})

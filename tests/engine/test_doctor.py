@@ -252,6 +252,19 @@ def test_everything_that_fails_at_once_is_told() -> None:
 
 
 @pytest.mark.parametrize("gpu", [False, True])
+def test_what_only_a_gpu_uses_is_advised_where_there_is_one(gpu: bool) -> None:
+    found = good_machine(gpu)
+    soft = libraries.optional()
+    found["optional"]["facts"] = {
+        name: package | {"active": False} for name, package in soft.items()
+    }
+    text = page(found, [])
+    assert "pip install s3fs" in text
+    for name in ("triton", "flash-attn", "xformers", "nvidia-dali-cuda120", "torchvision"):
+        assert (f"pip install {name}" in " ".join(text.split())) is gpu
+
+
+@pytest.mark.parametrize("gpu", [False, True])
 def test_the_page_fits_a_terminal(gpu: bool) -> None:
     found = good_machine(gpu)
     found["attention"] |= {f"backend_{n}": {"problem": "because of this"} for n in range(9)}

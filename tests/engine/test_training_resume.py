@@ -64,12 +64,13 @@ def test_settings_that_change_the_arithmetic_are_refused_by_name(done: Path) -> 
     assert "max_steps" not in line
 
 
-def test_decoders_of_the_same_pixels_may_change_and_dali_may_not() -> None:
-    runs = {name: RunConfig(data=DataSection(jpeg_decoder=name)) for name in ("pillow", "dali")}
+@pytest.mark.parametrize("there", ["dali", "torchvision"])
+def test_decoders_of_the_same_pixels_may_change_and_those_on_a_device_may_not(there: str) -> None:
+    runs = {name: RunConfig(data=DataSection(jpeg_decoder=name)) for name in ("pillow", there)}
     refuse_drift(to_dict(RunConfig()), runs["pillow"], "step_7")
-    refuse_drift(to_dict(runs["dali"]), runs["dali"], "step_7")
-    with pytest.raises(CheckpointError, match="data.jpeg_decoder 'auto' -> 'dali'"):
-        refuse_drift(to_dict(RunConfig()), runs["dali"], "step_7")
+    refuse_drift(to_dict(runs[there]), runs[there], "step_7")
+    with pytest.raises(CheckpointError, match=f"data.jpeg_decoder 'auto' -> '{there}'"):
+        refuse_drift(to_dict(RunConfig()), runs[there], "step_7")
 
 
 def test_a_run_from_before_fast_views_keeps_its_own() -> None:

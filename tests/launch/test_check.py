@@ -1,12 +1,10 @@
 """`check.py`: every planted fault is found with what to do, all at once; a good run has none."""
 
-import json
 import os
 import shutil
 import socket
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -26,7 +24,7 @@ from engine.machine import cores, memory_bytes
 from launch import check
 from launch.check import CheckCapFiltConfig, only
 from launch.cli import parse
-from tests.check_runs import HOST, config_of, look, make_good, write_pairs
+from tests.check_runs import HOST, config_of, look, make_good, run, write_pairs
 from tests.commands import call, contents
 from tests.faults import CLEANING, FAULTS, Fault, described
 from tests.machines import few_files
@@ -121,15 +119,6 @@ def test_many_kinds_of_faults_are_planted() -> None:
     assert len({fault.name for fault in FAULTS}) >= 45
 
 
-def run(folder: Path, *words: str) -> tuple[int, dict[str, Any]]:
-    """The command's exit code and what it prints for machines."""
-    here = {"data.train": "data", "data.eval": "held_out", "output_dir": "run"}
-    places = [f"--{key}={folder / name}" for key, name in here.items()]
-    done = call(check.main, "--config", folder / "run.yaml", *places, "--json", *words)
-    assert done.err == ""
-    return done.code, json.loads(done.out)
-
-
 def test_all_faults_are_found_at_once(place: Path) -> None:
     cut(place)
     lock = hold(place)
@@ -157,23 +146,15 @@ def test_all_faults_are_found_at_once(place: Path) -> None:
     assert lock
 
 
-def test_mistakes_of_a_file_are_found_at_once(place: Path) -> None:
-    path = place / "run.yaml"
-    path.write_text(path.read_text() + "trian: {epochs: 3}\nsed: 4\nprecision: fp8\n")
-    text = path.read_text().replace("precision: fp32\n", "", 1)
-    path.write_text(text)
-    code, said = run(place)
-    lines = "\n".join(one["line"] for one in said["findings"] if one["severity"] == "error")
-    assert code == 2
-    assert "unknown key 'trian.epochs': did you mean 'train.epochs'?" in lines
-    assert "unknown key 'sed': did you mean 'seed'?" in lines
-    assert "precision: expected fp32 or bf16, got 'fp8'" in lines
+def test_nothing_is_wrong_with_a_run_of_no_steps(place: Path) -> None:
+    assert look(place, "--train.max_steps", "0") == []
 
 
-def test_a_file_that_cannot_be_read_is_one_finding(place: Path) -> None:
-    (place / "run.yaml").write_text("a: [")
-    code, said = run(place)
-    assert (code, [one["name"] for one in said["findings"]]) == (2, ["config"])
+def test_what_is_said_of_warming_up_helps(place: Path) -> None:
+    finding, *_ = look(place, "--train.max_steps", "1", "--train.warmup_steps", "1")
+    assert "set it to about 0" in finding.line
+    found = look(place, "--train.max_steps", "1", "--train.warmup_steps", "0")
+    assert "warmup" not in {one.name for one in found}
 
 
 def test_lines_for_people_and_the_exit_code(place: Path) -> None:

@@ -1,0 +1,141 @@
+"""torchvision's part of a view: a JPEG decoded, by nvJPEG on a GPU; PyTorch does the rest.
+
+How far from the definition, in steps of 255: what follows the decoder at most 1, in a thousandth of
+the values, as Pillow's filter is followed to its rounding between two passes; in a quarter of them
+where a crop is so much higher than wide that Pillow 13 filters columns before lines. nvJPEG's
+inverse DCT rounds otherwise than libjpeg's, and torchvision has it widen colours without
+interpolation: libjpeg asked for the same is 0.5 from itself in the mean, up to 16 between colours.
+Pictures are decoded whole and at their size, so it has no use for `data.fast_views`.
+"""
+
+import importlib.util
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+import torch.nn.functional as F
+
+from engine.data.fast_view import Box
+from engine.data.jpeg_header import colour_sides
+from engine.data.planned_view import PlannedViews
+from engine.data.view_maker import refuse_another, trial
+
+# Pixels that are decoded at once, three bytes each; a batch of larger pictures is several parts.
+AT_ONCE = 1 << 26
+CUBIC = {"mode": "bicubic", "antialias": True}
+
+
+def by_torchvision(encoded: list[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
+    """JPEGs [n] uint8 on the host -> [3, H, W] uint8 each, on the device.
+
+    Raises:
+        Exception: one of them cannot be decoded.
+    """
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    return decode_jpeg(encoded, mode=ImageReadMode.RGB, device=device)
+
+
+class TorchvisionViews:
+    """As `ViewMaker`, whose `start` waits for the decoder, but for no step of the GPU.
+
+    Args:
+        device: that the views are made on.
+        size: of their sides.
+
+    Raises:
+        Exception: torchvision cannot decode here, or its views are not the definition's.
+    """
+
+    name = "torchvision"
+    install = f"pip install the torchvision of PyTorch {torch.__version__.partition('+')[0]}"
+    decode = staticmethod(by_torchvision)
+
+    @staticmethod
+    def is_installed() -> bool:
+        """Whether torchvision is there, of whatever build."""
+        return importlib.util.find_spec("torchvision") is not None
+
+    def __init__(self, device: torch.device, size: int) -> None:
+        self.device, self.size, self._stream = device, size, None
+        if device.type == "cuda":
+            # torchvision makes its decoder anew for a device that is named otherwise.
+            number = torch.cuda.current_device() if device.index is None else device.index
+            self.device = torch.device("cuda", number)
+            self._stream = torch.cuda.Stream(self.device)
+        self._under_way: deque[tuple[PlannedViews, torch.Tensor, torch.cuda.Event | None]] = deque()
+        planned, expected = trial(size)
+        self.start(planned)
+        refuse_another(self.take(planned), expected)
+
+    def start(self, planned: PlannedViews) -> None:
+        """As `ViewMaker.start`."""
+        with self._apart():
+            contents, boxes = planned.contents(), planned.boxes.tolist()
+            sides = [colour_sides(memoryview(content)) for content in contents]
+            views = []
+            for part in parts([width * height for width, height in sides], AT_ONCE):
+                encoded = [torch.from_numpy(content) for content in contents[part]]
+                views.append(resized(self._decoded(encoded), boxes[part], self.size))
+            mirror = planned.mirror.to(self.device).bool()[:, None, None, None]
+            made = torch.cat(views)
+            made = torch.where(mirror, made.flip(3), made)
+            ready = None if self._stream is None else self._stream.record_event()
+        self._under_way.append((planned, made, ready))
+
+    def _apart(self) -> AbstractContextManager:
+        """On a stream of its own, beside the steps'."""
+        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+
+    def _decoded(self, encoded: list[torch.Tensor]) -> list[torch.Tensor]:
+        """[3, H, W] uint8 of each.
+
+        torchvision writes on a third stream, which does not wait for what was to be done with the
+        memory that it writes to (its pull request 9606). That memory is this stream's own, and
+        nothing is to be done on it once it was waited for.
+        """
+        if self._stream is not None:
+            self._stream.synchronize()
+        return self.decode(encoded, self.device)
+
+    def take(self, planned: PlannedViews) -> torch.Tensor:
+        """As `ViewMaker.take`."""
+        if not self._under_way or self._under_way[0][0] is not planned:
+            raise RuntimeError("not the oldest batch under way")
+        _, views, ready = self._under_way.popleft()
+        if ready is not None:
+            steps = torch.cuda.current_stream(self.device)
+            steps.wait_event(ready)
+            # It was allocated for another stream and is used by the steps'.
+            views.record_stream(steps)
+        return views
+
+
+def parts(pixels: Sequence[int], most: int) -> Iterator[slice]:
+    """Neighbours that have at most so many pixels together, or one that has more."""
+    first, together = 0, 0
+    for place, count in enumerate(pixels):
+        if place > first and together + count > most:
+            yield slice(first, place)
+            first, together = place, 0
+        together += count
+    yield slice(first, len(pixels))
+
+
+def resized(pictures: list[torch.Tensor], boxes: Sequence[Box], size: int) -> torch.Tensor:
+    """Pictures [3, H, W] uint8, each cropped to its box -> [N, 3, size, size] uint8.
+
+    Pillow's bicubic filter: along lines, rounded to bytes, then along columns.
+    """
+    lines = []
+    for picture, (left, top, right, bottom) in zip(pictures, boxes, strict=True):
+        crop = picture[:, top:bottom, left:right].float()[None]
+        lines.append(F.interpolate(crop, (bottom - top, size), **CUBIC)[0])
+    lines = whole(torch.cat(lines, 1)).split([bottom - top for _, top, _, bottom in boxes], 1)
+    return whole(torch.cat([F.interpolate(x[None], size, **CUBIC) for x in lines])).byte()
+
+
+def whole(values: torch.Tensor) -> torch.Tensor:
+    """Rounded to whole steps of 255, in place."""
+    return values.add_(0.5).floor_().clamp_(0, 255)
