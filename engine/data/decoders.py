@@ -48,9 +48,9 @@ def choose_decoders(
 ) -> Decoders:
     """The decoders of a run.
 
-    `auto` takes DALI, else torchvision, where views can be made on a GPU and what it makes of a
-    picture there agrees with the definition; for the rest simplejpeg, and Pillow where that is not
-    installed.
+    `auto` takes DALI where views can be made on a GPU and what it makes of a picture there agrees
+    with the definition; for the rest simplejpeg, and Pillow where that is not installed. It leaves
+    torchvision out as long as no GPU has been measured with it.
 
     Args:
         choice: `auto`, `dali`, `torchvision`, `simplejpeg` or `pillow`. The first two run on a CPU
@@ -104,7 +104,7 @@ def _on_device(
     """The first one wanted that can make views on the device, and why those before it cannot."""
     wanted = [choice] if choice in ON_DEVICE else []
     if choice == "auto" and device == "cuda" and fast_views:
-        wanted = [*ON_DEVICE]
+        wanted = ["dali"]
     faults: list[str] = []
     for decoder in wanted:
         if (fault := _fault(decoder, device, single)) is None:

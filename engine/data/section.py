@@ -28,10 +28,10 @@ class DataSection:
             false is Pillow all the way, the definition; see `engine.data.fast_view` for how far
             they are apart.
         jpeg_decoder: `dali`, `torchvision`, `simplejpeg`, `pillow`, or `auto`: the first of them
-            that is installed and works, of the first two on a GPU alone. The last two give the
-            same pixels. The first two make the views of whole colour JPEGs on the device, nearly
-            the definition's whatever fast_views says; `engine.data.dali` and
-            `engine.data.torchvision_views` say how far from it.
+            that is installed and works, DALI on a GPU alone and torchvision only if it is named.
+            The last two give the same pixels. The first two make the views of whole colour JPEGs
+            on the device, nearly the definition's whatever fast_views says; `engine.data.dali`
+            and `engine.data.torchvision_views` say how far from it.
         max_pixels: larger pictures are bad samples (decompression bombs).
         frames: seen of each video, at equal distances.
         max_bad_fraction: the run stops when more of its samples are bad.

@@ -68,23 +68,21 @@ def test_dali_is_looked_at_only_where_it_may_make_the_views(
     assert [data.jpeg_decoder for data in kept] == ["auto", "dali"]
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_auto_takes_torchvision_where_dali_is_not(
-    there: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_auto_without_dali_takes_the_hosts(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """No GPU has been measured with torchvision, so it is taken only by name."""
     decoders._announce.cache_clear()
-    found = {"dali": "no DALI", "torchvision": None if there else "no torchvision"}
+    found = {"dali": "no DALI", "torchvision": None}
     monkeypatch.setattr(decoders, "_fault", lambda decoder, device, single: found[decoder])
     with caplog.at_level(logging.INFO):
-        chosen = choose_decoders("auto", "cuda")
-    kept = decoders.in_effect(RunConfig(), "cuda", single=True).data.jpeg_decoder
-    if there:
-        said = "torchvision on cuda (no DALI); simplejpeg for what it does not take"
-        assert (chosen.on_device, kept) == ("torchvision", "torchvision")
-    else:
-        said = "simplejpeg (no DALI; no torchvision)"
-        assert (chosen.on_device, kept) == (None, "auto")
-    assert caplog.messages == [f"JPEG decoder: {said}"]
+        assert choose_decoders("auto", "cuda").on_device is None
+        assert choose_decoders("torchvision", "cuda").on_device == "torchvision"
+    assert decoders.in_effect(RunConfig(), "cuda", single=True).data.jpeg_decoder == "auto"
+    assert caplog.messages == [
+        "JPEG decoder: simplejpeg (no DALI)",
+        "JPEG decoder: torchvision on cuda; simplejpeg for what it does not take",
+    ]
 
 
 @pytest.mark.parametrize(
