@@ -11,6 +11,7 @@ from torch import nn
 
 from kernels import (
     add_norm,
+    dropout,
     linear,
     linear_gelu,
     linear_rows,
@@ -56,6 +57,13 @@ def together_in_turn(
 
 def _parameters(maps: Sequence[nn.Linear]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     return [each.weight for each in maps], [each.bias for each in maps]
+
+
+class Dropout(nn.Dropout):
+    """`nn.Dropout` by `kernels.dropout`."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return dropout(x, self.p) if self.training else x
 
 
 class LinearGelu(nn.Linear):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from blip_model.config import BlipConfig
-from blip_model.layers import AddLayerNorm, Linear, MlpOutput, of_few_rows
+from blip_model.layers import AddLayerNorm, Dropout, Linear, MlpOutput, of_few_rows
 from blip_model.lm_head import NORM_EPS, LmHead
 from blip_model.recompute import run_layer
 from kernels import attention, attention_absorbed
@@ -26,7 +26,7 @@ class Embeddings(nn.Module):
         )
         self.position_embeddings = nn.Embedding(config.max_positions, width)
         self.LayerNorm = nn.LayerNorm(width, eps=NORM_EPS)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, ids_BL: torch.Tensor, first_position: int = 0) -> torch.Tensor:
         last = first_position + ids_BL.shape[1]

@@ -18,6 +18,7 @@ from kernels.attention_rows.op import attention_rows
 from kernels.attention_step.op import attention_step_
 from kernels.beam_candidates.op import beam_candidates
 from kernels.bias_gelu.op import linear_gelu
+from kernels.dropout import dropout
 from kernels.ema import ema_
 from kernels.hard_negatives.op import draw_hard_negatives
 from kernels.itc_loss.op import itc_loss
@@ -43,6 +44,7 @@ __all__ = [
     "by_picture",
     "by_torch",
     "draw_hard_negatives",
+    "dropout",
     "forget",
     "ema_",
     "itc_loss",

@@ -3,6 +3,8 @@
 import torch
 import torch.nn.functional as F
 
+from kernels.dropout import dropout as drop
+
 
 def add_norm_reference(
     residual: torch.Tensor,
@@ -19,6 +21,6 @@ def add_norm_reference(
     """
     total = residual
     if branch is not None:
-        total = residual + (F.dropout(branch, dropout) if dropout else branch)
+        total = residual + drop(branch, dropout)
     normed = F.layer_norm(total, weight.shape, weight, bias, eps)
     return total, normed if norm_dtype is None else normed.to(norm_dtype)

@@ -3,6 +3,8 @@
 import torch
 import torch.nn.functional as F
 
+from kernels.dropout import dropout as drop
+
 
 def attention_reference(
     query: torch.Tensor,
@@ -27,7 +29,7 @@ def attention_reference(
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    return torch.dropout(scores.softmax(-1), dropout, dropout > 0) @ value
+    return drop(scores.softmax(-1), dropout) @ value
 
 
 def attention_packed_reference(
