@@ -7,26 +7,23 @@ import importlib.util
 import io
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from bench.conftest import Compare
-from bench.interleaved import Side, ratio
+from bench.conftest import Compare, Start
+from bench.interleaved import ratio
+from bench.loading import BATCH, original_program, our_program, webdataset_program
 from bench.plan import Plan
 from bench.record import Record
-from engine.config import DataSection, ModelSection, RunConfig, TrainSection
-from engine.data.augment import normalised
-from engine.data.loader import build_loader
+from bench.sides import Program
 from engine.data.open_source import open_source
 from engine.data.order import Order
 from engine.data.shards import ShardWriter
-from engine.data.tokenizer import open_tokenizer
 
-QUALITY, BATCH, MAX_TOKENS = 90, 16, 30
+QUALITY = 90
 SIZES = {"": (500, 375), "_large": (1024, 768)}
 CAPTION = "A photo of the number {}, with some noise: it was found on the web!"
 
@@ -71,38 +68,19 @@ def is_there(peer: str, record: Record) -> bool:
 
 @pytest.mark.parametrize("name", SIZES)
 def test_pairs_a_second(
-    compare: Compare, plan: Plan, record: Record, tmp_path: Path, name: str
+    start: Start, compare: Compare, plan: Plan, record: Record, tmp_path: Path, name: str
 ) -> None:
-    pairs = pairs_on_disk(tmp_path, max(plan.pictures, BATCH), *SIZES[name])
+    steps = max(plan.pictures, BATCH) // BATCH
+    pairs = pairs_on_disk(tmp_path, steps * BATCH, *SIZES[name])
     # One process on a CPU: the cost of a pair. Beside a GPU all cores load.
     workers = 0 if plan.hardware == "cpu" else len(os.sched_getaffinity(0))
-    steps = max(plan.pictures, BATCH) // BATCH
-    config = RunConfig(
-        model=ModelSection(preset=plan.preset),
-        data=DataSection(train=str(pairs / "shards"), workers=workers),
-        train=TrainSection(global_batch_size=BATCH, negative_group_size=BATCH),
-    )
-    size, shards = config.model.network().image_size, sorted(pairs.rglob("*.tar"))
-    tokenizer = open_tokenizer(None)
-
-    def ours() -> int:
-        source = open_source(config.data.train)
-        spread = {"rank": 0, "world_size": 1, "start_step": 0, "stop_step": steps}
-        batches = build_loader(config, source, tokenizer, **spread)
-        # What training does on the device belongs to what the others' loaders do.
-        return sum(len(normalised(batch.image)) for batch in batches)
-
-    def theirs(batches: Callable, place: object) -> int:
-        loaded = batches(place, size, BATCH, workers)
-        return sum(len(tokenizer.encode(texts, MAX_TOKENS)[0]) for _, texts in loaded)
-
-    sides: dict[str, Side] = {"ours": ours}
+    given = (pairs, plan.preset, workers)
+    programs = [Program("ours", our_program, (*given, steps, plan.device))]
     if is_there("cv2", record):
-        from bench import original_loader
-
-        sides["original"] = lambda: theirs(original_loader.original_batches, pairs / "pairs.json")
+        programs.append(Program("the original", original_program, given))
         if is_there("webdataset", record):
-            sides["webdataset"] = lambda: theirs(original_loader.webdataset_batches, shards)
+            programs.append(Program("webdataset", webdataset_program, given))
+    sides = start(*programs)
     assert {side() for side in sides.values()} == {steps * BATCH}
     times = compare(f"loader{name}, {steps * BATCH} pairs, {workers} workers", sides)
     total = [steps * BATCH] * plan.rounds
