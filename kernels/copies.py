@@ -40,6 +40,20 @@ class _Copy:
         self.state = _state(weight)
 
 
+class _Way:
+    """From a weight to its copy, as long as that lives; of a weight that is saved or copied whole
+    it leads nowhere."""
+
+    def __init__(self, copy: _Copy | None = None) -> None:
+        self._copy = copy and weakref.ref(copy)
+
+    def __call__(self) -> _Copy | None:
+        return self._copy and self._copy()
+
+    def __reduce__(self) -> tuple[type["_Way"], tuple[()]]:
+        return _Way, ()
+
+
 def _state(weight: torch.Tensor) -> tuple[int, int]:
     return weight._version, weight.data_ptr()
 
@@ -76,7 +90,7 @@ class Copies:
         for here in by_device.values():
             for weight, place in zip(here, _places(here, dtype), strict=True):
                 self._copies[weight] = copy = _Copy(weight, place)
-                weight.copy_kept = weakref.ref(copy)
+                weight.copy_kept = _Way(copy)
 
     def of(self, weight: torch.Tensor | None) -> torch.Tensor | None:
         """Where the copy lies, for a pass that writes it with its weight; None without one."""

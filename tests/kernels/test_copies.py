@@ -1,10 +1,12 @@
 """Copies of weights: the bits and gradients of a cast, and never those of an older weight."""
 
+import copy
 import gc
 import weakref
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -196,3 +198,17 @@ def test_a_weight_that_trains_from_later_on_gets_gradients() -> None:
     assert in_dtype(weight, LOW).data_ptr() == kept.of(weight).data_ptr()
     in_dtype(weight.requires_grad_(), LOW).sum().backward()
     assert torch.equal(weight.grad, torch.ones_like(weight))
+
+
+def test_a_module_with_copies_is_saved_and_copied_whole(tmp_path: Path) -> None:
+    module = nn.Linear(8, 4)
+    kept = Copies(module.parameters(), LOW)
+    torch.save(module, tmp_path / "whole.pt")
+    loaded = torch.load(tmp_path / "whole.pt", weights_only=False)
+    for other in (loaded, copy.deepcopy(module)):
+        torch.testing.assert_close(other.weight, module.weight, rtol=0, atol=0)
+        with torch.no_grad():
+            other.weight.zero_()
+        # Its own weight, cast, and not the first one's copy.
+        assert not in_dtype(other.weight, LOW).any()
+    assert in_dtype(module.weight, LOW) is not module.weight and kept.refresh() == 0
