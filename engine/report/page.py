@@ -234,6 +234,7 @@ def _sections(parts: Parts, thumbnails: Mapping[str, str]) -> tuple[list[str], d
         values |= {
             "headline": headline(run),
             "captions": captions(run, pictures),
+            "evaluation": run.evaluation,
             "queries": queries(run, pictures),
             "curves": curves(run),
             "data": facts,

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,15 @@ class RunFolder:
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
         return value
+
+    def evaluation(self, task: str) -> str:
+        """The command that leaves results of a task where `read_run` finds them."""
+        own = ["--config", str(self.stage / "config.yaml")] if self.config_text else []
+        words = [*own, "--model.checkpoint", str(self.stage)]
+        if not self.setting("data", "eval"):
+            words += ["--data.eval", "SHARDS"]
+        words += ["--output_dir", str(self.stage / "evaluation" / task)]
+        return shlex.join(["python", "launch/evaluate.py", "--task", task, *words])
 
 
 def read_run(root: Path) -> RunFolder:

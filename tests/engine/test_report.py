@@ -1,5 +1,7 @@
 """The page shows what a run left and says what it did not leave."""
 
+import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,6 +85,22 @@ def test_an_absent_part_is_said_not_fatal(tmp_path: Path, gone: str) -> None:
         "caption": "evaluate.py --task caption",
     }
     assert {part for part, line in expected.items() if line in text} == {gone}
+
+
+def test_the_command_that_is_named_writes_where_the_page_reads(tmp_path: Path) -> None:
+    """For a folder whose name a shell takes apart, with and without pairs to evaluate on."""
+    root = make_run(tmp_path / "my run", pictures=2)
+    (root / "pretrain" / PARTS["retrieval"]).unlink()
+    run, stage = read_run(root), root / "pretrain"
+    assert run.evaluation("retrieval") in " ".join(Elements(page_of(root)).text.split())
+    words = shlex.split(run.evaluation("retrieval"))
+    named = dict(zip(words[2::2], words[3::2], strict=True))
+    assert Path(named["--output_dir"]) / "results.json" == stage / PARTS["retrieval"]
+    assert (named["--config"], named["--model.checkpoint"]) == (f"{stage}/config.yaml", str(stage))
+    assert ("--data.eval" in named) == (not run.setting("data", "eval"))
+    bare = replace(run, config=None, config_text="")
+    assert "--data.eval SHARDS" in bare.evaluation("caption")
+    assert "--config" not in bare.evaluation("caption")
 
 
 @pytest.mark.parametrize("kept", list(PARTS))
