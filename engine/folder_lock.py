@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
@@ -9,6 +10,18 @@ from typing import TextIO
 from engine.config import ConfigError
 
 LOCK = ".lock"
+# Open ones of this process.
+_OPEN: set[TextIO] = set()
+
+
+def _let_go() -> None:
+    """A lock is free when the last process that has it open is gone, and processes that load data
+    outlive by seconds a run that is killed: none of them has it open."""
+    while _OPEN:
+        _OPEN.pop().close()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 @contextlib.contextmanager
@@ -26,10 +39,12 @@ def open_lock(folder: Path) -> Iterator[TextIO]:
     except OSError as error:
         raise ConfigError(f"output_dir {folder}: cannot be written: {error.strerror}") from None
     with (folder / LOCK).open("w") as lock:
+        _OPEN.add(lock)
         try:
             yield lock
         finally:
-            # Said aloud: a process forked meanwhile would keep the lock of a file merely closed.
+            _OPEN.discard(lock)
+            # Said aloud: a program started meanwhile may have it open without knowing.
             fcntl.flock(lock, fcntl.LOCK_UN)
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from itertools import accumulate
 
 import torch
+from torch.utils.weak import WeakTensorKeyDictionary
 
 # Bytes: what a GPU loads at once, and its products ask of where they begin.
 ALIGNMENT = 16
@@ -40,18 +41,8 @@ class _Copy:
         self.state = _state(weight)
 
 
-class _Way:
-    """From a weight to its copy, as long as that lives; of a weight that is saved or copied whole
-    it leads nowhere."""
-
-    def __init__(self, copy: _Copy | None = None) -> None:
-        self._copy = copy and weakref.ref(copy)
-
-    def __call__(self) -> _Copy | None:
-        return self._copy and self._copy()
-
-    def __reduce__(self) -> tuple[type["_Way"], tuple[()]]:
-        return _Way, ()
+# From a weight to its copy, as long as both live. Not on the weight: it would be saved with it.
+_KEPT = WeakTensorKeyDictionary()
 
 
 def _state(weight: torch.Tensor) -> tuple[int, int]:
@@ -90,7 +81,7 @@ class Copies:
         for here in by_device.values():
             for weight, place in zip(here, _places(here, dtype), strict=True):
                 self._copies[weight] = copy = _Copy(weight, place)
-                weight.copy_kept = _Way(copy)
+                _KEPT[weight] = weakref.ref(copy)
 
     def of(self, weight: torch.Tensor | None) -> torch.Tensor | None:
         """Where the copy lies, for a pass that writes it with its weight; None without one."""
@@ -149,9 +140,9 @@ def multiplied(*weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 def _copy(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | None:
     # A program that is compiled holds for whatever weights have become.
-    if torch.compiler.is_compiling() or not hasattr(weight, "copy_kept"):
+    if torch.compiler.is_compiling() or (kept := _KEPT.get(weight)) is None:
         return None
-    copy = weight.copy_kept()
+    copy = kept()
     if copy is None or copy.values.dtype != dtype or copy.state != _state(weight):
         return None
     trains = torch.is_grad_enabled() and weight.requires_grad

@@ -88,9 +88,10 @@ def main() -> None:
             progress=say,
         )
         why = ", ".join(f"{count} {reason}" for reason, count in made.left_out.most_common())
+        hint = "; is --image_root right?" if made.left_out["missing"] > made.pairs else ""
         print(
             f"{given.output_dir}: {made.pairs} pairs, {made.size / 1e6:.1f} MB; "
-            f"left out: {why or 'none'}"
+            f"left out: {why or 'none'}{hint}"
         )
         return
     kinds = {"index": (index_shards, "indexed"), "verify": (verify_shards, "whole")}

@@ -7,7 +7,7 @@ from typing import Any
 import xxhash
 
 from engine.capfilt.candidates import ShardTexts, Tick
-from engine.capfilt.config import CaptionSection, RuleSection
+from engine.capfilt.config import CapFiltConfig, CaptionSection, RuleSection
 from engine.capfilt.folder import OutputFolder
 from engine.capfilt.identity import hash_identity, named_rule, read_identity
 from engine.capfilt.ledger import QUARANTINED, Ledger
@@ -36,18 +36,21 @@ class EarlierRun:
         self.folder, self._identity = OutputFolder(root), identity
         self.ledger = Ledger(self.folder, hash_identity(identity))
 
-    def identity(self, caption: CaptionSection, rule: RuleSection) -> dict[str, Any]:
+    def identity(self, caption: CaptionSection, rule: RuleSection, seed: int) -> dict[str, Any]:
         """That of a run with these scores and this rule: the same as if they were made anew.
 
         Raises:
             ConfigError: captions are asked for that the earlier run has not made.
         """
-        theirs = flat({"caption": self._identity["caption"]})
-        wanted = flat({"caption": caption.resolved()})
-        if wanted != flat({"caption": CaptionSection().resolved()}) and wanted != theirs:
+        theirs = flat({"caption": self._identity["caption"], "seed": self._identity["seed"]})
+        wanted = flat({"caption": caption.resolved(), "seed": seed})
+        unsaid = flat({"caption": CaptionSection().resolved(), "seed": CapFiltConfig.seed})
+        other = [key for key in wanted if wanted[key] not in (unsaid[key], theirs.get(key))]
+        if other:
+            apart = differences(*({key: of.get(key) for key in other} for of in (theirs, wanted)))
             raise ConfigError(
                 f"from_table {self.folder.root}: takes its captions as they are, only the rule may "
-                f"differ ({', '.join(differences(theirs, wanted))}): leave these settings out, or "
+                f"differ ({', '.join(apart)}): leave these settings out, or "
                 "give captioner and filter instead of from_table"
             )
         return {**self._identity, "rule": named_rule(rule)}

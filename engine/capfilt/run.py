@@ -108,7 +108,7 @@ class CapFilt:
         if config.from_table:
             earlier = EarlierRun(Path(config.from_table))
             earlier.require(list(self.shards))
-            return earlier, earlier.identity(config.caption, config.rule)
+            return earlier, earlier.identity(config.caption, config.rule, config.seed)
         for name in ("captioner", "filter"):
             if not getattr(config, name):
                 raise ConfigError(f"no {name}: set --{name} to a run folder or weights")

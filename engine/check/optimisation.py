@@ -102,17 +102,18 @@ def lengths(setup: Setup) -> Iterator[Finding]:
     if train.warmup_steps >= steps:
         by_epochs = "train.epochs, train.max_steps is not set"
         length = by_epochs if train.max_steps is None else "train.max_steps"
+        few = f"about {steps // 20}" if steps >= 20 else "0"
         yield error(
             "warmup",
             f"train.warmup_steps {train.warmup_steps} is not less than the run's {steps} steps "
-            f"({length}): the rate never reaches its peak; set it to about {steps // 20}",
+            f"({length}): the rate never reaches its peak; set it to {few}",
         )
-        return
     if setup.train is None:
         return
     samples = setup.train.count
     last = schedule.learning_rate(train, steps - 1, samples)
-    if last > ANNEALED * train.learning_rate and train.min_learning_rate < train.learning_rate:
+    falls = train.warmup_steps < steps and train.min_learning_rate < train.learning_rate
+    if falls and last > ANNEALED * train.learning_rate:
         yield warning(
             "never_anneals",
             f"train.schedule {train.schedule} ends at {last:.2g} of the peak's "

@@ -115,7 +115,10 @@ def _read_table(path: Path, textless: bool = False) -> pa.Table:
             rows = pa.parquet.read_table(path)
         else:
             options = pa.csv.ParseOptions(delimiter="\t" if path.suffix == ".tsv" else ",")
-            rows = pa.csv.read_csv(path, parse_options=options)
+            # As they stand there: a column of nothing but digits is no column of numbers.
+            texts = dict.fromkeys((*IMAGE_COLUMNS, *CAPTION_COLUMNS, "uid", "url"), pa.string())
+            kinds = pa.csv.ConvertOptions(column_types=texts)
+            rows = pa.csv.read_csv(path, parse_options=options, convert_options=kinds)
     except (OSError, ValueError, RecursionError, pa.ArrowException) as error:
         problem = str(error).splitlines()[0]
         raise ConfigError(f"{path}: not readable as {path.suffix[1:]}: {problem}") from None

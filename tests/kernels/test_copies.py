@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from kernels import adamw_ema_, ema_, linear, linear_gelu, lm_loss, mlp
-from kernels.copies import Copies, in_dtype, multiplied
+from kernels.copies import _KEPT, Copies, in_dtype, multiplied
 
 LOW = torch.bfloat16
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -185,7 +185,7 @@ def test_weights_keep_nothing_alive_and_find_nothing_afterwards() -> None:
     in_dtype(weight, LOW).sum().backward()
     place = kept.of(weight).data_ptr()
     del kept
-    assert in_dtype(weight, LOW).data_ptr() != place or weight.copy_kept() is None
+    assert in_dtype(weight, LOW).data_ptr() != place or _KEPT[weight]() is None
     kept, gone = Copies([weight], LOW), weakref.ref(weight)
     del kept, weight
     gc.collect()
@@ -211,4 +211,6 @@ def test_a_module_with_copies_is_saved_and_copied_whole(tmp_path: Path) -> None:
             other.weight.zero_()
         # Its own weight, cast, and not the first one's copy.
         assert not in_dtype(other.weight, LOW).any()
+    torch.save(list(module.parameters()), tmp_path / "weights.pt")
+    assert len(torch.load(tmp_path / "weights.pt", weights_only=True)) == 2
     assert in_dtype(module.weight, LOW) is not module.weight and kept.refresh() == 0

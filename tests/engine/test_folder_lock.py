@@ -1,0 +1,51 @@
+"""The lock of a folder: one writer, and none once the writer is gone."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from engine.folder_lock import open_lock, try_lock
+
+# A run with a process that loads data for it, which does not notice that the run is killed.
+WRITER = """
+import os, sys, time
+from pathlib import Path
+from engine.folder_lock import open_lock, try_lock
+with open_lock(Path(sys.argv[1])) as lock:
+    assert try_lock(lock)
+    child = os.fork()
+    if child:
+        print(child, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_killed_writer_leaves_no_lock_to_those_it_forked(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WRITER, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+        child = int(writer.stdout.readline())
+        try:
+            with open_lock(tmp_path) as lock:
+                assert not try_lock(lock)
+            writer.kill()
+            writer.wait()
+            os.kill(child, 0)
+            with open_lock(tmp_path) as lock:
+                assert try_lock(lock)
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
+def test_a_fork_takes_no_lock_from_its_parent(tmp_path: Path) -> None:
+    with open_lock(tmp_path) as lock:
+        assert try_lock(lock)
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        with open_lock(tmp_path) as other:
+            assert not try_lock(other)
+    with open_lock(tmp_path) as lock:
+        assert try_lock(lock)
