@@ -13,6 +13,8 @@ from engine.manifest import sync
 
 IDENTITY, SETTINGS, SUMMARY = "run.json", "config.yaml", "summary.json"
 PARTS = ("shards", "table", "ledger", "quarantine")
+# Texts are added to a shard, at the very most some kilobytes a picture; most shrink.
+MORE = 1.1
 
 
 class OutputFolder:
@@ -105,6 +107,11 @@ class OutputFolder:
                     shutil.rmtree(left, ignore_errors=True)
                 else:
                     left.unlink(missing_ok=True)
+
+
+def room_for(size: int) -> int:
+    """Bytes that the output of a shard of so many takes at most."""
+    return int(size * MORE) + (1 << 20)
 
 
 def _escape(name: str) -> str:

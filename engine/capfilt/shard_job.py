@@ -11,7 +11,7 @@ import xxhash
 from engine.capfilt.candidates import Candidates, Tick
 from engine.capfilt.cleaned import index_of, write_cleaned
 from engine.capfilt.config import RuleSection
-from engine.capfilt.folder import OutputFolder, put, size_on_disk, write_file
+from engine.capfilt.folder import OutputFolder, put, room_for, size_on_disk, write_file
 from engine.capfilt.inputs import InputShard, RemoteShard
 from engine.capfilt.ledger import DONE, QUARANTINED, Entry, Ledger, digest_of
 from engine.capfilt.pictures import Bad
@@ -22,8 +22,6 @@ from engine.data.index import ShardError, index_path, open_index
 from engine.data.shards import Shards
 from engine.manifest import sync
 
-# Texts are added to a shard, at the very most some kilobytes a picture; most shrink.
-MORE = 1.1
 # Characters of a key or uid in the quarantine; names of members may have a thousand times as many.
 LONGEST_NAME = 1000
 
@@ -81,7 +79,7 @@ class ShardJob:
         try:
             shards, size = Shards([shard]), _size(shard)
             texts = self.candidates(name, shards, tick)
-            self.folder.require_space(name, int(size * MORE) + (1 << 20))
+            self.folder.require_space(name, room_for(size))
             judged = judge_all(texts.pictures, self.rule)
             tar = desk / f"{name}.tar"
             written = write_cleaned(tar, shards, judged)

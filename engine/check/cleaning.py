@@ -1,14 +1,16 @@
 """Faults of a captioning-and-filtering run before it begins."""
 
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine.capfilt.config import CapFiltConfig, to_dict
+from engine.capfilt.folder import room_for
 from engine.capfilt.identity import of_settings, refuse_other
 from engine.capfilt.inputs import RemoteShard, name_shards
-from engine.check.folder import unwritable
+from engine.check.folder import existing, unwritable
 from engine.check.host import Host
 from engine.check.pairs import open_pairs
 from engine.check.samples import unusable
@@ -136,8 +138,29 @@ def folder(run: Cleaning) -> Iterator[Finding]:
     wrong = list(unwritable(config.output_dir))
     yield from wrong
     if not wrong:
+        yield from _room(run)
         ours = of_settings(config)
         yield from refusals("output_other_run", lambda: refuse_other(config, ours, whole=False))
+
+
+def _room(run: Cleaning) -> Iterator[Finding]:
+    """Free space against the cleaned shards, each as large as it may get."""
+    folder = Path(run.config.output_dir)
+    try:
+        shards = name_shards(run.config.data.train, _impatient(run.config.remote)).values()
+        sizes = [room_for(shard.stat().st_size) for shard in shards if isinstance(shard, Path)]
+    except (ConfigError, OSError):
+        # Named by the check of the pairs.
+        return
+    made = sum(file.stat().st_size for file in folder.glob("shards/*") if file.is_file())
+    needed, free = sum(sizes), shutil.disk_usage(existing(folder)).free
+    if needed <= free + made:
+        return
+    line = (
+        f"output_dir {folder}: its shards may take {needed / 1e6:,.1f} MB and {free / 1e6:,.1f} MB "
+        "are free: make room, or name another folder"
+    )
+    yield error("disk", line) if free < max(sizes) else warning("disk", line)
 
 
 def machine(run: Cleaning) -> Iterator[Finding]:

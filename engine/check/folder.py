@@ -28,7 +28,7 @@ def unwritable(output_dir: str) -> Iterator[Finding]:
     if os.path.isfile(folder):
         yield error("output_file", f"output_dir {folder} is a file: name a folder")
         return
-    there = _existing(folder)
+    there = existing(folder)
     if not there.is_dir():
         line = f"output_dir {folder}: {there} is a file: name a folder below another one"
         yield error("output_file", line)
@@ -113,7 +113,7 @@ def room(setup: Setup) -> Iterator[Finding]:
         setup.config.checkpoint,
         checkpoint_bytes(setup),
     )
-    there = _existing(folder)
+    there = existing(folder)
     if not there.is_dir():
         return
     kept = min(keep.keep_last, _saves(setup))
@@ -149,7 +149,8 @@ def _saves(setup: Setup) -> int:
     return -(-(setup.steps or 1) // every) if every else 1
 
 
-def _existing(folder: Path) -> Path:
+def existing(folder: Path) -> Path:
+    """The folder, or the nearest above it that is there."""
     folder = folder.absolute()
     return next(path for path in (folder, *folder.parents) if os.path.exists(path))
 

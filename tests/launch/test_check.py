@@ -5,11 +5,13 @@ import shutil
 import socket
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from engine.capfilt.config import CapFiltConfig
-from engine.check import shards
+from engine.capfilt.folder import room_for
+from engine.check import cleaning, shards
 from engine.check.folder import unwritable
 from engine.check.host import Host
 from engine.check.pairs import SAMPLES
@@ -253,6 +255,19 @@ def test_help_of_a_cleaning_shows_its_own_flags() -> None:
     usage, _, examples = done.out.partition("examples:\n")
     assert "--rule.itm_threshold" in usage
     assert "--task capfilt" in examples
+
+
+def test_a_disk_without_room_for_cleaned_shards(
+    good: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = [room_for(path.stat().st_size) for path in (good / "data").glob("*.tar")]
+    for free, severity in ((max(sizes) - 1, "error"), (sum(sizes) - 1, "warning")):
+        usage = SimpleNamespace(free=free)
+        monkeypatch.setattr(cleaning.shutil, "disk_usage", lambda _, usage=usage: usage)
+        (finding,) = clean(good)
+        assert (finding.name, finding.severity) == ("disk", severity)
+    monkeypatch.setattr(cleaning.shutil, "disk_usage", lambda _: SimpleNamespace(free=sum(sizes)))
+    assert clean(good) == []
 
 
 def test_gpus_and_machines_beyond_this_one(good: Path) -> None:
