@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.capfilt import shard_job
+from engine.capfilt import folder
 from tests.capfilt_runs import clean, make_world, outcome
 from tests.forked import succeed
 
@@ -106,7 +106,7 @@ def test_too_little_room_is_said_before_writing(
     for path in (world / "data").glob("pairs_00000*"):
         (data / path.name).write_bytes(path.read_bytes())
     # More than any disk has.
-    monkeypatch.setattr(shard_job, "MORE", 1e18)
+    monkeypatch.setattr(folder, "MORE", 1e18)
     ended = clean(world, tmp_path / "out", "--data.train", data)
     assert ended.code == 2
     assert "the disk is full" in ended.err

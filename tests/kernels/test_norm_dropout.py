@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kernels import add_norm, linear, mlp, rounded
+from kernels import add_norm, dropout, linear, mlp, rounded
 from tests.kernels.test_layer_ops import CUT, DEVICE, DTYPES, random
 from tests.kernels.test_origin import close
 
@@ -89,12 +89,12 @@ def test_no_dropout_draws_nothing_and_is_the_same() -> None:
         add_norm(*leaves, 1e-6, dropout=1.0)
 
 
-def test_the_definition_is_pytorchs_with_its_random_numbers() -> None:
+def test_the_definition_is_a_dropout_a_sum_and_a_norm() -> None:
     residual, branch, weight, bias = (t.cpu() for t in random((6, 48), (6, 48), (48,), (48,)))
     torch.manual_seed(3)
     total, normed = add_norm(residual, branch, weight, bias, 1e-12, dropout=0.4)
     torch.manual_seed(3)
-    expected = residual + torch.nn.Dropout(0.4)(branch)
+    expected = residual + dropout(branch, 0.4)
     assert torch.equal(total, expected)
     assert torch.equal(normed, torch.nn.functional.layer_norm(expected, (48,), weight, bias, 1e-12))
 
