@@ -15,9 +15,8 @@ from pathlib import Path
 from engine.folder_lock import open_lock, try_lock
 with open_lock(Path(sys.argv[1])) as lock:
     assert try_lock(lock)
-    child = os.fork()
-    if child:
-        print(child, flush=True)
+    if not os.fork():
+        print(os.getpid(), flush=True)
     time.sleep(60)
 """
 
