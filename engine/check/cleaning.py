@@ -52,6 +52,7 @@ def pairs(run: Cleaning) -> Iterator[Finding]:
     yield from _reachable(far)
     if not local:
         return
+    yield from _room(Path(run.config.output_dir), local)
     found, findings = open_pairs("data.train", local, None, "caption")
     yield from findings
     if found is not None:
@@ -138,19 +139,16 @@ def folder(run: Cleaning) -> Iterator[Finding]:
     wrong = list(unwritable(config.output_dir))
     yield from wrong
     if not wrong:
-        yield from _room(run)
         ours = of_settings(config)
         yield from refusals("output_other_run", lambda: refuse_other(config, ours, whole=False))
 
 
-def _room(run: Cleaning) -> Iterator[Finding]:
+def _room(folder: Path, shards: list[str]) -> Iterator[Finding]:
     """Free space against the cleaned shards, each as large as it may get."""
-    folder = Path(run.config.output_dir)
     try:
-        shards = name_shards(run.config.data.train, _impatient(run.config.remote)).values()
-        sizes = [room_for(shard.stat().st_size) for shard in shards if isinstance(shard, Path)]
-    except (ConfigError, OSError):
-        # Named by the check of the pairs.
+        sizes = [room_for(Path(shard).stat().st_size) for shard in shards]
+    except OSError:
+        # One that is not there is named as such.
         return
     made = sum(file.stat().st_size for file in folder.glob("shards/*") if file.is_file())
     needed, free = sum(sizes), shutil.disk_usage(existing(folder)).free
