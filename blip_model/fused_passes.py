@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from blip_model.blip import Blip
 from blip_model.layers import for_products
 from blip_model.looking import Looking, look, pads
-from blip_model.med import MedLayer, TextDecoder
+from blip_model.med import MedLayer, TextDecoder, ends_of_kinds
 from blip_model.packed_caption import caption_loss
-from blip_model.packed_text import SharedEmbeddings, self_attend
+from blip_model.packed_text import SharedEmbeddings, self_context
 from blip_model.packing import Packing
 from blip_model.recompute import run_layer
-from kernels import joined, parted
+from kernels import parted
 
 # Places of the two first tokens among those that `embed_texts` adds.
 ENC, DEC = 0, 1
@@ -112,11 +112,15 @@ def _shared_layers(
     encoder_packing = Packing.joined([own, wrong, own])
     positives = embedded.places(rows, own, ENC)
     places = [positives, embedded.places(text_of_image, wrong, ENC), positives]
-    encoded = embedded.read(torch.cat(places))
-    captions, causal_layers, told = encoded[:0], [None] * len(text.encoder.layer), ()
+    causal_layers, told = [None] * len(text.encoder.layer), ()
     if decoder is not None:
-        captions = embedded.read(embedded.places(rows, own, DEC))
+        places.append(embedded.places(rows, own, DEC))
         causal_layers, told = decoder.bert.encoder.layer, (own,)
+    states = embedded.read(torch.cat(places))
+    sizes = [len(encoder_packing), len(states) - len(encoder_packing)]
+    # Of the last layer's states those that are read: matching's first ones, and all of captions.
+    left = torch.arange(sizes[0], len(states), device=device)
+    left = torch.cat([encoder_packing.first, left])
     padded = pads(text.encoder.layer[0].crossattention, image_states)
     firsts = (Packing.singles(count, device),) * 3
     looking = Looking.of((own, wrong, own, *told), image_of_text, padded=padded)
@@ -125,24 +129,27 @@ def _shared_layers(
     def run(
         layer: MedLayer,
         decoder_layer: MedLayer | None,
-        encoded: torch.Tensor,
-        captions: torch.Tensor,
+        states: torch.Tensor,
         image_states: torch.Tensor,
         last: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        encoded = self_attend(layer.attention, encoded, encoder_packing, first_only=last)
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        encoded, captions = parted(for_products(states), sizes)
+        blocks = [layer.attention]
+        contexts = [self_context(layer.attention, encoded, encoder_packing, first_only=last)]
         if decoder_layer is not None:
-            captions = self_attend(decoder_layer.attention, captions, own, causal=True)
-        states = joined([encoded, captions])
+            blocks.append(decoder_layer.attention)
+            contexts.append(self_context(decoder_layer.attention, captions, own, causal=True))
+        asking = states.index_select(0, left) if last else states
+        states = ends_of_kinds([block.output for block in blocks], contexts, asking)
         seen = looking_last if last else looking
         states, image_states = look(layer.crossattention, states, image_states, seen)
-        states = layer.feed_forward(states)
-        return *parted(states, [len(encoded), len(captions)]), image_states
+        return layer.feed_forward(states), image_states
 
     layers = zip(text.encoder.layer, causal_layers, strict=True)
     for number, pair in enumerate(layers, 1):
-        inputs = (*pair, encoded, captions, image_states, number == len(text.encoder.layer))
-        encoded, captions, image_states = run_layer(run, *inputs, recompute=text.recompute)
+        inputs = (*pair, states, image_states, number == len(text.encoder.layer))
+        states, image_states = run_layer(run, *inputs, recompute=text.recompute)
+    encoded, captions = parted(states, [3 * count, sizes[1]])
     return encoded, captions, fits
 
 

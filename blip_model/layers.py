@@ -11,6 +11,7 @@ from torch import nn
 
 from kernels import (
     add_norm,
+    add_norms,
     dropout,
     linear,
     linear_gelu,
@@ -136,8 +137,7 @@ class AddLayerNorm(nn.LayerNorm):
             branch: [..., D], or None.
             dropout: probability of dropping a number of the branch, in training.
         """
-        kind = residual.device.type
-        low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        low = _low(residual)
         return add_norm(
             residual,
             branch,
@@ -152,6 +152,40 @@ class AddLayerNorm(nn.LayerNorm):
             dropout=dropout if self.training else 0.0,
             backend=self.backend,
         )
+
+
+def norms_of_kinds(
+    norms: Sequence[AddLayerNorm],
+    residual: torch.Tensor,
+    branches: Sequence[torch.Tensor],
+    dropout: float = 0.0,
+) -> torch.Tensor:
+    """What each norm gives of rows of its own, one kind after the other, for a single product.
+
+    Args:
+        norms: alike but for their weights.
+        residual: [T, D].
+        branches: of each norm, [rows, D], T rows in all.
+        dropout: as `AddLayerNorm` takes it.
+    """
+    first = norms[0]
+    return add_norms(
+        residual,
+        branches,
+        [norm.weight for norm in norms],
+        [norm.bias for norm in norms],
+        first.eps,
+        narrow_dtype=_low(residual),
+        keeps=first.keeps,
+        dropout=dropout if first.training else 0.0,
+        backend=first.backend,
+    )
+
+
+def _low(x: torch.Tensor) -> torch.dtype | None:
+    """The dtype that autocast has products in, if it is on."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
 
 
 def multiplied_weights(*modules: nn.Module | None) -> list[nn.Parameter]:

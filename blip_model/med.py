@@ -5,11 +5,20 @@ to a picture. Encoder and decoder share everything but self-attention (its outpu
 and the LM head's transform (Li et al. 2022, arXiv:2201.12086, section 3.1).
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
 from blip_model.config import BlipConfig
-from blip_model.layers import AddLayerNorm, Dropout, Linear, MlpOutput, of_few_rows
+from blip_model.layers import (
+    AddLayerNorm,
+    Dropout,
+    Linear,
+    MlpOutput,
+    norms_of_kinds,
+    of_few_rows,
+)
 from blip_model.lm_head import NORM_EPS, LmHead
 from blip_model.recompute import run_layer
 from kernels import attention, attention_absorbed
@@ -85,6 +94,15 @@ class AddNorm(nn.Module):
 
     def forward(self, branch: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         return self.LayerNorm(residual, self.dense(branch), self.dropout)[1]
+
+
+def ends_of_kinds(
+    ends: Sequence[AddNorm], branches: Sequence[torch.Tensor], residual: torch.Tensor
+) -> torch.Tensor:
+    """Ends of several attentions, each of rows of its own: [rows, D] each and [T, D] of all rows,
+    one kind after the other, to [T, D] for a single product."""
+    branches = [end.dense(branch) for end, branch in zip(ends, branches, strict=True)]
+    return norms_of_kinds([end.LayerNorm for end in ends], residual, branches, ends[0].dropout)
 
 
 class MedAttention(nn.Module):

@@ -73,11 +73,25 @@ def self_attend(
     causal: bool = False,
     first_only: bool = False,
 ) -> torch.Tensor:
-    """Self-attention of rows on packed states [T, D].
+    """Self-attention of rows on packed states, end included; arguments as in `self_context`."""
+    which = {"causal": causal, "first_only": first_only}
+    context = self_context(block, for_products(states), packing, **which)
+    return block.output(context, states[packing.first] if first_only else states)
+
+
+def self_context(
+    block: MedAttention,
+    low: torch.Tensor,
+    packing: Packing,
+    *,
+    causal: bool = False,
+    first_only: bool = False,
+) -> torch.Tensor:
+    """What rows see of packed states in self-attention.
 
     Args:
         block: the layer's self-attention.
-        states: [T, D].
+        low: [T, D] states in the dtype of products.
         packing: of the rows.
         causal: a token sees itself and earlier ones.
         first_only: compute the first token of each row only.
@@ -85,22 +99,19 @@ def self_attend(
     Returns:
         [T, D], or [rows, D].
     """
-    low, answer, asking = for_products(states), packing, states
-    maps = (block.self.query, block.self.key, block.self.value)
+    answer, maps = packing, (block.self.query, block.self.key, block.self.value)
     if first_only:
-        answer = Packing.singles(len(packing.mask), states.device)
-        asking = states[packing.first]
+        answer = Packing.singles(len(packing.mask), low.device)
         projected = (maps[0](low[packing.first]), *together(low, *maps[1:]))
     else:
         projected = together(low, *maps)
-    context = attention_rows(
+    return attention_rows(
         *(tokens.unflatten(1, (block.self.heads, -1)) for tokens in projected),
         *(answer.first, answer.lengths, packing.first, packing.lengths),
         (answer.mask.shape[1], packing.mask.shape[1]),
         causal=causal,
         dropout=block.dropout if block.training else 0.0,
-    )
-    return block.output(context.flatten(1), asking)
+    ).flatten(1)
 
 
 def cross_attend(

@@ -1,9 +1,10 @@
 """The public operations: tensors in, tensors out."""
 
 from kernels.adamw_ema.op import adamw_ema_
-from kernels.add_norm.narrow import joined, parted, rounded
+from kernels.add_norm.narrow import parted, rounded
 from kernels.add_norm.op import add_norm
 from kernels.add_norm.origin import by_torch, forget, told
+from kernels.add_norm.several import add_norms
 from kernels.all_gather import all_gather
 from kernels.attention.absorbed import attention_absorbed
 from kernels.attention.op import attention
@@ -31,6 +32,7 @@ from kernels.nucleus_draw.op import nucleus_draw
 __all__ = [
     "adamw_ema_",
     "add_norm",
+    "add_norms",
     "all_gather",
     "attention",
     "attention_absorbed",
@@ -48,7 +50,6 @@ __all__ = [
     "forget",
     "ema_",
     "itc_loss",
-    "joined",
     "linear",
     "linear_gelu",
     "linear_rows",

@@ -126,19 +126,9 @@ def add_norm(
         ValueError: shapes that do not fit, or an unknown backend.
         RuntimeError: a forced backend that cannot run here.
     """
-    shapes = {tuple(residual.shape[-1:]), tuple(weight.shape), tuple(bias.shape)}
     added, dropout = (residual, 0.0) if branch is None else (branch, dropout)
-    if residual.shape != added.shape or len(shapes) > 1:
-        raise ValueError(
-            f"add_norm: residual {tuple(residual.shape)}, branch {tuple(added.shape)}, weight "
-            f"{tuple(weight.shape)} and bias {tuple(bias.shape)} must be [..., D] and [D]"
-        )
-    if not 0 <= dropout < 1:
-        raise ValueError(f"add_norm: dropout {dropout} out of range")
-    problem = fusing_problem(residual, backend)
-    if len(weight) > WIDEST:
-        problem = f"rows of {len(weight)} are wider than {WIDEST}"
-    chosen = choose("add_norm", backend, {"triton": problem, "reference": None}, residual)
+    check(residual, added, weight, bias, dropout)
+    chosen = choose_for_norm(residual, backend)
     arguments = (residual, branch, weight, bias, eps, norm_dtype)
     if chosen == "reference":
         total, normed = add_norm_reference(*arguments, dropout)
@@ -161,3 +151,29 @@ def add_norm(
         tell(narrow, origin_of(normed))
         put_beside(normed, narrow)
     return total, normed
+
+
+def choose_for_norm(residual: torch.Tensor, backend: str) -> str:
+    """The backend to run."""
+    problem, width = fusing_problem(residual, backend), residual.shape[-1]
+    if width > WIDEST:
+        problem = f"rows of {width} are wider than {WIDEST}"
+    return choose("add_norm", backend, {"triton": problem, "reference": None}, residual)
+
+
+def check(
+    residual: torch.Tensor,
+    branch: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    dropout: float,
+) -> None:
+    """Raise ValueError if these do not fit together."""
+    shapes = {tuple(residual.shape[-1:]), tuple(weight.shape), tuple(bias.shape)}
+    if residual.shape != branch.shape or len(shapes) > 1:
+        raise ValueError(
+            f"add_norm: residual {tuple(residual.shape)}, branch {tuple(branch.shape)}, weight "
+            f"{tuple(weight.shape)} and bias {tuple(bias.shape)} must be [..., D] and [D]"
+        )
+    if not 0 <= dropout < 1:
+        raise ValueError(f"add_norm: dropout {dropout} out of range")

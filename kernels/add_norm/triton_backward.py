@@ -129,16 +129,18 @@ def backward(
     with_columns: bool = False,
     seed: torch.Tensor | None = None,
     dropout: float = 0.0,
+    into: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor | None, ...]:
     """Gradients of residual, branch, weight and bias, and if asked the branch's added up over all
-    rows, [D] float32. The first two are one tensor if alike. Seed and dropout are `forward`'s."""
+    rows, [D] float32. The first two are one tensor if alike, unless one is given for the first.
+    Seed and dropout are `forward`'s."""
     width = total.shape[-1]
     rows, settings = total.numel() // width, constants(width)
     blocks = triton.cdiv(rows, settings["BLOCK_M"])
     blocks_each = max(LEAST, triton.cdiv(blocks, PROGRAMS))
     programs, kinds = max(1, triton.cdiv(blocks, blocks_each)), 2 + with_columns
-    by_residual = torch.empty_like(total, dtype=dtypes[0])
-    alike = dtypes[0] == dtypes[1] and not dropout
+    by_residual = torch.empty_like(total, dtype=dtypes[0]) if into is None else into
+    alike = dtypes[0] == dtypes[1] and not dropout and into is None
     by_branch = by_residual if alike else torch.empty_like(total, dtype=dtypes[1])
     new = partial(torch.empty, device=total.device, dtype=torch.float32)
     sums = new(kinds, width)

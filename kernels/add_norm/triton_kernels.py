@@ -1,5 +1,7 @@
 """Residual and layer norm in Triton: whole rows in registers, statistics in float32."""
 
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
@@ -136,20 +138,22 @@ def forward(
     narrow_dtype: torch.dtype | None,
     seed: torch.Tensor | None = None,
     dropout: float = 0.0,
+    into: Sequence[torch.Tensor | None] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor]:
     """Sum, norm and that in another dtype [..., D], mean and 1 / deviation [rows] float32.
 
     With a seed [1] int64, the branch is dropped out before it is added. Without a branch the sum
-    is the residual itself.
+    is the residual itself. The first three are new tensors, or those that are given, contiguous.
     """
     residual = residual.contiguous()
     branch = residual if (alone := branch is None) else branch.contiguous()
     width = residual.shape[-1]
     rows = residual.numel() // width
-    dtype = torch.promote_types(residual.dtype, branch.dtype)
-    total = residual if alone else torch.empty_like(residual, dtype=dtype)
-    normed = torch.empty_like(residual, dtype=norm_dtype or dtype)
-    narrow = None if narrow_dtype is None else torch.empty_like(residual, dtype=narrow_dtype)
+    if into is None:
+        dtype = torch.promote_types(residual.dtype, branch.dtype)
+        dtypes = (None if alone else dtype, norm_dtype or dtype, narrow_dtype)
+        into = [None if kind is None else torch.empty_like(residual, dtype=kind) for kind in dtypes]
+    total, normed, narrow = (residual, *into[1:]) if alone else into
     mean = torch.empty(rows, device=residual.device, dtype=torch.float32)
     scale = torch.empty_like(mean)
     if rows:
@@ -185,11 +189,13 @@ def again(
     branch: torch.Tensor | None = None,
     *,
     dtype: torch.dtype,
+    into: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The norm [..., D] that `forward` gave, of the sum or of what was added."""
+    """The norm [..., D] that `forward` gave, of the sum or of what was added; a new tensor, or the
+    one that is given."""
     width = total.shape[-1]
     rows, settings = total.numel() // width, tiles(width)
-    normed = torch.empty_like(total, dtype=dtype)
+    normed = torch.empty_like(total, dtype=dtype) if into is None else into
     if rows:
         norm_again_kernel[(triton.cdiv(rows, settings["BLOCK_M"]),)](
             total,

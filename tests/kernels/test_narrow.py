@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from kernels import add_norm, joined, parted, rounded
+from kernels import add_norm, parted, rounded
+from kernels.add_norm.narrow import joined
 from tests.kernels.test_layer_ops import CUT, random
 
 SHAPE, LOW = (5, 7, 24), torch.bfloat16

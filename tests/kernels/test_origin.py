@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from kernels import add_norm, joined, linear, linears, mlp, parted
+from kernels import add_norm, linear, linears, mlp, parted
+from kernels.add_norm.narrow import joined
 from kernels.add_norm.origin import origin_of
 from tests.kernels.test_layer_ops import DEVICE, random
 
