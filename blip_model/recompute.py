@@ -10,7 +10,7 @@ from typing import Any
 from torch import is_grad_enabled, is_tensor
 from torch.utils.checkpoint import checkpoint
 
-from kernels import forget
+from kernels import forget, with_same_seeds
 
 
 def run_layer(layer: Callable[..., Any], *inputs: Any, recompute: bool) -> Any:
@@ -24,5 +24,5 @@ def run_layer(layer: Callable[..., Any], *inputs: Any, recompute: bool) -> Any:
         for tensor in filter(is_tensor, inputs):
             # They are kept as they are; all else that they name lies before the layer.
             forget(tensor)
-        return checkpoint(layer, *inputs, use_reentrant=False)
+        return checkpoint(with_same_seeds(layer), *inputs, use_reentrant=False)
     return layer(*inputs)

@@ -28,6 +28,7 @@ from kernels.linear_rows.op import linear_rows
 from kernels.lm_loss.op import lm_loss
 from kernels.mlp.op import mlp
 from kernels.nucleus_draw.op import nucleus_draw
+from kernels.seeds import seeds_together, with_same_seeds
 
 __all__ = [
     "adamw_ema_",
@@ -60,5 +61,7 @@ __all__ = [
     "nucleus_draw",
     "parted",
     "rounded",
+    "seeds_together",
     "told",
+    "with_same_seeds",
 ]

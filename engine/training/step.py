@@ -19,7 +19,7 @@ from engine.training.deepspeed_engine import DeepSpeedEngine
 from engine.training.objectives import Objective
 from engine.training.optimizer import GuardedAdamW, Told
 from engine.training.recorded import RecordedPasses
-from kernels import all_gather
+from kernels import all_gather, seeds_together
 from kernels.copies import Copies
 
 log = logging.getLogger(__name__)
@@ -211,6 +211,7 @@ class TwoPhaseStep:
             room = room_for_drawn(batch.capacity, batch.input_ids.numel())
         return self._replayed(self._recorded, batch, told, room, first=part == 0)
 
+    @seeds_together()
     def _passes(
         self,
         there: Batch,

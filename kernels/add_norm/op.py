@@ -10,6 +10,7 @@ from kernels.add_norm.origin import by_torch, by_triton, origin_of, tell, told
 from kernels.add_norm.reference import add_norm_reference
 from kernels.backend import choose, fusing_problem
 from kernels.columns import asked, bring
+from kernels.seeds import new_seed
 
 WIDEST = 4096
 
@@ -34,8 +35,7 @@ class _AddNorm(torch.autograd.Function):
         from kernels.add_norm import triton_kernels
 
         ctx.set_materialize_grads(False)
-        # On the device: the host never waits, and a replayed graph draws anew.
-        seed = torch.randint(2**62, (1,), device=residual.device) if dropout else None
+        seed = new_seed(residual.device) if dropout else None
         total, normed, narrow, *statistics = triton_kernels.forward(
             residual, branch, weight, bias, eps, norm_dtype, narrow_dtype, seed, dropout
         )

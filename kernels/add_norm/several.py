@@ -12,6 +12,7 @@ from kernels.add_norm.narrow import joined, put_beside
 from kernels.add_norm.op import add_norm, check, choose_for_norm
 from kernels.add_norm.origin import Origin, tell
 from kernels.columns import asked, bring
+from kernels.seeds import new_seed
 
 # Tensors that the norm of a kind is made of, in the order of `by_triton`: weight, bias, mean and
 # 1 / deviation of each row, the sum.
@@ -40,11 +41,8 @@ class _AddNorms(torch.autograd.Function):
         dtype = torch.promote_types(*ctx.settings["dtypes"])
         total, normed = (torch.empty_like(residual, dtype=dtype) for _ in range(2))
         narrow = None if narrow_dtype is None else torch.empty_like(total, dtype=narrow_dtype)
-        seeds, statistics = [None] * len(branches), []
-        if dropout:
-            # On the device: the host never waits, and a replayed graph draws anew. A launch takes
-            # it as another if it does not begin at 16 bytes.
-            seeds = torch.randint(2**62, (len(branches), 2), device=residual.device).unbind()
+        seeds = [new_seed(residual.device) if dropout else None for _ in branches]
+        statistics = []
         rows = _rows(ctx.sizes, residual, total, normed, narrow)
         for kind in zip(rows, branches, weights, biases, seeds, strict=True):
             (own, *into), *tensors, seed = kind

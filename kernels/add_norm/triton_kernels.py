@@ -142,8 +142,9 @@ def forward(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor]:
     """Sum, norm and that in another dtype [..., D], mean and 1 / deviation [rows] float32.
 
-    With a seed [1] int64, the branch is dropped out before it is added. Without a branch the sum
-    is the residual itself. The first three are new tensors, or those that are given, contiguous.
+    With a seed, int64 of which the first is read, the branch is dropped out before it is added.
+    Without a branch the sum is the residual itself. The first three are new tensors, or those that
+    are given, contiguous.
     """
     residual = residual.contiguous()
     branch = residual if (alone := branch is None) else branch.contiguous()

@@ -7,6 +7,7 @@ import torch
 from kernels.attention_rows.padded import attend_padded
 from kernels.attention_rows.reference import attention_rows_reference
 from kernels.backend import choose, triton_problem
+from kernels.seeds import new_seed
 
 # What one program holds in its registers.
 LONGEST = {torch.float16: 64, torch.bfloat16: 64, torch.float32: 32}
@@ -30,8 +31,7 @@ class _AttentionRows(torch.autograd.Function):
     ) -> torch.Tensor:
         from kernels.attention_rows import triton_kernels
 
-        # On the device: the host never waits, and a replayed graph draws anew.
-        seed = torch.randint(2**62, (1,), device=query.device) if dropout else None
+        seed = new_seed(query.device) if dropout else None
         ctx.settings = {"longest": longest, "causal": causal, "dropout": dropout}
         ctx.save_for_backward(query, key, value, *rows, seed)
         return triton_kernels.forward(query, key, value, rows, seed, **ctx.settings)

@@ -201,7 +201,8 @@ def forward(
     seed: torch.Tensor | None,
     **settings: Any,
 ) -> torch.Tensor:
-    """As `attention_rows`, with a seed [1] int64 on the device where there is dropout."""
+    """As `attention_rows`, with a seed on the device, int64 of which the first is read,
+    where there is dropout."""
     query, key, value = _dense(query), _dense(key), _dense(value)
     out = torch.empty(query.shape, device=query.device, dtype=query.dtype)
     count, heads = len(rows[0]), query.shape[1]

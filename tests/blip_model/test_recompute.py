@@ -1,5 +1,8 @@
 """Layers that run again in the backward pass: the same losses and gradients, less kept."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
 import pytest
 import torch
 
@@ -9,6 +12,7 @@ from blip_model.config import Recomputed
 from blip_model.layers import AddLayerNorm, Linear, MlpOutput
 from blip_model.momentum import Momentum
 from blip_model.pretrain import BlipPretrain
+from kernels import seeds_together
 from tests.tiny import tiny_config, tiny_inputs
 
 # Few words: logits are kept in any case, and would hide the rest.
@@ -69,12 +73,18 @@ def test_the_same_step_with_less_kept(kind: type[Blip], settings: dict, precisio
         assert all(torch.equal(a, b) for a, b in zip(found, plain, strict=True)), what
 
 
-def test_the_same_step_with_masks_that_kernels_draw(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whose seeds are drawn again with everything else."""
+@pytest.mark.parametrize("drawn", [nullcontext, seeds_together])
+def test_the_same_step_with_masks_that_kernels_draw(
+    drawn: Callable[[], AbstractContextManager], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose seeds are drawn again with everything else, or kept where they are drawn together."""
     for layer in (AddLayerNorm, Linear, MlpOutput):
         monkeypatch.setattr(layer, "backend", "triton")
-    plain, _ = outcome(build(BlipPretrain, "none"))
-    found, _ = outcome(build(BlipPretrain, "all"))
+    steps = []
+    for what in ("none", "all"):
+        with drawn():
+            steps.append(outcome(build(BlipPretrain, what))[0])
+    plain, found = steps
     assert len(found) == len(plain)
     assert all(torch.equal(a, b) for a, b in zip(found, plain, strict=True))
 
