@@ -76,7 +76,8 @@ def self_attend(
     """Self-attention of rows on packed states, end included; arguments as in `self_context`."""
     which = {"causal": causal, "first_only": first_only}
     context = self_context(block, for_products(states), packing, **which)
-    return block.output(context, states[packing.first] if first_only else states)
+    asking = states.index_select(0, packing.first) if first_only else states
+    return block.output(context, asking)
 
 
 def self_context(
@@ -102,7 +103,7 @@ def self_context(
     answer, maps = packing, (block.self.query, block.self.key, block.self.value)
     if first_only:
         answer = Packing.singles(len(packing.mask), low.device)
-        projected = (maps[0](low[packing.first]), *together(low, *maps[1:]))
+        projected = (maps[0](low.index_select(0, packing.first)), *together(low, *maps[1:]))
     else:
         projected = together(low, *maps)
     return attention_rows(
