@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 import xxhash
@@ -33,7 +34,7 @@ class Annotations:
     """
 
     def __init__(self, path: Path, image_root: str | None, textless: bool = False) -> None:
-        self.path = path
+        self.path, self.paths = path, [path]
         self.root = Path(image_root) if image_root else path.parent
         self._table = _read_table(path, textless) if textless else self.table(path)
         self.lengths = [len(self._table)]
@@ -183,12 +184,12 @@ def table_of_rows(path: Path, rows: Any, textless: bool = False) -> pa.Table:
             raise ConfigError(f"{path}: row {number} ({row['image']}) has no 'caption'")
         captions = row["caption"] if "caption" in row else row.get("label", [])
         captions = captions if isinstance(captions, list) else [captions]
-        columns["image"].append(row["image"])
+        columns["image"].append(_text(row["image"]))
         columns["captions"].append([_text(caption) for caption in captions])
         columns["image_id"].append(stable_id(_image_id(row)))
-        columns["uid"].append(str(row.get("uid") or row["image"]))
-        columns["url"].append(str(row.get("url") or ""))
-        columns["domain"].append(str(row.get("domain") or ""))
+        columns["uid"].append(_text(str(row.get("uid") or row["image"])))
+        columns["url"].append(_text(str(row.get("url") or "")))
+        columns["domain"].append(_text(str(row.get("domain") or "")))
     return pa.table(columns)
 
 
@@ -226,7 +227,10 @@ def _from_columns(path: Path, table: pa.Table) -> pa.Table:
         captions = pa.array([[value] for value in captions.cast(pa.string()).to_pylist()])
     names = images.to_pylist()
     ids = table["image_id"].to_pylist() if "image_id" in table.column_names else names
-    uids = table["uid"].cast(pa.string()) if "uid" in table.column_names else images
+    uids = images
+    if "uid" in table.column_names:
+        given = table["uid"].cast(pa.string()).fill_null("")
+        uids = pc.if_else(pc.equal(given, ""), images, given)
     empty = pa.array([""] * len(table))
     urls = table["url"].cast(pa.string()).fill_null("") if "url" in table.column_names else empty
     identities = pa.array([stable_id(value) for value in ids], pa.int64())
