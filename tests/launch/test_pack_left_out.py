@@ -5,12 +5,15 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from engine.check.pairs import open_pairs
 from engine.data import pack_pairs
 from engine.data.left_out import QUARANTINE
-from engine.data.shards import Shards
+from engine.data.shards import Shards, ShardWriter
+from engine.data.source import stable_id
 from launch import pack
 from tests.commands import Ended, call, contents
 from tests.shards import picture, write_shards
@@ -220,3 +223,55 @@ def test_rows_of_a_table_without_a_uid_are_named_by_their_picture(root: Path) ->
     (root / "pairs.csv").write_text("\n".join(lines))
     assert convert(root / "web", root / "pairs.csv").code == 0
     assert uids(root / "web") == ["0.png", "mine", "0.png#1", "mine#1"]
+
+
+LISTS = [pa.list_(pa.string()), pa.large_list(pa.string()), pa.list_(pa.string(), 2)]
+
+
+@pytest.mark.parametrize("kind", LISTS, ids=str)
+def test_captions_of_a_table_are_lists_of_any_kind_or_missing(root: Path, kind: Any) -> None:
+    columns = {"image": ["0.png", "1.png"], "caption": pa.array([["a", "b"], None], kind)}
+    pq.write_table(pa.table(columns), root / "pairs.parquet")
+    assert convert(root / "web", root / "pairs.parquet").code == 0
+    assert uids(root / "web") == ["0.png#0", "0.png#1"]
+    (left_out,) = quarantined(root / "web")
+    assert (left_out["key"], left_out["reason"]) == ("1.png", "empty_caption")
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        {"image": pa.array([{"bytes": b"x", "path": "0.png"}])},
+        {"image": [b"\xff"]},
+        {"caption": pa.array([{"x": 1}])},
+        {"uid": [[5]]},
+        {"url": [b"\xff"]},
+    ],
+    ids=["struct", "bytes", "caption", "uid", "url"],
+)
+def test_columns_that_hold_no_texts_are_one_line(root: Path, column: dict[str, Any]) -> None:
+    columns = {"image": ["0.png"], "caption": ["a"]} | column
+    pq.write_table(pa.table(columns), root / "pairs.parquet")
+    done = convert(root / "web", root / "pairs.parquet")
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert f"pairs.parquet: column '{next(iter(column))}' holds " in done.err
+
+
+def test_pictures_without_an_id_are_not_all_one(root: Path) -> None:
+    """A null or nothing in a column of ids is no id."""
+    lists = [write_list(root, [pair(f"{n}.png") | {"image_id": None} for n in range(3)])]
+    (root / "pairs.csv").write_text("image,caption,image_id\n0.png,a,\n1.png,b,x\n2.png,c,\n")
+    columns = {"image": ["0.png", "1.png"], "caption": ["a", "b"], "image_id": pa.nulls(2)}
+    pq.write_table(pa.table(columns), root / "pairs.parquet")
+    lists += [root / "pairs.csv", root / "pairs.parquet"]
+    assert convert(root / "web", *lists).code == 0
+    shards = Shards(sorted((root / "web").glob("*.tar")))
+    ids = [shards.read(number).image_id for number in range(8)]
+    own = [stable_id(f"{n}.png") for n in range(3)]
+    assert ids == [*own, own[0], stable_id("x"), own[2], *own[:2]]
+    with ShardWriter(root / "bare", "pairs", 2) as writer:
+        for number in range(2):
+            facts = {"uid": f"u{number}", "image_id": None}
+            writer.add(str(number), picture(number), "png", "a", facts)
+    shards = Shards([root / "bare" / "pairs_00000.tar"])
+    assert [shards.read(n).image_id for n in range(2)] == [stable_id("u0"), stable_id("u1")]
