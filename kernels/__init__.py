@@ -27,6 +27,7 @@ from kernels.linear_rows.op import linear_rows
 from kernels.lm_loss.op import lm_loss
 from kernels.mlp.op import mlp
 from kernels.nucleus_draw.op import nucleus_draw
+from kernels.picture_tokens.op import picture_tokens
 
 __all__ = [
     "adamw_ema_",
@@ -58,6 +59,7 @@ __all__ = [
     "mlp",
     "nucleus_draw",
     "parted",
+    "picture_tokens",
     "rounded",
     "told",
 ]
