@@ -40,9 +40,6 @@ def brought(gradient: torch.Tensor) -> torch.Tensor | None:
         return None
     # Taken off: whoever keeps gradients copies what others still hold.
     del whole.columns
-    if columns.is_cuda:
-        # It may have been made on another stream; autograd knows of the gradient alone.
-        columns.record_stream(torch.cuda.current_stream())
     return columns
 
 
