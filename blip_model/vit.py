@@ -8,10 +8,9 @@ from torch import nn
 
 from blip_model.config import BlipConfig
 from blip_model.layers import AddLayerNorm, Linear, MlpOutput, for_products
-from blip_model.picture_tokens import picture_tokens
 from blip_model.positions import resize_positions
 from blip_model.recompute import run_layer
-from kernels import attention, attention_joined, linear
+from kernels import attention, attention_joined, linear, picture_tokens
 from kernels.copies import multiplied
 
 

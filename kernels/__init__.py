@@ -28,6 +28,7 @@ from kernels.linear_rows.op import linear_rows
 from kernels.lm_loss.op import lm_loss
 from kernels.mlp.op import mlp
 from kernels.nucleus_draw.op import nucleus_draw
+from kernels.picture_tokens.op import picture_tokens
 from kernels.seeds import seeds_together, with_same_seeds
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "mlp",
     "nucleus_draw",
     "parted",
+    "picture_tokens",
     "rounded",
     "seeds_together",
     "told",

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 # Run as a file from anywhere: the floors lie beside this folder, and its own names shadow nothing.
@@ -36,7 +37,8 @@ def flags() -> argparse.Namespace:
         help="index: build the index beside each shard that has none; verify: exit with 2 and "
         "name every shard and sample that is damaged or missing; convert: write pairs of a list "
         "(.json, .csv, .tsv, .parquet), of a Hugging Face dataset (a folder of save_to_disk) or of "
-        "shards into new shards with their indexes",
+        "shards into new shards with their indexes, a uid for each pair; what is left out is named "
+        "in quarantine.jsonl beside them, and the code is 2 where that is a whole shard",
     )
     parser.add_argument(
         "shards",
@@ -67,6 +69,41 @@ def flags() -> argparse.Namespace:
     return given
 
 
+def convert_pairs(given: argparse.Namespace, say: Callable[[str], None]) -> None:
+    """Make shards of pairs; what is left out is shown, and summed up in the last line.
+
+    Raises:
+        ConfigError: nothing was made, or all but what lies in shards that cannot be read.
+    """
+    from engine.data.left_out import QUARANTINE, unreadable
+    from engine.data.pack_pairs import convert
+
+    made = convert(
+        given.shards,
+        Path(given.output_dir),
+        image_root=given.image_root,
+        split=given.split,
+        samples_per_shard=given.samples_per_shard,
+        progress=say,
+    )
+    for line in made.first:
+        say(f"left out: {line}")
+    counts = [f"{count} {reason}" for reason, count in made.left_out.most_common()]
+    if made.damaged:
+        counts.append(f"{len(made.damaged)} {'shard' if len(made.damaged) == 1 else 'shards'}")
+    hint = "; is --image_root right?" if made.left_out["missing"] > made.pairs else ""
+    named = f"{Path(given.output_dir, QUARANTINE)} names all that is " if counts else ""
+    say(
+        f"{given.output_dir}: {made.pairs} pairs, {made.size / 1e6:.1f} MB; "
+        f"{named}left out: {', '.join(counts) or 'none'}{hint}"
+    )
+    if made.damaged:
+        raise ConfigError(
+            f"{given.output_dir}: all is there but {unreadable(made.damaged)}; mend and convert "
+            "all again into another folder, or go on without"
+        )
+
+
 def main() -> None:
     """Do it, and sum up in one line."""
     given = flags()
@@ -77,22 +114,7 @@ def main() -> None:
         print(line, flush=True)
 
     if given.action == "convert":
-        from engine.data.pack_pairs import convert
-
-        made = convert(
-            given.shards,
-            Path(given.output_dir),
-            image_root=given.image_root,
-            split=given.split,
-            samples_per_shard=given.samples_per_shard,
-            progress=say,
-        )
-        why = ", ".join(f"{count} {reason}" for reason, count in made.left_out.most_common())
-        hint = "; is --image_root right?" if made.left_out["missing"] > made.pairs else ""
-        print(
-            f"{given.output_dir}: {made.pairs} pairs, {made.size / 1e6:.1f} MB; "
-            f"left out: {why or 'none'}{hint}"
-        )
+        convert_pairs(given, say)
         return
     kinds = {"index": (index_shards, "indexed"), "verify": (verify_shards, "whole")}
     work, verdict = kinds[given.action]

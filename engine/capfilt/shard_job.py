@@ -19,11 +19,9 @@ from engine.capfilt.publish import Publisher
 from engine.capfilt.rule import SYNTHETIC, WEB
 from engine.capfilt.table import Judged, judge_all, to_bytes
 from engine.data.index import ShardError, index_path, open_index
+from engine.data.picture_files import bounded
 from engine.data.shards import Shards
 from engine.manifest import sync
-
-# Characters of a key or uid in the quarantine; names of members may have a thousand times as many.
-LONGEST_NAME = 1000
 
 
 @dataclass(frozen=True)
@@ -178,7 +176,7 @@ class ShardJob:
 
     def _quarantine(self, name: str, desk: Path, bad: list[Bad]) -> list[tuple[Path, Path]]:
         rows = [
-            {"shard": name, "key": _bounded(b.key), "uid": _bounded(b.uid), "reason": b.reason}
+            {"shard": name, "key": bounded(b.key), "uid": bounded(b.uid), "reason": b.reason}
             for b in bad
         ]
         return self._lines(name, desk, rows) if rows else []
@@ -193,11 +191,6 @@ class ShardJob:
         write_file(path, entry.to_bytes())
         targets = [(source, folder / source.name) for source, folder in files]
         return Draft(name, entry, [*targets, (path, self.ledger.path(name))])
-
-
-def _bounded(name: str) -> str:
-    """A stranger's name, as long as a line of the quarantine has room for."""
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 
 def _size(shard: Path) -> int:

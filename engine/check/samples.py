@@ -166,7 +166,7 @@ def repeated_names(setup: Setup) -> Iterator[Finding]:
         yield warning(
             "uid_repeated",
             f"data.train: {more} pairs have the uid of another pair: nothing by uid tells them "
-            "apart; give each its own when the shards are written",
+            "apart; to give each its own: python launch/pack.py convert SHARDS --output_dir NEW",
         )
 
 

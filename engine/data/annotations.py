@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 import xxhash
@@ -16,6 +17,8 @@ from engine.data.source import RawSample, stable_id
 IMAGE_COLUMNS = ("image", "image_path", "filepath", "file_path", "path", "filename")
 CAPTION_COLUMNS = ("caption", "captions", "text", "title", "alt_text", "label")
 SUFFIXES = (".json", ".csv", ".tsv", ".parquet")
+TEXT = pa.string()
+LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 MAX_FILE_BYTES = 64 << 20
 COCO_NAME = re.compile(r"(?:^|/)COCO_\w+_(\d{12})\.jpg$")
 
@@ -33,7 +36,7 @@ class Annotations:
     """
 
     def __init__(self, path: Path, image_root: str | None, textless: bool = False) -> None:
-        self.path = path
+        self.path, self.paths = path, [path]
         self.root = Path(image_root) if image_root else path.parent
         self._table = _read_table(path, textless) if textless else self.table(path)
         self.lengths = [len(self._table)]
@@ -68,7 +71,7 @@ class Annotations:
             key=row["image"],
             uid=row["uid"],
             url=row["url"],
-            captions=row["captions"],
+            captions=row["captions"] or [],
             image_id=row["image_id"],
             image=content,
             problem=problem,
@@ -116,7 +119,7 @@ def _read_table(path: Path, textless: bool = False) -> pa.Table:
         else:
             options = pa.csv.ParseOptions(delimiter="\t" if path.suffix == ".tsv" else ",")
             # As they stand there: a column of nothing but digits is no column of numbers.
-            texts = dict.fromkeys((*IMAGE_COLUMNS, *CAPTION_COLUMNS, "uid", "url"), pa.string())
+            texts = dict.fromkeys((*IMAGE_COLUMNS, *CAPTION_COLUMNS, "uid", "url"), TEXT)
             kinds = pa.csv.ConvertOptions(column_types=texts)
             rows = pa.csv.read_csv(path, parse_options=options, convert_options=kinds)
     except (OSError, ValueError, RecursionError, pa.ArrowException) as error:
@@ -183,12 +186,12 @@ def table_of_rows(path: Path, rows: Any, textless: bool = False) -> pa.Table:
             raise ConfigError(f"{path}: row {number} ({row['image']}) has no 'caption'")
         captions = row["caption"] if "caption" in row else row.get("label", [])
         captions = captions if isinstance(captions, list) else [captions]
-        columns["image"].append(row["image"])
+        columns["image"].append(_text(row["image"]))
         columns["captions"].append([_text(caption) for caption in captions])
         columns["image_id"].append(stable_id(_image_id(row)))
-        columns["uid"].append(str(row.get("uid") or row["image"]))
-        columns["url"].append(str(row.get("url") or ""))
-        columns["domain"].append(str(row.get("domain") or ""))
+        columns["uid"].append(_text(str(row.get("uid") or row["image"])))
+        columns["url"].append(_text(str(row.get("url") or "")))
+        columns["domain"].append(_text(str(row.get("domain") or "")))
     return pa.table(columns)
 
 
@@ -201,7 +204,7 @@ def _image_id(row: dict[str, Any]) -> Any:
     """As the row says it, or as COCO's file names do (COCO_val2014_000000391895.jpg), as BLIP reads
     them for its test lists."""
     for name in ("image_id", "img_id"):
-        if name in row:
+        if row.get(name) is not None:
             return row[name]
     named = COCO_NAME.search(row["image"])
     return named[1] if named else row["image"]
@@ -217,21 +220,36 @@ def _from_columns(path: Path, table: pa.Table) -> pa.Table:
     caption = _column(path, table, CAPTION_COLUMNS, "captions")
     if not len(table):
         raise ConfigError(f"{path}: no rows")
-    images = table[image].cast(pa.string())
+    images = _cast(path, table, image)
     if images.null_count:
         row = images.is_null().to_pylist().index(True)
         raise ConfigError(f"{path}: row {row} has no {image!r}")
-    captions = table[caption]
-    if not pa.types.is_list(captions.type):
-        captions = pa.array([[value] for value in captions.cast(pa.string()).to_pylist()])
-    names = images.to_pylist()
-    ids = table["image_id"].to_pylist() if "image_id" in table.column_names else names
-    uids = table["uid"].cast(pa.string()) if "uid" in table.column_names else images
-    empty = pa.array([""] * len(table))
-    urls = table["url"].cast(pa.string()).fill_null("") if "url" in table.column_names else empty
+    if any(of(table[caption].type) for of in LISTS):
+        captions = _cast(path, table, caption, pa.list_(TEXT))
+    else:
+        captions = pa.array([[value] for value in _cast(path, table, caption).to_pylist()])
+    ids = names = images.to_pylist()
+    if "image_id" in table.column_names:
+        ids = table["image_id"].to_pylist()
+        ids = [name if one in (None, "") else one for one, name in zip(ids, names, strict=True)]
     identities = pa.array([stable_id(value) for value in ids], pa.int64())
+    uids, urls = images, pa.array([""] * len(table))
+    if "uid" in table.column_names:
+        given = _cast(path, table, "uid")
+        none = pc.equal(given.fill_null(""), "")
+        uids = pc.if_else(none, images, given) if pc.any(none).as_py() else given
+    if "url" in table.column_names:
+        urls = _cast(path, table, "url").fill_null("")
     parts = {"image": images, "captions": captions, "image_id": identities}
     return pa.table({**parts, "uid": uids, "url": urls})
+
+
+def _cast(path: Path, table: pa.Table, name: str, kind: pa.DataType = TEXT) -> pa.ChunkedArray:
+    try:
+        return table[name].cast(kind)
+    except pa.ArrowException as error:
+        problem = f"column {name!r} holds {table[name].type}, no texts"
+        raise ConfigError(f"{path}: {problem}: {' '.join(str(error).split())}") from None
 
 
 def _column(path: Path, table: pa.Table, names: tuple[str, ...], what: str) -> str:

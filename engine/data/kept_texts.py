@@ -42,10 +42,10 @@ class KeptTexts:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        tars = sorted((folder / SHARDS).glob("*.tar"))
-        self._shards = Shards(tars)
+        self.paths = sorted((folder / SHARDS).glob("*.tar"))
+        self._shards = Shards(self.paths)
         counts = []
-        for tar, length in zip(tars, self._shards.lengths, strict=True):
+        for tar, length in zip(self.paths, self._shards.lengths, strict=True):
             counts.append(kept_counts(folder / TABLE / f"{tar.stem}.parquet"))
             if len(counts[-1]) != length:
                 raise ConfigError(

@@ -7,6 +7,9 @@ from typing import Any
 from engine.config import ConfigError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+# Characters that a line about a picture has room for; a member's name may have a thousand times as
+# many.
+LONGEST_NAME = 1000
 
 
 def find_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
@@ -35,3 +38,8 @@ def printable(name: Any) -> str:
     """A name on one line: what cannot be printed (line ends, tabs, bytes that are no text) as an
     escape."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(name))
+
+
+def bounded(name: str) -> str:
+    """A stranger's name, as long as a line about it has room for."""
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"

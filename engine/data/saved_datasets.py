@@ -75,19 +75,19 @@ class SavedDataset:
     def __init__(self, folder: Path, image_root: str | None) -> None:
         self.folder, self.root = folder, Path(image_root) if image_root else folder
         state = _facts(folder / STATE)
-        self._files = _files_of(folder, state)
+        self.paths = _files_of(folder, state)
         # Given by the library, to the content.
         self._name = str(state.get("_fingerprint") or folder.name)
         self._file, self._batches, self._rows = -1, [], np.zeros(1, np.int64)
-        schema = _batches(self._files[0])[0]
+        schema = _batches(self.paths[0])[0]
         try:
             self._image = _image_column(folder, schema)
             self._captions = _caption_columns(folder, schema)
             _refuse_columns(folder, schema)
         except UnicodeDecodeError as error:
             # Arrow decodes the names of columns when they are looked at.
-            raise _damaged(self._files[0], 0, error) from None
-        self.lengths = [self._checked(path, schema) for path in self._files]
+            raise _damaged(self.paths[0], 0, error) from None
+        self.lengths = [self._checked(path, schema) for path in self.paths]
         self._starts = np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)])
 
     def __len__(self) -> int:
@@ -127,7 +127,7 @@ class SavedDataset:
         file = int(np.searchsorted(self._starts, number, "right")) - 1
         if self._file != file:
             # One after the other: of the others nothing stays mapped.
-            self._file, self._batches = file, _batches(self._files[file])[1]
+            self._file, self._batches = file, _batches(self.paths[file])[1]
             self._rows = np.concatenate([[0], np.cumsum([len(one) for one in self._batches])])
         inside = number - int(self._starts[file])
         place = int(np.searchsorted(self._rows, inside, "right")) - 1
@@ -145,7 +145,7 @@ class SavedDataset:
         """Rows of a file; Arrow trusts what it maps, so that it is looked at first."""
         found, batches = _batches(path)
         if not found.equals(schema):
-            raise ConfigError(f"{path}: has other columns than {self._files[0].name}")
+            raise ConfigError(f"{path}: has other columns than {self.paths[0].name}")
         rows = 0
         for batch in batches:
             try:

@@ -124,7 +124,7 @@ class Shards:
             uid=uid,
             url=str(facts.get("url") or ""),
             captions=captions,
-            image_id=stable_id(facts.get("image_id", uid)),
+            image_id=stable_id(uid if facts.get("image_id") is None else facts["image_id"]),
             image=parts["image"],
             problem=problem,
             synthetic=synthetic,

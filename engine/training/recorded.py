@@ -52,15 +52,13 @@ class RecordedPasses:
         Returns:
             Tensors that the next call overwrites.
         """
-        if not self._gradients:
-            self._gradients = [torch.zeros_like(p) for p in self._parameters]
         placed = {name: self._placed(name, tensor) for name, tensor in tensors.items()}
         found = self._run((shape, first), lambda: self._collected(passes, placed, first))
         for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
             parameter.grad = gradient
         return found
 
-    def _run(self, shape: Hashable, work: Callable[[], Outputs]) -> Outputs:
+    def _run(self, shape: tuple[Hashable, bool], work: Callable[[], Outputs]) -> Outputs:
         if not self._on_gpu:
             return work()
         if not self._is_warm:
@@ -76,18 +74,28 @@ class RecordedPasses:
 
     def _collected(self, passes: Passes, placed: Tensors, first: bool) -> Outputs:
         """Run, and put all gradients in their places at once instead of one by one."""
-        for parameter in self._parameters:
-            parameter.grad = None
+        self._take()
         found = passes(placed)
-        pairs = list(zip(self._parameters, self._gradients, strict=True))
-        reached = [(place, p.grad) for p, place in pairs if p.grad is not None]
+        made = self._take()
+        if not self._gradients:
+            # Their places are where they were made, and nothing is copied.
+            pairs = zip(self._parameters, made, strict=True)
+            self._gradients = [torch.zeros_like(p) if own is None else own for p, own in pairs]
+            return found
+        pairs = list(zip(self._gradients, made, strict=True))
+        reached = [(place, own) for place, own in pairs if own is not None]
         change = torch._foreach_copy_ if first else torch._foreach_add_
         change(*(list(side) for side in zip(*reached, strict=True)))
         if first and len(reached) < len(pairs):
-            torch._foreach_zero_([place for p, place in pairs if p.grad is None])
+            torch._foreach_zero_([place for place, own in pairs if own is None])
+        return found
+
+    def _take(self) -> list[torch.Tensor | None]:
+        """Gradients of the parameters, which have none from then on."""
+        made = [parameter.grad for parameter in self._parameters]
         for parameter in self._parameters:
             parameter.grad = None
-        return found
+        return made
 
     def _placed(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         """A copy in the place of all tensors of this name and size."""
@@ -105,9 +113,13 @@ class RecordedPasses:
         current.wait_stream(self._stream)
         return found
 
-    def _record(self, shape: Hashable, work: Callable[[], Outputs]) -> None:
+    def _record(self, shape: tuple[Hashable, bool], work: Callable[[], Outputs]) -> None:
         graph = torch.cuda.CUDAGraph()
         if not self._graphs:
+            if shape[1]:
+                # Nothing is recorded yet that knows their places: this one makes new ones.
+                self._gradients = []
+                self._take()
             # What ran as it is leaves room that recordings cannot use; they share one.
             torch.cuda.synchronize()
             torch.cuda.empty_cache()

@@ -11,13 +11,13 @@ from kernels.parts import counters, rows_of_parts, sum_in_groups, together
 
 # Numbers of a thread, beside which sums over rows stay in registers, and threads of a program if
 # its rows are no wider.
-NUMBERS, THREADS = 8, 256
+NUMBERS, THREADS = 4, 256
 # Programs: two for each of the largest GPU's 132 processors, which end together.
 PROGRAMS = 264
 # Tiles of rows for each program at least: what it adds up is added up again by others.
 LEAST = 4
-# Rows wider than this would fill the shared memory of smaller GPUs with those read ahead.
-AHEAD = 2048
+# Stages of reads ahead; of rows wider than this they would fill the shared memory of smaller GPUs.
+STAGES, AHEAD = 5, 2048
 
 
 @triton.jit
@@ -110,7 +110,7 @@ def add_norm_backward_kernel(
 def constants(width: int) -> dict[str, int]:
     """Of a launch over rows of this width."""
     settings = tiles(width, NUMBERS, THREADS)
-    stages = 4 if width <= AHEAD else 1
+    stages = STAGES if width <= AHEAD else 1
     return settings | {"TOGETHER": together(settings["BLOCK_D"]), "STAGES": stages}
 
 

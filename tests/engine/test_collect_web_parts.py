@@ -7,13 +7,12 @@ from collections import Counter
 from email.message import Message
 
 import emoji
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from engine.collect.web.census import CaptionCounts, Repeats
+from engine.collect.web.census import CaptionCounts
 from engine.collect.web.language import LATIN, speaks
 from engine.collect.web.look import COLOURS, Look, alike, look_of
 from engine.collect.web.near import NearIndex
@@ -213,15 +212,6 @@ def test_captions_are_counted_never_too_low() -> None:
     assert sum(counts[caption] != count for caption, count in true.items()) == 0
     assert counts["never"] == 0
     assert counts["Caption  7"] == true["caption 7"]
-
-
-def test_repeats_are_found_across_sorted_runs() -> None:
-    repeats = Repeats()
-    numbers = np.random.default_rng(0).permutation(30_000).tolist()
-    uids = [f"{number << 70:032x}" for number in numbers]
-    assert not any(repeats.meets(uid) for uid in uids)
-    assert all(repeats.meets(uid) for uid in uids[::97])
-    assert len(repeats._old) < 4
 
 
 def test_languages_are_told_where_words_speak() -> None:

@@ -129,8 +129,9 @@ def test_gelu_of_every_bfloat16_is_the_nearest_or_its_neighbour() -> None:
     bias = torch.zeros(256, device=DEVICE)
     found = torch.empty(3, 132, 256, device=DEVICE)
     settings = kernels.tiles(256, 4)
-    kernels.bias_gelu_kernel[(33, 1)](z, bias, found[0], 132, 256, EXACT=False, **settings)
-    kernels.bias_gelu_backward_kernel[(1, 1)](
+    columns = 256 // settings["BLOCK_N"]
+    kernels.bias_gelu_kernel[(33, columns)](z, bias, found[0], 132, 256, EXACT=False, **settings)
+    kernels.bias_gelu_backward_kernel[(columns, 1)](
         torch.ones_like(z), z, bias, found[1], torch.empty_like(bias), counters(bias.device),
         torch.empty_like(bias), found[2], 132, 256, 132,
         TOGETHER=TOGETHER, EXACT=False, WITH_ACTIVE=True, **settings,

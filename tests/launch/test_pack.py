@@ -220,6 +220,7 @@ def test_a_list_becomes_shards_that_cleaning_takes(tmp_path: Path) -> None:
 def test_nothing_to_convert_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "pairs.json").write_text('[{"image": "none.png", "caption": "a"}]')
     words = ["convert", tmp_path / "pairs.json", "--output_dir", tmp_path / "web"]
-    assert "not one pair to pack: 1 missing; is --image_root right?" in refused(*words)
+    said = f"1 missing: none.png ({tmp_path / 'pairs.json'} row 0); is --image_root right?"
+    assert f"not one pair to pack: {said}" in refused(*words)
     assert "no --output_dir named" in refused("convert", tmp_path / "pairs.json")
     assert "belong to convert" in refused("index", tmp_path, "--output_dir", "x")

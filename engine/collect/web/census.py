@@ -70,33 +70,6 @@ def take_census(lists: Lists, count_captions: bool, tick: Callable[[int], None])
     return Census(rows, lists.fingerprint(), counts)
 
 
-class Repeats:
-    """Whether a pair stood in the lists before; 8 bytes a row."""
-
-    def __init__(self) -> None:
-        self._old: list[np.ndarray] = []
-        self._new: set[int] = set()
-
-    def meets(self, uid: str) -> bool:
-        """Whether a uid is met again; it is met from now on."""
-        value = int(uid[:16], 16)
-        if value in self._new or any(_holds(part, value) for part in self._old):
-            return True
-        self._new.add(value)
-        if len(self._new) >= ROWS:
-            self._seal()
-        return False
-
-    def _seal(self) -> None:
-        """Sorted runs, each at least twice as long as the next: few of them to search."""
-        run = np.fromiter(self._new, np.uint64, len(self._new))
-        self._new = set()
-        while self._old and len(self._old[-1]) <= 2 * len(run):
-            run = np.concatenate([self._old.pop(), run])
-        run.sort()
-        self._old.append(run)
-
-
 def spelling(caption: str) -> str:
     """One for captions that differ in case and spaces only."""
     return " ".join(caption.lower().split())
@@ -109,8 +82,3 @@ def _hash(caption: str) -> int:
 def _cell(value: int, depth: int) -> int:
     """Two halves of a hash make as many as are wanted (Kirsch and Mitzenmacher 2006)."""
     return ((value & 0xFFFFFFFFFFFFFFFF) + depth * (value >> 64 | 1)) % WIDTH
-
-
-def _holds(run: np.ndarray, value: int) -> bool:
-    place = int(np.searchsorted(run, np.uint64(value)))
-    return place < len(run) and int(run[place]) == value

@@ -2,12 +2,13 @@
 
 import re
 
-from engine.collect.web.census import CaptionCounts, Repeats, spelling
+from engine.collect.web.census import CaptionCounts, spelling
 from engine.collect.web.config import ScreenSection, uid_of
 from engine.collect.web.language import speaks
 from engine.collect.web.lists import Row
 from engine.collect.web.refusal import Refused
 from engine.collect.web.url import Url, parse_url
+from engine.data.pair_names import Repeats
 
 WORD = re.compile(r"\w+")
 

@@ -1,20 +1,23 @@
 """[CLS], patches and positions in one pass: the definition's bits, forward and back."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from blip_model.picture_tokens import picture_tokens, tokens_by_definition
+from kernels import picture_tokens
+from kernels.picture_tokens.reference import picture_tokens_reference
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHAPES = ((1, 1, 24), (3, 16, 24), (1, 17, 24))
-BOTH = (tokens_by_definition, picture_tokens)
+Way = Callable[..., torch.Tensor]
 
 
-def outcome(way: object, wanted: str, low: bool, kind: torch.dtype) -> list[torch.Tensor]:
+def outcome(way: Way, wanted: str, low: bool, kind: torch.dtype) -> list[torch.Tensor]:
     """Tokens, and gradients of those of [CLS], patches and positions that are wanted."""
     generator = torch.Generator().manual_seed(1)
     leaves = [torch.randn(shape, generator=generator).to(DEVICE, kind) for shape in SHAPES]
@@ -31,10 +34,12 @@ def outcome(way: object, wanted: str, low: bool, kind: torch.dtype) -> list[torc
 @pytest.mark.parametrize("wanted", ["cls patches positions", "patches", "positions", ""])
 @pytest.mark.parametrize(
     ("low", "kind"),
-    [(False, torch.float32), (True, torch.float32), (False, torch.bfloat16)],
+    [(False, torch.float32), (True, torch.float32), (False, torch.float16)],
 )
-def test_bits_of_the_definition(wanted: str, low: bool, kind: torch.dtype) -> None:
-    (want, *gradients), (got, *found) = (outcome(way, wanted, low, kind) for way in BOTH)
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_bits_of_the_definition(wanted: str, low: bool, kind: torch.dtype, backend: str) -> None:
+    ways = (picture_tokens_reference, partial(picture_tokens, backend=backend))
+    (want, *gradients), (got, *found) = (outcome(way, wanted, low, kind) for way in ways)
     assert got.dtype == want.dtype == (torch.float32 if low else kind)
     assert torch.equal(got, want) and len(found) == len(gradients) == len(wanted.split())
     for got, want in zip(found, gradients, strict=True):
@@ -61,7 +66,19 @@ class Written(TorchDispatchMode):
 def test_the_batch_is_written_once() -> None:
     cls_token, patches, positions = (torch.randn(shape, device=DEVICE) for shape in SHAPES)
     with torch.no_grad(), Written() as written:
-        tokens = picture_tokens(cls_token, patches.bfloat16(), positions)
+        tokens = picture_tokens(cls_token, patches.bfloat16(), positions, backend="torch")
     names = written.names[tokens.untyped_storage().data_ptr()]
     passes = [name for name in names if name in ("aten::add", "aten::copy_", "aten::cat")]
     assert passes == ["aten::copy_", "aten::add"]
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_no_pictures_make_no_tokens(backend: str) -> None:
+    cls_token, patches, positions = (torch.randn(shape, device=DEVICE) for shape in SHAPES)
+    assert picture_tokens(cls_token, patches[:0], positions, backend=backend).shape == (0, 17, 24)
+
+
+def test_shapes_that_do_not_fit_are_named() -> None:
+    cls_token, patches, positions = (torch.randn(shape) for shape in SHAPES)
+    with pytest.raises(ValueError, match=r"\(3, 16, 24\) and \(1, 16, 24\) must be"):
+        picture_tokens(cls_token, patches, positions[:, 1:])
