@@ -20,6 +20,7 @@ from engine.data.bounds import room_for_drawn
 from engine.runtime import start_apart
 from engine.training.optimizer import build_optimizer
 from engine.training.recorded import RecordedPasses
+from kernels import seeds_together
 from kernels.copies import Copies
 
 ALPHA, RATE, MOMENTUM = 0.4, 1e-6, 0.995
@@ -76,6 +77,7 @@ class Ours:
         """Sum of the three losses, and what goes into the queues."""
         return self._loss(pairs.trimmed(), self.group + self.steps, pairs, precision)
 
+    @seeds_together()
     def _loss(
         self, inputs: tuple[torch.Tensor, ...], group: torch.Tensor, pairs: Pairs, precision: str
     ) -> tuple[torch.Tensor, MomentumFeatures]:
