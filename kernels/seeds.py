@@ -27,8 +27,11 @@ class _Seeds:
         self.place, self._drawn = 0, []
 
     def next(self, device: torch.device) -> torch.Tensor:
-        if self.place == len(self._drawn):
-            self._drawn += _draw(TOGETHER, device)
+        if self.place % TOGETHER == 0:
+            # Also where they are there and a layer runs again: what else it draws comes after.
+            drawn = _draw(TOGETHER, device)
+            if self.place == len(self._drawn):
+                self._drawn += drawn
         self.place += 1
         return self._drawn[self.place - 1]
 
