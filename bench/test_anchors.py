@@ -39,23 +39,23 @@ def needs_a_gpu(plan: Plan, record: Record) -> None:
         pytest.skip("anchors are of a GPU")
 
 
-def test_products(compare: Compare, plan: Plan, record: Record) -> None:
+@pytest.mark.parametrize("what", ["forward", "by_input", "by_weight"])
+def test_products(compare: Compare, plan: Plan, record: Record, what: str) -> None:
     """Those of the image encoder, forward and both ways back."""
     config = preset(plan.preset)
     rows, width = plan.peer_batch * config.image_tokens, config.vision_width
     shapes = ((width, 3 * width), (width, width), (width, 4 * width), (4 * width, width))
     bf16 = {"device": plan.device, "dtype": torch.bfloat16}
-    for what in ("forward", "by_input", "by_weight"):
-        sides: dict[str, Side] = {}
-        for taken, given in shapes:
-            x, y = torch.randn(rows, taken, **bf16), torch.randn(rows, given, **bf16)
-            weight = torch.randn(given, taken, **bf16)
-            pair = {"forward": (x, weight.T), "by_input": (y, weight), "by_weight": (y.T, x)}[what]
-            sides[f"{taken} x {given}"] = lambda pair=pair: pair[0] @ pair[1]
-        times = compare(f"products {what}, {rows} rows, bfloat16", sides)
-        operations = 2 * rows * sum(taken * given for taken, given in shapes)
-        together = [sum(one) for one in zip(*times.values(), strict=True)]
-        record.figure(f"gemm_{what}{plan.suffix}", ratio([operations] * plan.rounds, together))
+    sides: dict[str, Side] = {}
+    for taken, given in shapes:
+        x, y = torch.randn(rows, taken, **bf16), torch.randn(rows, given, **bf16)
+        weight = torch.randn(given, taken, **bf16)
+        pair = {"forward": (x, weight.T), "by_input": (y, weight), "by_weight": (y.T, x)}[what]
+        sides[f"{taken} x {given}"] = lambda pair=pair: pair[0] @ pair[1]
+    times = compare(f"products {what}, {rows} rows, bfloat16", sides)
+    operations = 2 * rows * sum(taken * given for taken, given in shapes)
+    together = [sum(one) for one in zip(*times.values(), strict=True)]
+    record.figure(f"gemm_{what}{plan.suffix}", ratio([operations] * plan.rounds, together))
 
 
 @pytest.mark.parametrize("rows", [128, 512])
