@@ -9,6 +9,7 @@ import torch
 from blip_model import Blip
 from blip_model.vqa import BlipVqa
 from engine.config import ConfigError
+from engine.data.augment import normalised
 from engine.data.captions import clean_caption
 from engine.data.images import BadSample
 from engine.data.picture_files import printable
@@ -62,7 +63,8 @@ class Encoding:
             ConfigError: none given, or one that cannot be used; it is named.
         """
         size = self.model.config.image_size
-        return torch.cat(list(view_batches(given_pictures(images), size, 64))).to(self.device)
+        views = torch.cat(list(view_batches(given_pictures(images), size, 64)))
+        return normalised(views.to(self.device))
 
     @torch.no_grad()
     def states(
@@ -82,7 +84,7 @@ class Encoding:
         progress = Progress(verb, "pictures", total, self.progress)
         for views in view_batches(pictures, self.model.config.image_size, batch_size):
             with self.autocast():
-                states = self.model.encode_image(views.to(self.device))
+                states = self.model.encode_image(normalised(views.to(self.device)))
             yield states
             progress.add(len(views))
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from engine.config import ConfigError
-from engine.data.augment import evaluation_view
+from engine.data.augment import evaluation_bytes
 from engine.data.images import BadSample, decode_image, refuse_size, to_rgb
 from engine.data.picture_files import SUFFIXES, find_files, printable
 from engine.given import refuse_wrong, require_many
@@ -78,7 +78,7 @@ def _unfolded(images: Iterable[Picture]) -> Iterator[Picture]:
 
 
 def view_batches(pictures: Iterable[Picture], size: int, batch_size: int) -> Iterator[torch.Tensor]:
-    """[B, 3, size, size] of `batch_size` pictures and a rest; threads decode one batch ahead.
+    """[B, 3, size, size] uint8 of `batch_size` pictures and a rest; threads decode one batch ahead.
 
     Raises:
         ConfigError: no picture, or one that cannot be used; it is named.
@@ -86,7 +86,7 @@ def view_batches(pictures: Iterable[Picture], size: int, batch_size: int) -> Ite
     refuse_wrong(batch_size=batch_size)
 
     def view(numbered: tuple[int, Picture]) -> torch.Tensor:
-        return evaluation_view(open_picture(numbered[1], numbered[0]), size)
+        return evaluation_bytes(open_picture(numbered[1], numbered[0]), size)
 
     views = ahead(view, enumerate(pictures), batch_size)
     count = 0

@@ -8,7 +8,7 @@ import torch
 from engine.bulk.inputs import Place, Read
 from engine.bulk.skipped import Skipped
 from engine.config import ConfigError
-from engine.data.augment import evaluation_view
+from engine.data.augment import evaluation_bytes, normalised
 from engine.data.images import BadSample, decode_image
 from engine.data.source import RawSample
 from engine.encoding import Encoding
@@ -42,7 +42,7 @@ def encoded(
         try:
             if sample.problem:
                 raise BadSample(sample.problem)
-            view = evaluation_view(decode_image(sample.image, max_pixels), size)
+            view = evaluation_bytes(decode_image(sample.image, max_pixels), size)
         except BadSample as bad:
             return sample, None, bad.reason
         return sample, view, ""
@@ -51,7 +51,7 @@ def encoded(
     found = _usable(ahead(ready, reads, batch_size, threads), progress, skipped)
     while batch := list(islice(found, batch_size)):
         views = torch.stack([view for _, view in batch]).to(blip.device)
-        states = blip.model.encode_image(views)
+        states = blip.model.encode_image(normalised(views))
         if not states.isfinite().all():
             raise ConfigError("the model's states are not finite: its weights are no good")
         yield [sample for sample, _ in batch], states

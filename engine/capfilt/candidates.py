@@ -16,6 +16,7 @@ from engine.capfilt.pictures import Bad, Picture, batches
 from engine.capfilt.rule import SYNTHETIC, WEB, Candidate
 from engine.capfilt.table import Scored
 from engine.config import ConfigError
+from engine.data.augment import normalised
 from engine.data.captions import clean_caption
 from engine.data.images import BadSample
 from engine.data.shards import Shards
@@ -36,6 +37,21 @@ class ShardTexts:
 
     pictures: list[Scored]
     bad: list[Bad]
+
+
+@dataclass(frozen=True)
+class InWork:
+    """A batch whose captions are on their way.
+
+    Attributes:
+        pictures: of it.
+        views: [B, 3, S, S] uint8 by size S, on the device.
+        states: [B, P, vision width] of the captioner.
+    """
+
+    pictures: list[Picture]
+    views: dict[int, torch.Tensor]
+    states: torch.Tensor
 
 
 class Candidates(Protocol):
@@ -75,18 +91,16 @@ class CaptionAndScore:
         pictures: list[Scored] = []
         index = shards.index(0)
         bad = [Bad(one.key, one.uid, one.reason) for one in index.unread]
-        in_work: deque[tuple[list[Picture], torch.Tensor]] = deque()
+        in_work: deque[InWork] = deque()
         groups = self._groups(shards, in_work, bad)
         # One context for both models, so that weights are cast once a shard.
         with self.captioner.blip.autocast():
             for made in self.captioner.captions(groups, self.config.batch_size):
-                pictures += self._score(*in_work.popleft(), made)
+                pictures += self._score(in_work.popleft(), made)
                 tick(len(pictures) + len(bad))
         return ShardTexts(pictures, bad)
 
-    def _groups(
-        self, shards: Shards, in_work: deque[tuple[list[Picture], torch.Tensor]], bad: list[Bad]
-    ) -> Iterator[Group]:
+    def _groups(self, shards: Shards, in_work: deque[InWork], bad: list[Bad]) -> Iterator[Group]:
         """Encode batch after batch; what is in work, and what cannot be used, is noted."""
         sizes = {blip.model.config.image_size for blip in (self.captioner.blip, self.filter.blip)}
         data = self.config.data
@@ -94,14 +108,14 @@ class CaptionAndScore:
         for good, unusable in batches(shards, self.config.batch_size, sizes, **settings):
             bad += unusable
             if good:
-                in_work.append((good, _encode(self.captioner.blip, good)))
-                yield in_work[-1][1], [picture.uid for picture in good]
+                batch = _on_device(self.captioner.blip, good, sizes)
+                in_work.append(batch)
+                yield batch.states, [picture.uid for picture in good]
 
-    def _score(
-        self, pictures: list[Picture], states: torch.Tensor, made: list[list[str]]
-    ) -> list[Scored]:
+    def _score(self, batch: InWork, made: list[list[str]]) -> list[Scored]:
+        pictures, states = batch.pictures, batch.states
         if self.filter.blip is not self.captioner.blip:
-            states = _encode(self.filter.blip, pictures)
+            states = _encode(self.filter.blip, batch.views)
         texts = [
             _stored(picture) + [(SYNTHETIC, one) for one in captions]
             for picture, captions in zip(pictures, made, strict=True)
@@ -127,11 +141,18 @@ class CaptionAndScore:
             return "", bad.reason
 
 
-def _encode(blip: LoadedBlip, pictures: list[Picture]) -> torch.Tensor:
-    size = blip.model.config.image_size
-    views = torch.stack([picture.views[size] for picture in pictures])
+def _on_device(blip: LoadedBlip, pictures: list[Picture], sizes: set[int]) -> InWork:
+    """A batch with its views there, encoded by the captioner."""
+    views = {}
+    for size in sizes:
+        stacked = torch.stack([picture.views[size] for picture in pictures])
+        views[size] = stacked.to(blip.device)
+    return InWork(pictures, views, _encode(blip, views))
+
+
+def _encode(blip: LoadedBlip, views: dict[int, torch.Tensor]) -> torch.Tensor:
     with blip.autocast():
-        states = blip.model.encode_image(views.to(blip.device))
+        states = blip.model.encode_image(normalised(views[blip.model.config.image_size]))
     if not states.isfinite().all():
         raise ConfigError("the model's states are not finite: its weights are no good")
     return states

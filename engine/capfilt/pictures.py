@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from engine.data.augment import evaluation_view
+from engine.data.augment import evaluation_bytes
 from engine.data.images import BadSample, decode_image
 from engine.data.index import ShardError
 from engine.data.shards import Shards
@@ -25,7 +25,7 @@ class Picture:
         uid: of the sample.
         captions: as stored; may hold what is not text.
         synthetic: which of them an earlier captioner wrote; see `RawSample`.
-        views: [3, S, S] by size S.
+        views: [3, S, S] uint8 by size S.
     """
 
     key: str
@@ -87,5 +87,5 @@ def _read(shards: Shards, number: int, sizes: set[int], max_pixels: int) -> Pict
         image = decode_image(raw.image, max_pixels)
     except BadSample as bad:
         return Bad(raw.key, raw.uid, bad.reason)
-    views = {size: evaluation_view(image, size) for size in sizes}
+    views = {size: evaluation_bytes(image, size) for size in sizes}
     return Picture(raw.key, raw.uid, raw.captions, raw.synthetic, views)

@@ -114,17 +114,18 @@ def apply_operation(image: Image.Image, name: str, sign: int) -> Image.Image:
 
 def evaluation_view(image: Image.Image, size: int) -> torch.Tensor:
     """RGB picture -> [3, size, size] float32: a plain bicubic resize to the square."""
-    return to_tensor(image.resize((size, size), Image.Resampling.BICUBIC))
+    return normalised(evaluation_bytes(image, size))
+
+
+def evaluation_bytes(image: Image.Image, size: int) -> torch.Tensor:
+    """The same before it is normalised, uint8: what threads make and devices normalise, many at
+    once. PyTorch would have each thread start as many of its own as there are processors."""
+    return to_bytes(image.resize((size, size), Image.Resampling.BICUBIC))
 
 
 def to_bytes(image: Image.Image) -> torch.Tensor:
     """RGB picture -> [3, H, W] uint8."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
-
-
-def to_tensor(image: Image.Image) -> torch.Tensor:
-    """RGB picture -> normalised [3, H, W] float32."""
-    return normalised(to_bytes(image))
 
 
 def normalised(views: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 from engine.bulk.inputs import Read, find_places
 from engine.bulk.skipped import Skipped
 from engine.config import ConfigError
-from engine.data.augment import evaluation_view
+from engine.data.augment import evaluation_bytes, normalised
 from engine.data.images import BadSample, decode_image
 from engine.inference import LoadedBlip
 from engine.pictures import ahead
@@ -64,7 +64,7 @@ def embedded(name: str, blip: LoadedBlip, batch_size: int, max_pixels: int) -> F
         try:
             if sample.problem:
                 raise BadSample(sample.problem)
-            return read, evaluation_view(decode_image(sample.image, max_pixels), size)
+            return read, evaluation_bytes(decode_image(sample.image, max_pixels), size)
         except BadSample as bad:
             return sample.key, bad.reason
 
@@ -79,7 +79,7 @@ def embedded(name: str, blip: LoadedBlip, batch_size: int, max_pixels: int) -> F
 
     found, reads, features = usable(), [], []
     while batch := list(islice(found, batch_size)):
-        views = torch.stack([view for _, view in batch]).to(blip.device)
+        views = normalised(torch.stack([view for _, view in batch]).to(blip.device))
         features.append(blip.model.image_feature(blip.model.encode_image(views)).cpu())
         reads += [read for read, _ in batch]
         progress.add(len(batch))

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageEnhance
 
 from engine.data import jpeg
-from engine.data.augment import GREY, Augmentation, apply_operation, crop_box, to_bytes, to_tensor
+from engine.data.augment import GREY, Augmentation, apply_operation, crop_box, normalised, to_bytes
 from engine.data.counter import Draws
 from engine.data.fast_view import divisor_of, fast_view, resized
 from engine.data.images import BadSample, decode_image
@@ -197,4 +197,4 @@ def test_tensors_are_what_numpy_computes() -> None:
     mean = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
     std = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
     expected = np.asarray(image, np.float32) * (1 / (255 * std)) + -mean / std
-    assert np.array_equal(to_tensor(image).numpy(), expected.transpose(2, 0, 1))
+    assert np.array_equal(normalised(to_bytes(image)).numpy(), expected.transpose(2, 0, 1))
