@@ -12,6 +12,7 @@ from engine.capfilt.pictures import batches
 from engine.capfilt.rule import WEB
 from engine.capfilt.table import from_bytes
 from engine.config import RunConfig
+from engine.data.augment import brought
 from engine.data.captions import clean_caption
 from engine.data.pack import shards_of
 from engine.data.shards import Shards
@@ -74,9 +75,9 @@ def score_shards(config: RunConfig, model: Path, folder: Path) -> dict[str, Scor
     for path in shards_of([str(folder)]):
         shards, batch = Shards([path]), config.evaluate.batch_size
         for good, _ in batches(shards, batch, sizes, **reading):
-            views = torch.stack([picture.views[min(sizes)] for picture in good])
+            views = brought([picture.views[min(sizes)] for picture in good], blip.device)
             with blip.autocast():
-                states = blip.model.encode_image(views.to(blip.device))
+                states = blip.model.encode_image(views)
             words = config.data.max_words
             texts = [[clean_caption(picture.captions[0], words)] for picture in good]
             scored = judge.scores(states, texts)
