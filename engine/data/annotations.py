@@ -229,16 +229,16 @@ def _from_columns(path: Path, table: pa.Table) -> pa.Table:
     else:
         captions = pa.array([[value] for value in _cast(path, table, caption).to_pylist()])
     ids = names = images.to_pylist()
-    if "image_id" in table.column_names:
+    if _has(path, table, "image_id"):
         ids = table["image_id"].to_pylist()
         ids = [name if one in (None, "") else one for one, name in zip(ids, names, strict=True)]
     identities = pa.array([stable_id(value) for value in ids], pa.int64())
     uids, urls = images, pa.array([""] * len(table))
-    if "uid" in table.column_names:
+    if _has(path, table, "uid"):
         given = _cast(path, table, "uid")
         none = pc.equal(given.fill_null(""), "")
         uids = pc.if_else(none, images, given) if pc.any(none).as_py() else given
-    if "url" in table.column_names:
+    if _has(path, table, "url"):
         urls = _cast(path, table, "url").fill_null("")
     parts = {"image": images, "captions": captions, "image_id": identities}
     return pa.table({**parts, "uid": uids, "url": urls})
@@ -254,7 +254,19 @@ def _cast(path: Path, table: pa.Table, name: str, kind: pa.DataType = TEXT) -> p
 
 def _column(path: Path, table: pa.Table, names: tuple[str, ...], what: str) -> str:
     for name in names:
-        if name in table.column_names:
+        if _has(path, table, name):
             return name
     found = ", ".join(table.column_names)
     raise ConfigError(f"{path}: no column of {what} ({', '.join(names)}); found: {found}")
+
+
+def _has(path: Path, table: pa.Table, name: str) -> bool:
+    """Whether there is a column of this name."""
+    try:
+        count = table.column_names.count(name)
+    except UnicodeDecodeError:
+        # Arrow decodes names when they are looked at.
+        raise ConfigError(f"{path}: names of columns are not UTF-8") from None
+    if count > 1:
+        raise ConfigError(f"{path}: several columns named {name!r}")
+    return count == 1

@@ -226,6 +226,8 @@ def test_annotation_lists_are_read_directly(tmp_path: Path) -> None:
         ("a.csv", "a,b\n1,2\n", "no column of image paths .*found: a, b"),
         ("a.csv", "image,b\n1,2\n", "no column of captions"),
         ("a.csv", "image,caption\n", "no rows"),
+        ("a.csv", "image,caption,caption\n0.png,x,y\n", "several columns named 'caption'"),
+        ("a.csv", "image,caption,uid,uid\n0.png,x,y,z\n", "several columns named 'uid'"),
         ("a.parquet", "rubbish", "not readable as parquet"),
     ],
 )
@@ -233,3 +235,15 @@ def test_a_bad_list_names_file_and_row(tmp_path: Path, name: str, text: str, mes
     with pytest.raises(ConfigError, match=message) as caught:
         open_source(annotated(tmp_path, name, text))
     assert name in str(caught.value)
+
+
+def test_names_of_columns_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes("image,caption,café\n0.png,x,y\n".encode("latin-1"))
+    with pytest.raises(ConfigError, match="a.csv: names of columns are not UTF-8"):
+        open_source(str(path))
+
+
+def test_columns_that_are_not_read_may_share_a_name(tmp_path: Path) -> None:
+    source = open_source(annotated(tmp_path, "a.csv", "image,caption,path,path\n0.png,x,y,z\n"))
+    assert source.read(0).captions == ["x"]
