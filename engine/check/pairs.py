@@ -135,7 +135,9 @@ def open_pairs(
         except ConfigError as problem:
             findings.append(error("list", f"{key}: {problem}"))
     if not parts:
-        return None, findings or [error("data_missing", f"{key}: no picture-caption pair in it")]
+        if not any(one.severity == "error" for one in findings):
+            findings.append(error("data_missing", f"{key}: no picture-caption pair in it"))
+        return None, findings
     source = parts[0] if len(parts) == 1 else Joined(parts)
     count = len(source) + (looked.samples - len(looked.shards) if looked else 0)
     whole = (looked is None or looked.whole) and not any(f.severity == "error" for f in findings)
@@ -169,7 +171,7 @@ def _strange_members(key: str, shards: Shards) -> list[Finding]:
         in_json = kind == "txt" and any(
             (i.places["json"][:, 1] >= 0).any() for i in shards.indexes()
         )
-        if stored or in_json or not shards.paths:
+        if stored or in_json or not len(shards):
             continue
         path = shards.paths[0]
         endings = ", ".join(member_endings(path)) or "none"
