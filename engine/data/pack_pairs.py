@@ -14,7 +14,7 @@ from engine.data.images import extension_of, known_format
 from engine.data.index import ShardIndex, index_path, open_index
 from engine.data.left_out import QUARANTINE, LeftOut, unreadable
 from engine.data.open_source import Joined, expand, open_source
-from engine.data.pack import SECONDS_BETWEEN_LINES, SUFFIX
+from engine.data.pack import SECONDS_BETWEEN_LINES, SUFFIX, unread_of
 from engine.data.pair_names import PairNames
 from engine.data.saved_datasets import SavedDataset, is_saved, of_split
 from engine.data.shards import Shards, ShardWriter
@@ -205,8 +205,11 @@ def _opened(
         source = open_source(others, image_root)
         parts += source.parts if isinstance(source, Joined) else [source]
     if not any(map(len, parts)):
-        if damaged:
-            raise ConfigError(f"not one pair to pack: {unreadable(damaged)}")
+        indexes = [one for one in shards.indexes() if one.unread]
+        why = [unread_of(indexes)] if indexes else []
+        why += [unreadable(damaged)] if damaged else []
+        if why:
+            raise ConfigError(f"not one pair to pack: {'; '.join(why)}")
         raise ConfigError(f"{', '.join(specs)}: no picture-caption pair in it")
     return parts, damaged
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from engine.check.pairs import open_pairs
 from engine.data import pack_pairs
 from engine.data.left_out import QUARANTINE
-from engine.data.shards import Shards, ShardWriter
+from engine.data.shards import Shards, ShardWriter, add_members
 from engine.data.source import stable_id
 from launch import pack
 from tests.commands import Ended, call, contents
@@ -139,6 +140,16 @@ def test_shards_of_which_none_can_be_read_make_nothing(root: Path) -> None:
     assert f"not one pair to pack: 2 missing: none.png ({root / 'pairs.json'} row 0)" in done.err
     assert "8 shards that cannot be read" in done.err
     assert not list((root / "web").glob("*"))
+
+
+def test_shards_of_samples_that_are_never_read_say_why(root: Path) -> None:
+    """As `tar` names members of a whole path."""
+    with tarfile.open(root / "pairs.tar", "w") as tar:
+        add_members(tar, "/data/0", [("png", picture(0)), ("txt", b"a thing")])
+    done = convert(root / "web", root / "pairs.tar")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == "error: not one pair to pack: 1 never read: /data/0 (unsafe_name)\n"
+    assert not (root / "web").exists()
 
 
 def test_samples_that_are_never_read_are_named_too(root: Path) -> None:
