@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from engine.config import ConfigError
 from engine.data.images import extension_of, known_format
@@ -17,7 +17,7 @@ from engine.data.open_source import Joined, expand, open_source
 from engine.data.pack import SECONDS_BETWEEN_LINES, SUFFIX, unread_of
 from engine.data.pair_names import PairNames
 from engine.data.saved_datasets import SavedDataset, is_saved, of_split
-from engine.data.shards import Shards, ShardWriter
+from engine.data.shards import CLEANED, SYNTHETIC, Shards, ShardWriter
 from engine.data.source import RawSample, Source
 from engine.data.tar_members import ShardError
 from engine.folder_lock import open_lock, try_lock
@@ -61,13 +61,14 @@ def convert(
     samples_per_shard: int = 1000,
     progress: Callable[[str], None] = print,
 ) -> Converted:
-    """Write `output/NNNNN.tar` with their indexes, a pair for every caption, in the list's order;
-    all or none of them, however it ends.
+    """Write `output/pairs_NNNNN.tar` with their indexes, a pair for every caption, in the list's
+    order; all or none of them, however it ends.
 
     Keys are numbers, in steps of one a caption; uid (with a number behind where a row has
-    several captions, or an earlier pair the same), url and picture's id go along. Pictures are
-    copied byte for byte and not decoded; those without the first bytes of one are left out. What
-    is left out, shards that cannot be read too, is named in `output/quarantine.jsonl`.
+    several captions, or an earlier pair the same), url and picture's id go along, and that a
+    captioner wrote a caption. Pictures are copied byte for byte and not decoded; those without the
+    first bytes of one are left out. What is left out, shards that cannot be read too, is named in
+    `output/quarantine.jsonl`.
 
     Args:
         specs: what `data.train` takes, and Hugging Face datasets saved on disk.
@@ -119,11 +120,14 @@ def _write(
         if reason := _problem(raw):
             left_out.add(file, row, raw.key, uids[0] if len(uids) == 1 else raw.uid, reason)
         else:
-            for uid, caption in zip(uids, raw.captions, strict=True):
+            for uid, caption, written in zip(uids, raw.captions, _written(raw), strict=True):
                 if not isinstance(caption, str):
                     left_out.add(file, row, raw.key, uid, "bad_text")
                     continue
-                facts = {"uid": uid, "url": raw.url, "image_id": raw.image_id}
+                facts: dict[str, Any] = {"uid": uid, "url": raw.url, "image_id": raw.image_id}
+                if written:
+                    # As cleaning says it: the next one must not take it for a text of the web.
+                    facts[CLEANED] = {"captions": [caption], "sources": [SYNTHETIC]}
                 form = extension_of(raw.image or b"")
                 writer.add(f"{pairs:09d}", raw.image or b"", form, caption, facts)
                 pairs += 1
@@ -137,6 +141,11 @@ def _write(
             for one in index.unread:
                 left_out.add(index.path, None, one.key, one.uid, one.reason)
     return pairs
+
+
+def _written(raw: RawSample) -> list[bool]:
+    """Of each caption whether a captioner wrote it."""
+    return [*raw.synthetic, *[False] * len(raw.captions)][: len(raw.captions)]
 
 
 def _rows(parts: Sequence[Stored]) -> Iterator[tuple[Path, int, RawSample]]:

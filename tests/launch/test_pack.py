@@ -11,7 +11,7 @@ import pytest
 
 from engine.data import pack as engine_pack
 from engine.data.index import index_path, open_index
-from engine.data.shards import Shards
+from engine.data.shards import Shards, ShardWriter
 from launch import pack
 from tests.commands import Ended, call, contents
 from tests.shards import picture, write_shards
@@ -224,3 +224,20 @@ def test_nothing_to_convert_is_one_line(tmp_path: Path) -> None:
     assert f"not one pair to pack: {said}" in refused(*words)
     assert "no --output_dir named" in refused("convert", tmp_path / "pairs.json")
     assert "belong to convert" in refused("index", tmp_path, "--output_dir", "x")
+
+
+def test_what_a_captioner_wrote_stays_so(tmp_path: Path) -> None:
+    """Packed anew, cleaned pairs are a captioner's or the web's as before."""
+    texts = {"captions": ["found", "written", "unknown"], "sources": ["web", "synthetic"]}
+    with ShardWriter(tmp_path / "cleaned", "pairs", 2) as writer:
+        writer.add("0", picture(0), "png", "found", {"uid": "a", "capfilt": texts})
+    for source, target in (("cleaned", "once"), ("once", "twice")):
+        done = run("convert", tmp_path / source, "--output_dir", tmp_path / target)
+        assert done.code == 0
+        shards = Shards(sorted((tmp_path / target).glob("*.tar")))
+        found = [shards.read(number) for number in range(len(shards))]
+        assert [(one.uid, *one.captions, any(one.synthetic)) for one in found] == [
+            ("a#0", "found", False),
+            ("a#1", "written", True),
+            ("a#2", "unknown", False),
+        ]
