@@ -119,8 +119,8 @@ def read_index(shard: Path) -> ShardIndex:
         if not stored.is_file():
             raise ShardError(f"{shard}: has no index ({stored.name})")
         # A flipped bit in a page is found here; the footer's are found by what is made of it.
-        with pq.ParquetFile(stored, page_checksum_verification=True) as file:
-            table = file.read(use_threads=False)
+        with _file(stored) as file, pq.ParquetFile(file, page_checksum_verification=True) as pages:
+            table = pages.read(use_threads=False)
         facts = json.loads(table.schema.metadata[b"shard"])
         if facts["format"] != FORMAT or len(table) != facts["samples"]:
             raise ValueError(facts)
@@ -176,12 +176,18 @@ def store_index(index: ShardIndex) -> None:
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     os.close(handle)
     try:
-        pq.write_table(table, name, compression="zstd", write_page_checksum=True)
+        with _file(name, "wb") as file:
+            pq.write_table(table, file, compression="zstd", write_page_checksum=True)
         os.chmod(name, 0o644)
         os.replace(name, target)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def _file(path: Path | str, mode: str = "rb") -> pa.NativeFile:
+    """A file of any name: as text Arrow takes those alone that are UTF-8."""
+    return pa.OSFile(os.fsencode(path), mode)
 
 
 def build_index(shard: Path) -> ShardIndex:

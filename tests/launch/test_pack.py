@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import random
 import tarfile
 from pathlib import Path
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.data import pack as engine_pack
-from engine.data.index import index_path, open_index
+from engine.data.index import index_path, open_index, read_index
 from engine.data.shards import Shards, ShardWriter
 from launch import pack
 from tests.commands import Ended, call, contents
@@ -241,3 +242,14 @@ def test_what_a_captioner_wrote_stays_so(tmp_path: Path) -> None:
             ("a#1", "written", True),
             ("a#2", "unknown", False),
         ]
+
+
+def test_a_shard_may_have_any_name(folder: Path, tmp_path: Path) -> None:
+    """A file's name is bytes; Arrow takes those alone that are UTF-8 text."""
+    named = folder / os.fsdecode(b"pairs\xff.tar")
+    shard(folder, 2).rename(named)
+    index_path(shard(folder, 2)).unlink()
+    for action in ("index", "verify"):
+        assert run(action, folder).out.startswith("shards: 3, samples: 15")
+    assert read_index(named).keys.to_pylist() == ["00012", "00013", "00014"]
+    assert run("convert", named, "--output_dir", tmp_path / "web").code == 0
