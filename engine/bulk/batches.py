@@ -8,7 +8,7 @@ import torch
 from engine.bulk.inputs import Place, Read
 from engine.bulk.skipped import Skipped
 from engine.config import ConfigError
-from engine.data.augment import evaluation_bytes, normalised
+from engine.data.augment import brought, evaluation_bytes
 from engine.data.images import BadSample, decode_image
 from engine.data.source import RawSample
 from engine.encoding import Encoding
@@ -50,8 +50,8 @@ def encoded(
     reads = (read for place in places for read in place.reads())
     found = _usable(ahead(ready, reads, batch_size, threads), progress, skipped)
     while batch := list(islice(found, batch_size)):
-        views = torch.stack([view for _, view in batch]).to(blip.device)
-        states = blip.model.encode_image(normalised(views))
+        views = brought([view for _, view in batch], blip.device)
+        states = blip.model.encode_image(views)
         if not states.isfinite().all():
             raise ConfigError("the model's states are not finite: its weights are no good")
         yield [sample for sample, _ in batch], states

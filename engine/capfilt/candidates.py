@@ -16,7 +16,7 @@ from engine.capfilt.pictures import Bad, Picture, batches
 from engine.capfilt.rule import SYNTHETIC, WEB, Candidate
 from engine.capfilt.table import Scored
 from engine.config import ConfigError
-from engine.data.augment import normalised
+from engine.data.augment import normalised, stacked
 from engine.data.captions import clean_caption
 from engine.data.images import BadSample
 from engine.data.shards import Shards
@@ -143,10 +143,7 @@ class CaptionAndScore:
 
 def _on_device(blip: LoadedBlip, pictures: list[Picture], sizes: set[int]) -> InWork:
     """A batch with its views there, encoded by the captioner."""
-    views = {}
-    for size in sizes:
-        stacked = torch.stack([picture.views[size] for picture in pictures])
-        views[size] = stacked.to(blip.device)
+    views = {size: stacked([one.views[size] for one in pictures], blip.device) for size in sizes}
     return InWork(pictures, views, _encode(blip, views))
 
 

@@ -1,6 +1,7 @@
 """BLIP's augmentation by its definition, on Pillow; every draw comes from the slot's counters."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -126,6 +127,18 @@ def evaluation_bytes(image: Image.Image, size: int) -> torch.Tensor:
 def to_bytes(image: Image.Image) -> torch.Tensor:
     """RGB picture -> [3, H, W] uint8."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def brought(views: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
+    """Views [3, H, W] as one batch on a device, normalised there: [B, 3, H, W] uint8 to float32."""
+    return normalised(stacked(views, device))
+
+
+def stacked(views: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
+    """Views as one batch on a device, as they are; a GPU's copy is not waited for."""
+    shape, pinned = (len(views), *views[0].shape), device.type == "cuda"
+    batch = torch.empty(shape, dtype=views[0].dtype, pin_memory=pinned)
+    return torch.stack(list(views), out=batch).to(device, non_blocking=True)
 
 
 def normalised(views: torch.Tensor) -> torch.Tensor:

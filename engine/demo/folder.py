@@ -9,7 +9,7 @@ import torch
 from engine.bulk.inputs import Read, find_places
 from engine.bulk.skipped import Skipped
 from engine.config import ConfigError
-from engine.data.augment import evaluation_bytes, normalised
+from engine.data.augment import brought, evaluation_bytes
 from engine.data.images import BadSample, decode_image
 from engine.inference import LoadedBlip
 from engine.pictures import ahead
@@ -79,7 +79,7 @@ def embedded(name: str, blip: LoadedBlip, batch_size: int, max_pixels: int) -> F
 
     found, reads, features = usable(), [], []
     while batch := list(islice(found, batch_size)):
-        views = normalised(torch.stack([view for _, view in batch]).to(blip.device))
+        views = brought([view for _, view in batch], blip.device)
         features.append(blip.model.image_feature(blip.model.encode_image(views)).cpu())
         reads += [read for read, _ in batch]
         progress.add(len(batch))
