@@ -30,6 +30,7 @@ from typing import Any
 
 import torch
 import yaml
+from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 
 from engine import runtime
 from engine.checkpoint import Checkpoint
@@ -143,6 +144,8 @@ def main() -> int:
         TwoPhaseStep._copied = lambda self: []
     if words.record:
         DeepSpeedEngine.records_on = ("cpu", "cuda")
+        # Where passes are replayed no hook is called.
+        DeepSpeedZeroOptimizer.process_gradients = None
     stop, here, code = StopRequest(), runtime.start("cpu"), 0
     for path in words.configs:
         tuned = "task" in yaml.safe_load(Path(path).read_text())

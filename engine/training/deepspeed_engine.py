@@ -17,6 +17,7 @@ from deepspeed.utils import (
 from torch import nn
 
 from engine.config import ConfigError, DeepSpeedSection, RunConfig
+from engine.training import zero
 from engine.training.deepspeed_settings import deepspeed_config, guards_itself
 from engine.training.optimizer import build_optimizer
 from engine.training.recorded import RecordedPasses
@@ -82,9 +83,11 @@ class DeepSpeedEngine:
             # Nothing is to be reduced, and DeepSpeed would copy all gradients there and back.
             self.engine.enable_backward_allreduce = False
         self.recorded = self._recording(config)
+        if self.recorded is not None and self.stage:
+            zero.take_hooks_off(self.engine.optimizer)
         self._share = 1.0 / accumulation
         if self.guarded and self.stage:
-            self._step_on_the_weights()
+            zero.step_on_the_weights(self.engine.optimizer)
             self.inner_optimizer.one_pass = parameters[0].device.type in self.one_pass_on
         self._prepare_moments()
 
@@ -148,7 +151,9 @@ class DeepSpeedEngine:
                 self.inner_optimizer.zero_grad()
             return
         if self.recorded is not None:
-            # What DeepSpeed does at the end of its own backward pass.
+            # What DeepSpeed does in its own backward pass, and at the end of it.
+            if self.stage and last:
+                self.engine.optimizer.setup_buckets()
             self.engine.allreduce_gradients()
         self.engine.step()
         if self.stage and last:
@@ -236,20 +241,6 @@ class DeepSpeedEngine:
     def inner_optimizer(self) -> torch.optim.Optimizer:
         """The AdamW inside."""
         return self.engine.optimizer if self.stage == 0 else self.engine.optimizer.optimizer
-
-    def _step_on_the_weights(self) -> None:
-        """Have ZeRO 1 and 2 update this rank's part of the weights where it lies.
-
-        DeepSpeed keeps a float32 copy of the part, for weights of fewer bits, and writes it back
-        over them after each update. Ours are float32: with the part in the place of its copy the
-        optimizer's own pass writes what is gathered, and what DeepSpeed writes back is the memory
-        itself, which PyTorch leaves alone.
-        """
-        zero = self.engine.optimizer
-        copies, parts = zero.single_partition_of_fp32_groups, zero.parallel_partitioned_bit16_groups
-        for copy, of_ranks in zip(copies, parts, strict=True):
-            copy.data = of_ranks[torch.distributed.get_rank()].data
-        zero._link_all_hp_params()
 
     def _prepare_moments(self) -> None:
         """Create AdamW's state before the first step, so that it can always be read and set."""

@@ -55,7 +55,9 @@ class RecordedPasses:
         placed = {name: self._placed(name, tensor) for name, tensor in tensors.items()}
         found = self._run((shape, first), lambda: self._collected(passes, placed, first))
         for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
-            parameter.grad = gradient
+            # A tensor of its own: of what DeepSpeed reduces it moves the data to its buffers, where
+            # no recording writes.
+            parameter.grad = gradient.detach()
         return found
 
     def _run(self, shape: tuple[Hashable, bool], work: Callable[[], Outputs]) -> Outputs:

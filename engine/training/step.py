@@ -156,8 +156,7 @@ class TwoPhaseStep:
         """
         accepted = self._accepted(launched)
         void = not accepted
-        named = self.objective.losses
-        if void and self._recorded is not None and lacked_room(named, launched.losses):
+        if void and self._recorded is not None and self._lacked_room(launched):
             launched = self._launch(launched.step, launched.batches, bounded=False)
             accepted = self._accepted(launched)
             if accepted and not self._retaken:
@@ -166,6 +165,10 @@ class TwoPhaseStep:
         if accepted and not self.ahead:
             self._commit(launched)
         return accepted, torch.stack(launched.losses).mean(0), void
+
+    def _lacked_room(self, launched: Launched) -> bool:
+        """Whether wrong texts of any rank did: then all have to take the step again."""
+        return self.runtime.any(lacked_room(self.objective.losses, launched.losses))
 
     def _accepted(self, launched: Launched) -> bool:
         if launched.told is None:
