@@ -20,6 +20,8 @@ ABOUT = (b"K", b"V")
 # So long settings and names are believed; a file system has names of 4096 bytes.
 MAX_SETTINGS, MAX_NAME, MAX_DIGITS = 1 << 20, 1 << 16, 20
 SPARSE_FACT = b"GNU.sparse."
+# Bytes behind the end that are looked at together.
+PADDING = 1 << 20
 GZIP = b"\x1f\x8b"
 
 
@@ -74,7 +76,7 @@ def members(file: BinaryIO, shard: Path) -> Iterator[Member]:
     """Yield every member that is no folder; unlike tarfile, never end silently.
 
     Raises:
-        ShardError: no tar, a damaged header, or an end that is missing.
+        ShardError: no tar, a damaged header, an end that is missing, or anything behind the end.
     """
     end = file.seek(0, os.SEEK_END)
     position, told, common = 0, Told(), False
@@ -83,6 +85,7 @@ def members(file: BinaryIO, shard: Path) -> Iterator[Member]:
         header = file.read(BLOCK)
         if header == bytes(BLOCK):
             if end - position >= BLOCK:
+                _refuse_more(file, position, shard)
                 return
             header = b""
         if len(header) < BLOCK:
@@ -115,6 +118,20 @@ def members(file: BinaryIO, shard: Path) -> Iterator[Member]:
             if kind != FOLDER and (bad or not name.endswith("/")):
                 yield Member(name, start, size, problem)
         position = start + -(-size // BLOCK) * BLOCK
+
+
+def _refuse_more(file: BinaryIO, end: int, shard: Path) -> None:
+    """Behind the end of a tar file stand zeros alone."""
+    position = file.seek(end)
+    while part := file.read(PADDING):
+        if any(part):
+            at = position + len(part) - len(part.lstrip(b"\0"))
+            raise ShardError(
+                f"{shard}: it ends at byte {end}, and more stands at byte {at}: of several tar "
+                "files in one the first alone is read; unpack it (tar --ignore-zeros -xf) and pack "
+                "it anew"
+            )
+        position += len(part)
 
 
 def _problem(kind: bytes, name: str, sparse: bool, bad: bool) -> str:

@@ -247,3 +247,14 @@ def test_names_of_columns_that_are_no_text_are_refused(tmp_path: Path) -> None:
 def test_columns_that_are_not_read_may_share_a_name(tmp_path: Path) -> None:
     source = open_source(annotated(tmp_path, "a.csv", "image,caption,path,path\n0.png,x,y,z\n"))
     assert source.read(0).captions == ["x"]
+
+
+def test_several_tar_files_in_one_are_refused(shard: Path) -> None:
+    """`tar` reads the first alone, and nobody would hear of the rest."""
+    content = shard.read_bytes()
+    shard.write_bytes(content * 2)
+    with pytest.raises(ShardError, match=rf"more stands at byte {len(content)}: of several tar"):
+        build_index(shard)
+    # Some programs leave room.
+    shard.write_bytes(content + bytes(3 << 20))
+    assert len(build_index(shard)) == COUNT
