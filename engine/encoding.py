@@ -9,7 +9,6 @@ import torch
 from blip_model import Blip
 from blip_model.vqa import BlipVqa
 from engine.config import ConfigError
-from engine.data.augment import normalised
 from engine.data.captions import clean_caption
 from engine.data.images import BadSample
 from engine.data.picture_files import printable
@@ -63,8 +62,7 @@ class Encoding:
             ConfigError: none given, or one that cannot be used; it is named.
         """
         size = self.model.config.image_size
-        views = torch.cat(list(view_batches(given_pictures(images), size, 64)))
-        return normalised(views.to(self.device))
+        return torch.cat(list(view_batches(given_pictures(images), size, 64, self.device)))
 
     @torch.no_grad()
     def states(
@@ -82,9 +80,10 @@ class Encoding:
         """
         total = len(pictures) if isinstance(pictures, list) else None
         progress = Progress(verb, "pictures", total, self.progress)
-        for views in view_batches(pictures, self.model.config.image_size, batch_size):
+        size = self.model.config.image_size
+        for views in view_batches(pictures, size, batch_size, self.device):
             with self.autocast():
-                states = self.model.encode_image(normalised(views.to(self.device)))
+                states = self.model.encode_image(views)
             yield states
             progress.add(len(views))
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from engine.config import ConfigError
-from engine.data.augment import evaluation_bytes
+from engine.data.augment import brought, evaluation_bytes
 from engine.data.images import BadSample, decode_image, refuse_size, to_rgb
 from engine.data.picture_files import SUFFIXES, find_files, printable
 from engine.given import refuse_wrong, require_many
@@ -77,8 +77,11 @@ def _unfolded(images: Iterable[Picture]) -> Iterator[Picture]:
             yield one
 
 
-def view_batches(pictures: Iterable[Picture], size: int, batch_size: int) -> Iterator[torch.Tensor]:
-    """[B, 3, size, size] uint8 of `batch_size` pictures and a rest; threads decode one batch ahead.
+def view_batches(
+    pictures: Iterable[Picture], size: int, batch_size: int, device: torch.device
+) -> Iterator[torch.Tensor]:
+    """[B, 3, size, size] on a device of `batch_size` pictures and a rest; threads decode one batch
+    ahead.
 
     Raises:
         ConfigError: no picture, or one that cannot be used; it is named.
@@ -92,7 +95,7 @@ def view_batches(pictures: Iterable[Picture], size: int, batch_size: int) -> Ite
     count = 0
     while batch := list(islice(views, batch_size)):
         count += len(batch)
-        yield torch.stack(batch)
+        yield brought(batch, device)
     if not count:
         raise ConfigError("no picture given")
 

@@ -170,7 +170,7 @@ def test_few_pictures_are_decoded_at_once() -> None:
             yield image
 
     done = 0
-    for views in view_batches(images(), 16, 4):
+    for views in view_batches(images(), 16, 4, torch.device("cpu")):
         done += len(views)
         assert len(opened) <= done + 5
         assert sum(ref() is not None for ref in opened) <= 10
