@@ -199,7 +199,8 @@ def of_few_rows(x: torch.Tensor, *maps: nn.Module) -> tuple[torch.Tensor, ...]:
     """What each map makes of the same rows, which are few and ask for no gradients."""
     if all(isinstance(one, nn.Linear) for one in maps):
         return linear_rows(x, *((one.weight, one.bias) for one in maps))
-    # Packed ones have no weight to hand out.
+    # Packed ones have no weight to hand out; each would cast the rows for itself.
+    x = for_products(x)
     return tuple(one(x) for one in maps)
 
 

@@ -6,7 +6,7 @@ from blip_model.blip import Blip
 from blip_model.layers import for_products
 from blip_model.med import MedLayer
 from blip_model.picture_cache import KeptKeysValues, KeptStates, states_suffice
-from kernels import attention_step_
+from kernels import Places, attention_step_
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 
@@ -84,9 +84,10 @@ class DecodingCache:
         at = self.places.repeat_interleave(self.rows)
         if self._origins is not None:
             self._origins.scatter_(1, at[:, None], self._own_rows[:, None])
+        places = Places(at, self._origins)
         states = self.decoder.bert.embeddings.at(ids, at)
         for number, layer in enumerate(self.decoder.bert.encoder.layer):
-            states = self._self_attend(number, layer, states, at)
+            states = self._self_attend(number, layer, states, places)
             together = states.view(self.slots, self.rows, -1)
             together = self._pictures.attend(number, layer.crossattention, together)
             states = layer.feed_forward(together.view(states.shape))
@@ -119,11 +120,11 @@ class DecodingCache:
             self._origins = self._origins.index_select(0, rows.flatten()) % self.rows + first
 
     def _self_attend(
-        self, number: int, layer: MedLayer, states: torch.Tensor, at: torch.Tensor
+        self, number: int, layer: MedLayer, states: torch.Tensor, places: Places
     ) -> torch.Tensor:
         block = layer.attention
         new = block.self.of_tokens(states)
-        return block.output(attention_step_(*new, *self._text[number], at, self._origins), states)
+        return block.output(attention_step_(*new, *self._text[number], places), states)
 
     def _room_for_pictures(self, prompt: int) -> KeptStates | KeptKeysValues:
         """By the most tokens that a picture may get; the last of a row is chosen, not read.

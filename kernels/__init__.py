@@ -17,6 +17,7 @@ from kernels.attention_pictures.op import (
 )
 from kernels.attention_rows.op import attention_rows
 from kernels.attention_step.op import attention_step_
+from kernels.attention_step.places import Places
 from kernels.beam_candidates.op import beam_candidates
 from kernels.bias_gelu.op import linear_gelu
 from kernels.dropout import dropout
@@ -32,6 +33,7 @@ from kernels.picture_tokens.op import picture_tokens
 from kernels.seeds import seeds_together, with_same_seeds
 
 __all__ = [
+    "Places",
     "adamw_ema_",
     "add_norm",
     "add_norms",

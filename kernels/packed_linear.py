@@ -53,7 +53,8 @@ def packed_linear(
     Raises:
         ValueError: shapes that do not fit.
     """
-    if x.shape[-1:] != packed.shape[1:] or (bias is not None and bias.shape != packed.shape[:1]):
+    columns, width = packed.shape
+    if x.shape[-1] != width or (bias is not None and bias.shape != (columns,)):
         raise ValueError(
             f"packed_linear: x {tuple(x.shape)}, weight {tuple(packed.shape)} and bias "
             f"{None if bias is None else tuple(bias.shape)} must be [..., I], [O, I] and [O]"

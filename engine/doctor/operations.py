@@ -9,6 +9,7 @@ from functools import partial
 import torch
 
 from kernels import (
+    Places,
     adamw_ema_,
     add_norm,
     attention,
@@ -207,7 +208,7 @@ def _itc_loss(backend: str) -> torch.Tensor:
 
 def _attention_step(backend: str) -> torch.Tensor:
     new, caches = _given(*[(ROWS, HEADS, WIDTH)] * 3), _given(*[(ROWS, HEADS, TOKENS, WIDTH)] * 2)
-    places = torch.tensor([3, 7], device=new[0].device)
+    places = Places(torch.tensor([3, 7], device=new[0].device))
     return _flat(attention_step_(*new, *caches, places, backend=backend), *caches)
 
 

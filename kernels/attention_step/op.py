@@ -2,6 +2,7 @@
 
 import torch
 
+from kernels.attention_step.places import Places
 from kernels.attention_step.reference import attention_step_reference
 from kernels.backend import choose, fusing_problem
 
@@ -15,8 +16,7 @@ def attention_step_(
     value: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
-    places: torch.Tensor,
-    origins: torch.Tensor | None = None,
+    places: Places,
     *,
     backend: str = "auto",
 ) -> torch.Tensor:
@@ -26,12 +26,9 @@ def attention_step_(
         query: [N, H, K], of the new tokens.
         key: [N, H, K].
         value: [N, H, K].
-        keys: [N, H, T, K], changed in place; of the query's dtype, or float32.
-        values: [N, H, T, K], changed in place; in the dtype of the keys.
-        places: [N] int64 below T, where the new token of each row stands.
-        origins: [N, T] int64, the row in which the token at a place of a row is kept: beams that
-            go on from others share what is before, and nothing is copied. A new token's is its own
-            row, and rows that share stand at the same place. None where rows keep all of theirs.
+        keys: [N, H, T, K], contiguous, changed in place; of the query's dtype, or float32.
+        values: [N, H, T, K], contiguous, changed in place; in the dtype of the keys.
+        places: of the new tokens.
         backend: `triton` (GPU: one launch; T up to 64, K up to 128), `reference` (the definition)
             or `auto`. The kernel gives no gradients.
 
@@ -43,22 +40,26 @@ def attention_step_(
         RuntimeError: a forced backend that cannot run here.
     """
     rows, heads, length, width = keys.shape
-    shape, table = (rows, heads, width), None if origins is None else tuple(origins.shape)
-    new = {tuple(tensor.shape) for tensor in (query, key, value)}
-    if new != {shape} or values.shape != keys.shape or places.shape != (rows,):
+    fit = query.shape == key.shape == value.shape == (rows, heads, width)
+    if not fit or values.shape != keys.shape or places.at.shape != (rows,):
+        new = sorted({tuple(tensor.shape) for tensor in (query, key, value)})
         raise ValueError(
-            f"attention_step_: new ones {sorted(new)} and places {tuple(places.shape)} do not fit "
+            f"attention_step_: new ones {new} and places {tuple(places.at.shape)} do not fit "
             f"caches {tuple(keys.shape)} and {tuple(values.shape)}"
         )
-    if table not in (None, (rows, length)):
-        raise ValueError(f"attention_step_: origins {table} must be {(rows, length)}")
+    if places.origins is not None and places.origins.shape != (rows, length):
+        raise ValueError(
+            f"attention_step_: origins {tuple(places.origins.shape)} must be {(rows, length)}"
+        )
+    if not (keys.is_contiguous() and values.is_contiguous()):
+        raise ValueError("attention_step_: caches must be contiguous")
     problem = fusing_problem(query, backend)
     if length > LONGEST or width > WIDEST:
         problem = f"{length} tokens or heads of {width} are more than {LONGEST} and {WIDEST}"
     if torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value, keys, values)):
         problem = "it has no backward pass"
     chosen = choose("attention_step_", backend, {"triton": problem, "reference": None}, query)
-    inputs = (query, key, value, keys, values, places, origins)
+    inputs = (query, key, value, keys, values, places)
     if chosen == "reference":
         with torch.autocast(query.device.type, enabled=False):
             return attention_step_reference(*inputs).to(query.dtype)

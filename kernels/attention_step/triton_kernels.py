@@ -4,6 +4,8 @@ import torch
 import triton
 import triton.language as tl
 
+from kernels.attention_step.places import Places
+
 WARPS = 2
 
 
@@ -59,12 +61,10 @@ def step(
     value: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
-    places: torch.Tensor,
-    origins: torch.Tensor | None,
+    places: Places,
 ) -> torch.Tensor:
-    """As `attention_step_`; caches that are not contiguous are refused."""
-    if not (keys.is_contiguous() and values.is_contiguous()):
-        raise ValueError("attention_step_: caches must be contiguous")
+    """As `attention_step_`."""
+    at, origins = places.at, places.origins
     rows, heads, length, width = keys.shape
     out = torch.empty(rows, heads * width, dtype=query.dtype, device=query.device)
     if rows:
@@ -74,8 +74,8 @@ def step(
             value.contiguous(),
             keys,
             values,
-            places.contiguous(),
-            places if origins is None else origins.contiguous(),
+            at.contiguous(),
+            at if origins is None else origins.contiguous(),
             out,
             heads,
             length,

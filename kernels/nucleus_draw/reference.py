@@ -51,7 +51,8 @@ def _within(logits: torch.Tensor, find_edge: FindEdge, top_p: float) -> torch.Te
     # By value: in which order sorting leaves those alike is not said.
     above, alike = probabilities > least, probabilities == least
     kept = above | (alike & (alike.cumsum(1) <= room))
-    probabilities = probabilities.masked_fill(~kept, 0.0)
+    # A CPU takes twice as long to fill by a mask.
+    probabilities = torch.where(kept, probabilities, 0.0)
     return probabilities / probabilities.sum(1, keepdim=True)
 
 
@@ -78,7 +79,7 @@ def edge_by_bins(probabilities: torch.Tensor, top_p: float) -> Edge:
     border = ((above < top_p) & (mass != 0)).byte().argmax(1, keepdim=True)
     inside = bins == border
     sizes = inside.sum(1, keepdim=True)
-    best = probabilities.masked_fill(~inside, 0.0).topk(int(sizes.max()), 1).values
+    best = torch.where(inside, probabilities, 0.0).topk(int(sizes.max()), 1).values
     return _edge(best, top_p, above.gather(1, border), sizes)
 
 

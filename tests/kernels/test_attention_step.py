@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kernels import attention_step_
+from kernels import Places, attention_step_
 from kernels.attention.reference import attention_reference
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -32,7 +32,7 @@ def steps(shared: bool, kind: torch.dtype, backend: str) -> list[tuple[torch.Ten
         query, *new = (normal(ROWS, HEADS, WIDTH) for _ in range(3))
         for cache, one in zip(truth, new, strict=True):
             cache[rows, :, places] = one.double()
-        seen = attention_step_(query, *new, *caches, places, origins, backend=backend)
+        seen = attention_step_(query, *new, *caches, Places(places, origins), backend=backend)
         mask = torch.arange(LENGTH, device=DEVICE) <= places[:, None]
         expected = attention_reference(query.double()[:, :, None], *truth, mask[:, None, None], 0.0)
         found.append((seen, expected[:, :, 0].flatten(1)))
@@ -58,11 +58,15 @@ def test_low_precision_is_no_worse_than_the_definitions() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     new = torch.zeros(2, 3, 8)
-    caches, places = [torch.zeros(2, 3, 5, 8)] * 2, torch.zeros(2, dtype=torch.int64)
+    caches, at = [torch.zeros(2, 3, 5, 8)] * 2, torch.zeros(2, dtype=torch.int64)
+    places = Places(at)
     with pytest.raises(ValueError, match="do not fit caches"):
         attention_step_(new, new, new[:1], *caches, places)
     with pytest.raises(ValueError, match=r"must be \(2, 5\)"):
-        attention_step_(new, new, new, *caches, places, places[:, None])
+        attention_step_(new, new, new, *caches, Places(at, at[:, None]))
+    with pytest.raises(ValueError, match="contiguous"):
+        turned = [cache.transpose(0, 1).contiguous().transpose(0, 1) for cache in caches]
+        attention_step_(new, new, new, *turned, places)
     long = [torch.zeros(2, 3, 65, 8)] * 2
     with pytest.raises(RuntimeError, match="more than 64"):
         attention_step_(new, new, new, *long, places, backend="triton")
