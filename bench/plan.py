@@ -75,6 +75,6 @@ def plan(hardware: str, quick: bool, preset: str = "base") -> Plan:
         rest = {"rounds": 5 if quick else 10, "caption_size": 384, "pictures": 1024}
         return Plan(**sizes, steps=steps, **batches, **rest)
     steps = (("base", 4),) if quick else (("base", 4), ("base", 16), ("small", 4), ("small", 16))
-    batches = {"peer_batch": 0, "kernel_batch": 16, "caption_batch": 2 if quick else 4}
+    batches = {"peer_batch": 0, "kernel_batch": 16, "caption_batch": 2 if quick else 8}
     pictures = 128 if quick else 512
     return Plan(**sizes, rounds=5, steps=steps, **batches, caption_size=384, pictures=pictures)

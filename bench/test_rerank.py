@@ -49,7 +49,7 @@ def task(plan: Plan) -> Task:
     """The same weights and inputs for both; similarities are drawn, as untrained ones are flat."""
     size = {"image_size": plan.caption_size} if plan.caption_size else {}
     config = preset(plan.preset, dropout=0.0, vision_drop_path=0.0, **size)
-    count = min(plan.caption_batch, 32) * (1 if plan.quick else 2)
+    count = max(2, plan.caption_batch // 2) * (1 if plan.quick else 2)
     return make_task(config, count, count // 2, plan.device)
 
 

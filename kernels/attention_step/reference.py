@@ -25,7 +25,5 @@ def attention_step_reference(
         found.append(flat.view(-1, length, width))
     # A row of a head is a batch: on a CPU products of so few numbers are fastest in float32.
     query = query.to(keys.dtype).view(-1, 1, width)
-    scores = torch.baddbmm(
-        mask.to(keys.dtype), query, found[0].transpose(1, 2), alpha=width**-0.5
-    )
+    scores = torch.baddbmm(mask.to(keys.dtype), query, found[0].transpose(1, 2), alpha=width**-0.5)
     return torch.bmm(scores.softmax(-1), found[1]).view(rows, -1)
