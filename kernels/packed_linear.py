@@ -54,7 +54,7 @@ def packed_linear(
         ValueError: shapes that do not fit.
     """
     columns, width = packed.shape
-    if x.shape[-1] != width or (bias is not None and bias.shape != (columns,)):
+    if x.shape[-1:] != (width,) or (bias is not None and bias.shape != (columns,)):
         raise ValueError(
             f"packed_linear: x {tuple(x.shape)}, weight {tuple(packed.shape)} and bias "
             f"{None if bias is None else tuple(bias.shape)} must be [..., I], [O, I] and [O]"
