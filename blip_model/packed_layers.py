@@ -84,3 +84,38 @@ PACKED = {
     LinearGelu: PackedLinearGelu,
     MlpOutput: PackedMlpOutput,
 }
+
+
+class TurnedByHead(nn.Module):
+    """The map of values, whose weight lies head by head, turned, as decoding multiplies with it.
+
+    Cannot be trained or loaded into; checkpoints see its plain weight.
+
+    Args:
+        linear: whose weight and bias are taken.
+        heads: H.
+
+    Attributes:
+        turned: [H, I, O / H].
+    """
+
+    def __init__(self, linear: nn.Linear, heads: int) -> None:
+        super().__init__()
+        self.bias = linear.bias
+        turned = linear.weight.detach().unflatten(0, (heads, -1)).transpose(1, 2).contiguous()
+        self.register_buffer("turned", turned, persistent=False)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """[O, I], a copy made for whoever asks."""
+        return self.turned.transpose(1, 2).flatten(0, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(x, self.weight, self.bias)
+
+    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
+        destination[f"{prefix}weight"] = self.weight
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+
+    def _load_from_state_dict(self, state: dict, prefix: str, *rest: Any) -> None:
+        raise RuntimeError(f"{prefix}weight is turned: load weights before they are")

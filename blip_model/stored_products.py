@@ -5,12 +5,12 @@ from torch import nn
 
 from blip_model.blip import Blip
 from blip_model.layers import MAPS
-from blip_model.packed_layers import PACKED
+from blip_model.packed_layers import PACKED, TurnedByHead
 from kernels.backend import choose
 from kernels.packed_linear import packing_problem
 
-# Those whose weights decoding reads head by head, see `kernels.attention_absorbed`.
-PLAIN = ("crossattention.self.key", "crossattention.self.value")
+# Whose keys and values decoding reads head by head, see `kernels.attention_absorbed`.
+OF_PICTURES = "crossattention.self"
 
 
 def store_products(model: Blip, dtype: torch.dtype, *, backend: str = "auto") -> None:
@@ -40,9 +40,16 @@ def store_products(model: Blip, dtype: torch.dtype, *, backend: str = "auto") ->
         for name, module in list(parent.named_children()):
             if isinstance(module, MAPS):
                 _cast(module, dtype)
-                plain = f"{path}.{name}".endswith(PLAIN) or type(module) not in PACKED
-                if chosen == "onednn" and not plain:
-                    setattr(parent, name, PACKED[type(module)](module))
+                if chosen == "onednn":
+                    setattr(parent, name, _stored(module, name, parent, path))
+
+
+def _stored(module: nn.Module, name: str, parent: nn.Module, path: str) -> nn.Module:
+    """As a CPU multiplies with it fastest."""
+    if path.endswith(OF_PICTURES) and name == "value":
+        return TurnedByHead(module, parent.heads)
+    plain = path.endswith(OF_PICTURES) and name == "key"
+    return module if plain or type(module) not in PACKED else PACKED[type(module)](module)
 
 
 def _cast(module: nn.Module, dtype: torch.dtype) -> None:

@@ -22,8 +22,8 @@ def attention_absorbed(
     Args:
         query: [B, H, L, K], of queries that are projected.
         source: [B, S, E].
-        key_weight: [H * K, E].
-        value_weight: [H * K, E].
+        key_weight: [H, K, E].
+        value_weight: [H, K, E]; on a CPU best as [H, E, K] lie, turned.
         value_bias: [H * K].
 
     Returns:
@@ -48,15 +48,14 @@ def _absorbed(
     value_bias: torch.Tensor,
 ) -> torch.Tensor:
     batch, heads, length, size = query.shape
-    of_head = (heads, size)
     # Copied to lie head by head: products of strided rows take twice as long on a CPU.
     query = (query * size**-0.5).transpose(0, 1).flatten(1, 2)
-    asking = query @ key_weight.unflatten(0, of_head)
+    asking = query @ key_weight
     asking = asking.unflatten(1, (batch, length)).transpose(0, 1).flatten(1, 2)
     # All queries of a row, head or not, ask the same states: one product of H * L rows.
     seen = (asking @ source.transpose(1, 2)).softmax(-1) @ source
     seen = seen.unflatten(1, (heads, length)).transpose(0, 1).flatten(1, 2)
-    context = seen @ value_weight.unflatten(0, of_head).transpose(1, 2)
+    context = seen @ value_weight.transpose(1, 2)
     return context.unflatten(1, (batch, length)).permute(1, 2, 0, 3).flatten(2) + value_bias
 
 
@@ -68,14 +67,14 @@ def _check(
     value_bias: torch.Tensor,
 ) -> None:
     fitting = query.ndim == 4 and source.ndim == 3 and len(source) == len(query)
-    width = query.shape[1] * query.shape[-1]
-    shape = (width, source.shape[-1])
+    shape = (query.shape[1], query.shape[-1], source.shape[-1])
     if not fitting or key_weight.shape != shape or value_weight.shape != shape:
         raise ValueError(
             f"attention_absorbed: query {tuple(query.shape)}, source {tuple(source.shape)} and "
             f"weights {tuple(key_weight.shape)}, {tuple(value_weight.shape)} must be "
-            "[B, H, L, K], [B, S, E] and [H * K, E]"
+            "[B, H, L, K], [B, S, E] and [H, K, E]"
         )
+    width = shape[0] * shape[1]
     if value_bias.shape != (width,):
         raise ValueError(
             f"attention_absorbed: value_bias {tuple(value_bias.shape)} must be [{width}]"

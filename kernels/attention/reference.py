@@ -66,6 +66,8 @@ def attention_absorbed_reference(
 ) -> torch.Tensor:
     """Keys and values are projected and attended to. See `attention_absorbed`."""
     heads = (query.shape[1], -1)
-    key = F.linear(source, key_weight).unflatten(2, heads).transpose(1, 2)
-    value = F.linear(source, value_weight, value_bias).unflatten(2, heads).transpose(1, 2)
+    key = F.linear(source, key_weight.flatten(0, 1)).unflatten(2, heads).transpose(1, 2)
+    value = (
+        F.linear(source, value_weight.flatten(0, 1), value_bias).unflatten(2, heads).transpose(1, 2)
+    )
     return attention_reference(query, key, value, None, 0.0).transpose(1, 2).flatten(2)

@@ -17,10 +17,10 @@ def inputs(length: int) -> list[torch.Tensor]:
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator)
 
-    width = HEADS * SIZE
-    weights = (random(width, WIDTH) * WIDTH**-0.5, random(width, WIDTH) * WIDTH**-0.5)
+    shape = (HEADS, SIZE, WIDTH)
+    weights = (random(*shape) * WIDTH**-0.5, random(*shape) * WIDTH**-0.5)
     source = random(BATCH, STATES, WIDTH)
-    return [random(BATCH, HEADS, length, SIZE) * 2, source, *weights, random(width)]
+    return [random(BATCH, HEADS, length, SIZE) * 2, source, *weights, random(HEADS * SIZE)]
 
 
 @pytest.mark.parametrize("length", [1, 5])
@@ -41,10 +41,10 @@ def test_a_key_bias_would_change_nothing() -> None:
     query, source, key, value, bias = (tensor.double() for tensor in inputs(5))
     # A constant state makes a bias of the keys.
     source = torch.cat([source, torch.ones(BATCH, STATES, 1).double()], 2)
-    key_bias = torch.randn(HEADS * SIZE, 1).double() * 3
-    value = torch.cat([value, torch.zeros_like(key_bias)], 1)
-    with_bias = attention_absorbed(query, source, torch.cat([key, key_bias], 1), value, bias)
-    without = torch.cat([key, torch.zeros_like(key_bias)], 1)
+    key_bias = torch.randn(HEADS, SIZE, 1).double() * 3
+    value = torch.cat([value, torch.zeros_like(key_bias)], 2)
+    with_bias = attention_absorbed(query, source, torch.cat([key, key_bias], 2), value, bias)
+    without = torch.cat([key, torch.zeros_like(key_bias)], 2)
     torch.testing.assert_close(with_bias, attention_absorbed(query, source, without, value, bias))
 
 
@@ -66,9 +66,9 @@ def test_does_the_work_that_it_says() -> None:
 
 def test_shapes_that_do_not_fit_are_refused() -> None:
     query, source, key, value, bias = inputs(5)
-    with pytest.raises(ValueError, match="must be .B, H, L, K., .B, S, E. and .H . K, E."):
+    with pytest.raises(ValueError, match="must be .B, H, L, K., .B, S, E. and .H, K, E."):
         attention_absorbed(query, source[:2], key, value, bias)
     with pytest.raises(ValueError, match="must be .B, H, L, K."):
-        attention_absorbed(query, source, key, value[:, :-1], bias)
+        attention_absorbed(query, source, key, value[..., :-1], bias)
     with pytest.raises(ValueError, match="value_bias"):
         attention_absorbed(query, source, key, value, bias[:-1])
