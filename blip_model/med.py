@@ -20,7 +20,7 @@ from blip_model.layers import (
     of_few_rows,
 )
 from blip_model.lm_head import NORM_EPS, LmHead
-from blip_model.packed_layers import TurnedByHead
+from blip_model.packed_layers import by_head
 from blip_model.recompute import run_layer
 from kernels import attention, attention_absorbed
 
@@ -78,12 +78,6 @@ class Projections(nn.Module):
     def few_queries(self, states_BLD: torch.Tensor) -> torch.Tensor:
         """`queries` of few tokens, without gradients."""
         return self.heads_of(*of_few_rows(states_BLD, self.query))
-
-    def by_head(self, one: nn.Module) -> torch.Tensor:
-        """The weight of one of its maps, [H, K, source width]."""
-        if isinstance(one, TurnedByHead):
-            return one.turned.transpose(1, 2)
-        return one.weight.unflatten(0, (self.heads, -1))
 
     def heads_of(self, x_BLD: torch.Tensor) -> torch.Tensor:
         """[B, L, D] -> [B, H, L, K]."""
@@ -168,7 +162,7 @@ class MedAttention(nn.Module):
         but they."""
         maps = self.self
         query = maps.few_queries(states_BLD)
-        weights = (maps.by_head(maps.key), maps.by_head(maps.value), maps.value.bias)
+        weights = (*(by_head(one, maps.heads) for one in (maps.key, maps.value)), maps.value.bias)
         return self.output(attention_absorbed(query, source_BSD, *weights), states_BLD)
 
 

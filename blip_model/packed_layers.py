@@ -119,3 +119,10 @@ class TurnedByHead(nn.Module):
 
     def _load_from_state_dict(self, state: dict, prefix: str, *rest: Any) -> None:
         raise RuntimeError(f"{prefix}weight is turned: load weights before they are")
+
+
+def by_head(one: nn.Module, heads: int) -> torch.Tensor:
+    """The weight [H * K, I] of a map to H heads as [H, K, I]."""
+    if isinstance(one, TurnedByHead):
+        return one.turned.transpose(1, 2)
+    return one.weight.unflatten(0, (heads, -1))

@@ -16,7 +16,10 @@ from bench.machine import ROOT
 from bench.sides import Program, ProgramFailed, apart
 from tests import bench_sides
 
+# What a shell starts in the background ignores Ctrl-C, and so do all that it starts.
 HANGS = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from bench.sides import Program, apart
 from tests import bench_sides
 if __name__ == "__main__":
