@@ -23,7 +23,11 @@ class PackedLinear(nn.Module):
         if bias is not None:
             bias = nn.Parameter(bias.detach(), requires_grad=False)
         self.register_parameter("bias", bias)
-        self._packed = pack(linear.weight.detach())
+        self._packed = self._laid(linear.weight.detach())
+
+    def _laid(self, weight: torch.Tensor) -> torch.Tensor:
+        """[O, I] as products read it."""
+        return pack(weight)
 
     @property
     def weight(self) -> torch.Tensor:
@@ -60,7 +64,7 @@ class PackedLinear(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._packed = pack(self._packed)
+        self._packed = self._laid(self._packed)
 
 
 class PackedLinearGelu(PackedLinear):
@@ -86,43 +90,38 @@ PACKED = {
 }
 
 
-class TurnedByHead(nn.Module):
+class TurnedByHead(PackedLinear):
     """The map of values, whose weight lies head by head, turned, as decoding multiplies with it.
 
-    Cannot be trained or loaded into; checkpoints see its plain weight.
-
     Args:
-        linear: whose weight and bias are taken.
+        linear: whose weight and bias are copied, in the dtype that they have.
         heads: H.
-
-    Attributes:
-        turned: [H, I, O / H].
     """
 
     def __init__(self, linear: nn.Linear, heads: int) -> None:
-        super().__init__()
-        self.bias = linear.bias
-        turned = linear.weight.detach().unflatten(0, (heads, -1)).transpose(1, 2).contiguous()
-        self.register_buffer("turned", turned, persistent=False)
+        self.heads = heads
+        super().__init__(linear)
+
+    def _laid(self, weight: torch.Tensor) -> torch.Tensor:
+        """[O, I] -> [H, I, O / H]."""
+        return weight.unflatten(0, (self.heads, -1)).transpose(1, 2).contiguous()
+
+    @property
+    def by_head(self) -> torch.Tensor:
+        """[H, O / H, I]."""
+        return self._packed.transpose(1, 2)
 
     @property
     def weight(self) -> torch.Tensor:
         """[O, I], a copy made for whoever asks."""
-        return self.turned.transpose(1, 2).flatten(0, 1)
+        return self.by_head.flatten(0, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return nn.functional.linear(x, self.weight, self.bias)
-
-    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
-        destination[f"{prefix}weight"] = self.weight
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-
-    def _load_from_state_dict(self, state: dict, prefix: str, *rest: Any) -> None:
-        raise RuntimeError(f"{prefix}weight is turned: load weights before they are")
 
 
 def by_head(one: nn.Module, heads: int) -> torch.Tensor:
     """The weight [H * K, I] of a map to H heads as [H, K, I]."""
     if isinstance(one, TurnedByHead):
-        return one.turned.transpose(1, 2)
+        return one.by_head
     return one.weight.unflatten(0, (heads, -1))

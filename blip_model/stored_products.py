@@ -9,8 +9,8 @@ from blip_model.packed_layers import PACKED, TurnedByHead
 from kernels.backend import choose
 from kernels.packed_linear import packing_problem
 
-# Whose keys and values decoding reads head by head, see `kernels.attention_absorbed`.
-OF_PICTURES = "crossattention.self"
+# Whose weights decoding reads head by head, see `kernels.attention_absorbed`.
+KEYS, VALUES = "crossattention.self.key", "crossattention.self.value"
 
 
 def store_products(model: Blip, dtype: torch.dtype, *, backend: str = "auto") -> None:
@@ -40,16 +40,13 @@ def store_products(model: Blip, dtype: torch.dtype, *, backend: str = "auto") ->
         for name, module in list(parent.named_children()):
             if isinstance(module, MAPS):
                 _cast(module, dtype)
-                if chosen == "onednn":
-                    setattr(parent, name, _stored(module, name, parent, path))
-
-
-def _stored(module: nn.Module, name: str, parent: nn.Module, path: str) -> nn.Module:
-    """As a CPU multiplies with it fastest."""
-    if path.endswith(OF_PICTURES) and name == "value":
-        return TurnedByHead(module, parent.heads)
-    plain = path.endswith(OF_PICTURES) and name == "key"
-    return module if plain or type(module) not in PACKED else PACKED[type(module)](module)
+                whole = f"{path}.{name}"
+                if chosen != "onednn" or whole.endswith(KEYS):
+                    continue
+                if whole.endswith(VALUES):
+                    setattr(parent, name, TurnedByHead(module, parent.heads))
+                elif type(module) in PACKED:
+                    setattr(parent, name, PACKED[type(module)](module))
 
 
 def _cast(module: nn.Module, dtype: torch.dtype) -> None:
