@@ -56,9 +56,10 @@ def our_program(
     start_apart(device.type)
     models = {"fp32": captioner(config).to(device)}
     if "bf16" in precisions:
-        # As `engine.load` opens them.
         models["bf16"] = copy.deepcopy(models["fp32"])
-        store_products(models["bf16"], torch.bfloat16)
+    # As `engine.load` opens weights that stay as they are.
+    for precision, model in models.items():
+        store_products(model, {"fp32": torch.float32, "bf16": torch.bfloat16}[precision])
     image = pictures(count, config.image_size, device)
     return {f"ours {p}": ours(models[p], image, mode, p) for p in precisions}
 

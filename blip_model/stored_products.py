@@ -25,7 +25,7 @@ def store_products(model: Blip, dtype: torch.dtype, *, backend: str = "auto") ->
     Args:
         model: changed in place, on the device where it is used.
         dtype: what autocast is going to multiply in.
-        backend: `onednn` (packed: bfloat16 on a CPU), `reference` (cast alone) or `auto`.
+        backend: `onednn` (packed, on a CPU), `reference` (cast alone) or `auto`.
 
     Raises:
         ValueError: an unknown backend.

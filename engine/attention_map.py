@@ -56,7 +56,9 @@ def attention_map(
     blip.require("text_encoder")
     model = blip.model
     if any(isinstance(module, PackedLinear) for module in model.modules()):
-        raise ConfigError('attention maps need gradients: load the weights with precision="fp32"')
+        raise ConfigError(
+            'attention maps need gradients: load the weights with precision="fp32", not frozen'
+        )
     if not is_one(image) or not isinstance(text, str):
         raise ConfigError("an attention map is made of one picture and one text")
     last = len(model.text_encoder.encoder.layer) - 2

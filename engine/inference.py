@@ -255,6 +255,7 @@ def load(
     precision: str = "fp32",
     section: ModelSection | None = None,
     progress: bool = True,
+    frozen: bool = False,
 ) -> LoadedBlip:
     """Open BLIP weights.
 
@@ -265,6 +266,8 @@ def load(
         section: gives the picture size and the vocabulary where it names them; everything else
             is told by the weights.
         progress: work of more than ten seconds says on stderr how far it is.
+        frozen: the weights are only ever multiplied with, not trained, changed, moved or derived
+            by: a CPU's lie as it multiplies with them. Those of bf16 always are.
 
     Raises:
         ConfigError: nothing there, weights that do not fit the network, or no such device.
@@ -289,8 +292,8 @@ def load(
     model = network_of(weights.tensors, config)
     start_from(model, weights)
     model = model.to(device)
-    if precision == "bf16":
-        store_products(model, torch.bfloat16)
+    if frozen or precision == "bf16":
+        store_products(model, torch.bfloat16 if precision == "bf16" else torch.float32)
     vocabulary = section.vocabulary if section else None
     tokenizer = open_tokenizer(vocabulary, config)
     return LoadedBlip(model, tokenizer, precision, progress)

@@ -107,8 +107,12 @@ def start(device: str = "auto") -> Runtime:
     return Runtime(rank, world_size, here.device, control)
 
 
-def start_apart(device: str = "auto") -> Runtime:
+def start_apart(device: str = "auto", threads: int | None = None) -> Runtime:
     """The same without a process group, for ranks that never wait for each other.
+
+    Args:
+        device: `auto`, `cpu` or `cuda`.
+        threads: of this process on a CPU; None shares the cores with its neighbours.
 
     Raises:
         ConfigError: no GPU where one is asked for.
@@ -129,7 +133,7 @@ def start_apart(device: str = "auto") -> Runtime:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
         keep_memory()
     chosen = torch.device(device, local) if device == "cuda" else torch.device("cpu")
-    _share_cores()
+    _share_cores(threads)
     return Runtime(rank, world_size, chosen)
 
 
@@ -163,8 +167,11 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
-def _share_cores() -> None:
+def _share_cores(threads: int | None) -> None:
     """Processes of one machine share its cores, unless the user said how many threads to take."""
+    if threads:
+        torch.set_num_threads(threads)
+        return
     # The first name is the DeepSpeed launcher's, the second torchrun's.
     neighbours = os.environ.get("LOCAL_SIZE") or os.environ.get("LOCAL_WORLD_SIZE") or "1"
     if "OMP_NUM_THREADS" not in os.environ and int(neighbours) > 1:

@@ -1,8 +1,9 @@
 """A linear map whose weight lies as the CPU's matrix library, oneDNN, multiplies with it.
 
-`F.linear` lays a bf16 weight out anew in every call: with few rows that takes longer than the
-product. The operations are PyTorch's own, with which its compiler does the same; they have no
-public name, so a version that lacks them packs nothing.
+`F.linear` lays a weight out anew in every call: with few rows of bf16 that takes longer than the
+product, and in fp32, where another library multiplies, about as long. The operations are PyTorch's
+own, with which its compiler does the same; they have no public name, so a version that lacks them
+packs nothing.
 """
 
 import torch
@@ -15,13 +16,13 @@ def packing_problem(weight: torch.Tensor) -> str | None:
     """Why a weight cannot be packed here, or None when it can."""
     if weight.device.type != "cpu":
         return f"weights are on {weight.device.type}"
-    if weight.dtype != torch.bfloat16:
-        return f"it packs bfloat16, not {str(weight.dtype)[6:]}"
+    if weight.dtype not in (torch.float32, torch.bfloat16):
+        return f"it packs float32 and bfloat16, not {str(weight.dtype)[6:]}"
     if not torch.backends.mkldnn.is_available():
         return "this PyTorch is built without oneDNN"
     if missing := [name for name in OPERATIONS if not hasattr(torch.ops.mkldnn, name)]:
         return f"this PyTorch has no mkldnn.{missing[0]}"
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if weight.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return "the processor does not multiply bfloat16"
     return None
 

@@ -35,7 +35,7 @@ def main() -> int:
     # Imported late: help and configuration errors need no torch.
     from engine import runtime
 
-    here = runtime.start_apart(config.device)
+    here = runtime.start_apart(config.device, config.threads)
     from engine.capfilt.run import CapFilt
 
     return CapFilt(config, here, stop).run()

@@ -49,7 +49,8 @@ def words(world: Path, output: Path, *more: object) -> list[str]:
     return [
         *("--data.train", str(world / "data"), "--output_dir", str(output)),
         *("--captioner", str(world / "captioner"), "--filter", str(world / "filter")),
-        *("--precision", "fp32", "--device", "cpu", "--batch_size", "4", "--data.workers", "2"),
+        *("--precision", "fp32", "--device", "cpu", "--threads", "1"),
+        *("--batch_size", "4", "--data.workers", "2"),
         *("--caption.max_length", "7", "--caption.top_k", "40", *ANY_WORDS, *map(str, more)),
     ]
 

@@ -68,7 +68,8 @@ def score_shards(config: RunConfig, model: Path, folder: Path) -> dict[str, Scor
         folder: of the shards.
     """
     section = config.model
-    blip = load(model, device=config.device, precision=config.precision, section=section)
+    device, precision = config.device, config.precision
+    blip = load(model, device=device, precision=precision, section=section, frozen=True)
     judge = PairFilter(blip, config.data.max_tokens)
     reading = {"workers": max(1, config.data.workers), "max_pixels": config.data.max_pixels}
     sizes, found = {blip.model.config.image_size}, {}

@@ -89,7 +89,8 @@ def judge_filter(
         ConfigError: no usable pairs, or none that could be told apart.
     """
     section = ModelSection(image_size=config.model.image_size, vocabulary=config.model.vocabulary)
-    blip = load(str(config.filter), device=device, precision=config.precision, section=section)
+    place, precision = str(config.filter), config.precision
+    blip = load(place, device=device, precision=precision, section=section, frozen=True)
     return score_labelled(blip, config, data, seed).quality()
 
 

@@ -14,4 +14,5 @@ def opened(config: BulkConfig) -> LoadedBlip:
     if not config.model:
         raise ConfigError("no model: set --model to a run folder or weights")
     section = ModelSection(image_size=config.image_size, vocabulary=config.vocabulary)
-    return load(config.model, device=config.device, precision=config.precision, section=section)
+    device, precision = config.device, config.precision
+    return load(config.model, device=device, precision=precision, section=section, frozen=True)

@@ -126,6 +126,7 @@ class RuleSection:
 
 
 RANGES = {
+    "threads": Range(1, 1024),
     "batch_size": COUNT,
     "lease_seconds": Range(1),
     "data.workers": COUNT,
@@ -157,6 +158,9 @@ class CapFiltConfig:
         seed: of the sampled captions.
         precision: fp32, or bf16 matrix products over fp32 weights.
         device: `auto`, `cpu` or `cuda`.
+        threads: of each process on a CPU; none given, it shares the cores with the other ones of
+            its launch. Belongs to a run in fp32, whose products round otherwise with another number
+            of them; in bf16 they do not.
         batch_size: pictures a forward pass, and that are captioned at once. Belongs to the run:
             other batches round otherwise.
         lease_seconds: a process that shows no life for so long loses its shard to another one.
@@ -172,6 +176,7 @@ class CapFiltConfig:
     seed: int = 0
     precision: Literal["fp32", "bf16"] = "bf16"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = None
     batch_size: int = 64
     lease_seconds: float = 60.0
     report: bool = True

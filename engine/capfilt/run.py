@@ -125,7 +125,7 @@ class CapFilt:
             image_size=config.model.image_size, vocabulary=config.model.vocabulary
         )
         device = self.here.device.type
-        return load(place, device=device, precision=config.precision, section=section)
+        return load(place, device=device, precision=config.precision, section=section, frozen=True)
 
     def _look_over(self) -> None:
         """Look at this rank's part of what is finished already."""

@@ -127,6 +127,7 @@ def _evaluated(config: RunConfig, task: str, share: Share) -> dict[str, Any]:
         precision=config.precision,
         section=config.model,
         progress=share.here.is_main,
+        frozen=True,
     )
     blip.require(PARTS[task])
     size = blip.model.config.image_size

@@ -1,4 +1,4 @@
-"""Packed linear maps: the bits of the plain one, and a GELU that is no more wrong."""
+"""Packed linear maps: in bf16 the bits of the plain one, and a GELU that is no more wrong."""
 
 import pytest
 import torch
@@ -15,10 +15,12 @@ PROBLEM = packing_problem(torch.zeros(1, dtype=torch.bfloat16))
 needs_packing = pytest.mark.skipif(PROBLEM is not None, reason=str(PROBLEM))
 
 
-def inputs(rows: int, outputs: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def inputs(
+    rows: int, outputs: int, dtype: torch.dtype = torch.bfloat16
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(rows + outputs)
     shapes = ((rows, 96), (outputs, 96), (outputs,))
-    return tuple(torch.randn(shape, generator=generator).bfloat16() for shape in shapes)
+    return tuple(torch.randn(shape, generator=generator).to(dtype) for shape in shapes)
 
 
 @needs_packing
@@ -31,6 +33,19 @@ def test_the_bits_are_those_of_the_plain_map(rows: int, outputs: int) -> None:
     for one in (bias, None):
         assert torch.equal(packed_linear(x, packed, one), packed_linear_reference(x, weight, one))
     assert torch.equal(packed_linear(x.float(), packed, bias), packed_linear(x, packed, bias))
+
+
+@needs_packing
+@pytest.mark.parametrize("rows", [0, 1, 8, 129])
+@pytest.mark.parametrize("gelu", [False, True])
+def test_fp32_is_no_more_wrong_than_the_plain_map(rows: int, gelu: bool) -> None:
+    x, weight, bias = inputs(rows, 100, torch.float32)
+    packed = pack(weight)
+    assert torch.equal(unpack(packed), weight)
+    truth = packed_linear_reference(x.double(), weight.double(), bias.double(), gelu=gelu)
+    found = packed_linear(x, packed, bias, gelu=gelu)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), truth, rtol=1e-5, atol=1e-5)
 
 
 @needs_packing
@@ -64,6 +79,7 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
 
 
 def test_what_cannot_be_packed_says_why() -> None:
-    assert packing_problem(torch.zeros(1)) == "it packs bfloat16, not float32"
+    half = torch.zeros(1, dtype=torch.float16)
+    assert packing_problem(half) == "it packs float32 and bfloat16, not float16"
     meta = torch.zeros(1, dtype=torch.bfloat16, device="meta")
     assert packing_problem(meta) == "weights are on meta"
