@@ -1,6 +1,8 @@
 """BLIP: the image encoder, the MED and the heads, under the original's state-dict names."""
 
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from torch import nn
 from blip_model.config import BlipConfig, Recomputed
 from blip_model.layers import AddLayerNorm, Linear, MlpOutput
 from blip_model.med import TextDecoder, TextTransformer, initialise_text
+from blip_model.packed_layers import PackedLinear
 from blip_model.vit import VisionTransformer
 
 TEMPERATURE_RANGE = (0.001, 0.5)
@@ -72,6 +75,23 @@ class Blip(nn.Module):
     def temperature(self) -> torch.Tensor:
         """The learned temperature, 0-dim."""
         return self.temp.reshape(())
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *rest: Any, **more: Any) -> Any:
+        """PyTorch's, which would have loaded all that is plain before a packed weight refuses.
+
+        Raises:
+            RuntimeError: weights are packed.
+        """
+        if any(isinstance(part, PackedLinear) for part in self.modules()):
+            raise RuntimeError("weights are packed: load weights before they are")
+        return super().load_state_dict(state_dict, *rest, **more)
+
+    def _apply(self, change: Callable, recurse: bool = True) -> nn.Module:
+        # Likewise: moved whole or not at all.
+        for part in self.modules():
+            if isinstance(part, PackedLinear):
+                part.refuse_other(change)
+        return super()._apply(change, recurse)
 
     def encode_image(self, image: torch.Tensor) -> torch.Tensor:
         """[B, 3, H, W] -> states of all image tokens [B, P, vision width].

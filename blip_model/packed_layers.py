@@ -48,7 +48,12 @@ class PackedLinear(nn.Module):
     def _load_from_state_dict(self, state: dict, prefix: str, *rest: Any) -> None:
         raise RuntimeError(f"{prefix}weight is packed: load weights before they are")
 
-    def _apply(self, change: Callable, recurse: bool = True) -> nn.Module:
+    def refuse_other(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Refuse what would move the weight or change its dtype.
+
+        Raises:
+            RuntimeError: it would.
+        """
         probe = torch.empty(0, dtype=self._packed.dtype)
         changed = change(probe)
         if (changed.device, changed.dtype) != (probe.device, probe.dtype):
@@ -56,6 +61,9 @@ class PackedLinear(nn.Module):
                 f"packed weights stay {str(probe.dtype)[6:]} on the CPU: choose device and dtype "
                 "before they are packed"
             )
+
+    def _apply(self, change: Callable, recurse: bool = True) -> nn.Module:
+        self.refuse_other(change)
         return super()._apply(change, recurse)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ def store_products(model: Blip, dtype: torch.dtype, *, backend: str = "auto") ->
     product, which while captions are decoded costs more than the products. Cast weights compute the
     bits that autocast does; packed ones do not round between a product and its GELU. Embeddings,
     norms and the temperature stay float32; the LM head, tied to the word embeddings, gets a matrix
-    of its own. For inference: nothing can be trained afterwards, and packed weights do not move.
+    of its own. For inference: nothing trains afterwards, and packed weights do not move.
 
     Args:
         model: changed in place, on the device where it is used.
@@ -34,6 +34,7 @@ def store_products(model: Blip, dtype: torch.dtype, *, backend: str = "auto") ->
     probe = model.visual_encoder.cls_token.detach().to(dtype)
     problems = {"onednn": packing_problem(probe), "reference": None}
     chosen = choose("packed_linear", backend, problems, probe)
+    model.requires_grad_(False)
     # Without the maps themselves, so that those that are replaced are freed one by one.
     parents = [pair for pair in model.named_modules() if not isinstance(pair[1], MAPS)]
     for path, parent in parents:

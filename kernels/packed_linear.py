@@ -53,7 +53,10 @@ def packed_linear(
 
     Raises:
         ValueError: shapes that do not fit.
+        RuntimeError: gradients are asked for.
     """
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, bias)):
+        raise RuntimeError("packed weights give no gradients: load them so that they can train")
     columns, width = packed.shape
     if x.shape[-1:] != (width,) or (bias is not None and bias.shape != (columns,)):
         raise ValueError(

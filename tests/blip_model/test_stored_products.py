@@ -132,13 +132,36 @@ def test_packed_weights_keep_names_and_values(model: Blip, dtype: torch.dtype) -
 
 
 @needs_packing
-def test_packed_weights_neither_move_nor_change(model: Blip) -> None:
-    packed = stored(model, "onednn")
-    for move in (packed.float, lambda: packed.to("meta")):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_packed_weights_neither_move_nor_change(model: Blip, dtype: torch.dtype) -> None:
+    packed, plain = stored(model, "onednn", dtype), stored(model, "reference", dtype)
+    for move in (packed.half, packed.double, lambda: packed.to("meta")):
         with pytest.raises(RuntimeError, match="choose device and dtype before they are packed"):
             move()
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in model.state_dict().items()}
+    for strict in (True, False):
+        with pytest.raises(RuntimeError, match="weights are packed: load weights before they are"):
+            packed.load_state_dict(zeros, strict=strict)
     with pytest.raises(RuntimeError, match="weight is packed: load weights before they are"):
-        packed.load_state_dict(packed.state_dict())
+        packed.visual_encoder.blocks[0].load_state_dict({}, strict=False)
+    # What was refused has changed nothing.
+    state = packed.state_dict()
+    for name, tensor in plain.state_dict().items():
+        assert state[name].dtype == tensor.dtype and torch.equal(state[name], tensor)
+
+
+@needs_packing
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_packed_weights_do_not_train(model: Blip, dtype: torch.dtype) -> None:
+    packed, size = stored(model, "onednn", dtype), model.config.image_size
+    assert not any(parameter.requires_grad for parameter in packed.parameters())
+    image = torch.randn(2, 3, size, size, dtype=dtype)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        # With gradients switched on nobody asks for any.
+        assert not packed.encode_image(image).requires_grad
+        packed.train().requires_grad_(True)
+        with pytest.raises(RuntimeError, match="packed weights give no gradients"):
+            packed.encode_image(image)
 
 
 def test_a_backend_that_cannot_run_is_refused() -> None:

@@ -78,6 +78,17 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         packed_linear(x, pack(weight), bias[1:])
 
 
+@needs_packing
+@pytest.mark.parametrize("of", ["x", "bias"])
+def test_gradients_are_refused(of: str) -> None:
+    x, weight, bias = inputs(3, 100)
+    {"x": x, "bias": bias}[of].requires_grad_()
+    with pytest.raises(RuntimeError, match="packed weights give no gradients"):
+        packed_linear(x, pack(weight), bias)
+    with torch.no_grad():
+        packed_linear(x, pack(weight), bias)
+
+
 def test_what_cannot_be_packed_says_why() -> None:
     half = torch.zeros(1, dtype=torch.float16)
     assert packing_problem(half) == "it packs float32 and bfloat16, not float16"
