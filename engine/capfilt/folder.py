@@ -50,7 +50,7 @@ class OutputFolder:
                 (self.root / part).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(
-                f"output_dir {self.root}: cannot be written: {error.strerror}"
+                f"output_dir {self.root}: {error.filename} cannot be made: {error.strerror}"
             ) from None
 
     @contextlib.contextmanager

@@ -7,9 +7,15 @@ from typing import Any
 import xxhash
 
 from engine.capfilt.candidates import ShardTexts, Tick
-from engine.capfilt.config import CapFiltConfig, CaptionSection, RuleSection
+from engine.capfilt.config import CapFiltConfig
 from engine.capfilt.folder import OutputFolder
-from engine.capfilt.identity import hash_identity, named_rule, read_identity
+from engine.capfilt.identity import (
+    FORMAT,
+    hash_identity,
+    named_rule,
+    of_settings,
+    read_identity,
+)
 from engine.capfilt.ledger import QUARANTINED, Ledger
 from engine.capfilt.pictures import Bad
 from engine.capfilt.table import from_bytes
@@ -30,30 +36,29 @@ class EarlierRun:
     """
 
     def __init__(self, root: Path) -> None:
-        identity = read_identity(root)
+        identity = read_identity(root, to_continue=False)
         if identity is None:
             raise ConfigError(f"from_table {root}: holds no captioning-and-filtering run")
         self.folder, self._identity = OutputFolder(root), identity
         self.ledger = Ledger(self.folder, hash_identity(identity))
 
-    def identity(self, caption: CaptionSection, rule: RuleSection, seed: int) -> dict[str, Any]:
+    def identity(self, config: CapFiltConfig) -> dict[str, Any]:
         """That of a run with these scores and this rule: the same as if they were made anew.
 
         Raises:
-            ConfigError: captions are asked for that the earlier run has not made.
+            ConfigError: captions or scores are asked for that the earlier run has not made.
         """
-        theirs = flat({"caption": self._identity["caption"], "seed": self._identity["seed"]})
-        wanted = flat({"caption": caption.resolved(), "seed": seed})
-        unsaid = flat({"caption": CaptionSection().resolved(), "seed": CapFiltConfig.seed})
-        other = [key for key in wanted if wanted[key] not in (unsaid[key], theirs.get(key))]
+        theirs = flat(self._identity)
+        wanted, unsaid = (_asked(one) for one in (config, CapFiltConfig()))
+        other = [k for k in wanted if wanted[k] not in (unsaid.get(k), theirs.get(k))]
         if other:
             apart = differences(*({key: of.get(key) for key in other} for of in (theirs, wanted)))
             raise ConfigError(
-                f"from_table {self.folder.root}: takes its captions as they are, only the rule may "
-                f"differ ({', '.join(apart)}): leave these settings out, or "
+                f"from_table {self.folder.root}: takes its captions and scores as they are, only "
+                f"the rule may differ ({', '.join(apart)}): leave these settings out, or "
                 "give captioner and filter instead of from_table"
             )
-        return {**self._identity, "rule": named_rule(rule)}
+        return {**self._identity, "format": FORMAT, "rule": named_rule(config.rule)}
 
     def require(self, names: list[str]) -> None:
         """Refuse shards that the earlier run has not finished.
@@ -79,7 +84,10 @@ class EarlierRun:
         if entry.status == QUARANTINED:
             raise ShardError(entry.reason)
         if entry.input["fingerprint"] != shards.index(0).fingerprint:
-            raise ConfigError(f"{path} was made from another shard than {shards.paths[0]}")
+            raise ConfigError(
+                f"{path} was made from another shard than {shards.paths[0]}, or pictures were "
+                "taken out of that since: give captioner and filter to make it anew"
+            )
         try:
             content = path.read_bytes()
         except OSError as error:
@@ -99,3 +107,9 @@ class EarlierRun:
             return [Bad(row["key"], row["uid"], row["reason"]) for row in rows]
         except (OSError, ValueError, KeyError, TypeError):
             raise ConfigError(f"{path}: damaged") from None
+
+
+def _asked(config: CapFiltConfig) -> dict[str, Any]:
+    """What settings ask of captions and scores, by dotted key."""
+    settings = of_settings(config)
+    return flat({key: settings[key] for key in settings.keys() - {"format", "rule"}})

@@ -21,6 +21,8 @@ from engine.inference import LoadedBlip
 # CPU's bf16 products are packed; 4: its fp32 products too, with threads that are named. Each rounds
 # otherwise than before.
 FORMAT = 4
+# Whose tables and ledgers are those of today.
+READABLE = (3, 4)
 
 
 def hash_weights(model: torch.nn.Module) -> str:
@@ -54,7 +56,7 @@ def of_models(config: CapFiltConfig, captioner: LoadedBlip, scorer: LoadedBlip) 
 
 def of_settings(config: CapFiltConfig) -> dict[str, Any]:
     """The part of the identity that no weights are needed for."""
-    return {
+    found = {
         "format": FORMAT,
         "seed": config.seed,
         "precision": config.precision,
@@ -65,6 +67,10 @@ def of_settings(config: CapFiltConfig) -> dict[str, Any]:
         },
         "rule": named_rule(config.rule),
     }
+    on_gpu = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
+    if config.threads and config.precision == "fp32" and not on_gpu:
+        found["threads"] = config.threads
+    return found
 
 
 def named_rule(rule: RuleSection) -> dict[str, Any]:
@@ -75,21 +81,37 @@ def named_rule(rule: RuleSection) -> dict[str, Any]:
     return named
 
 
-def read_identity(root: Path) -> dict[str, Any] | None:
+def read_identity(root: Path, *, to_continue: bool = True) -> dict[str, Any] | None:
     """The identity of the run that a folder holds, or None where it holds none.
 
+    Args:
+        root: the folder.
+        to_continue: shards are to be made beside those in it, not its scores to be read alone.
+
     Raises:
-        ConfigError: it holds something else, or a damaged one.
+        ConfigError: it holds something else, a damaged one, or one of another version.
     """
     path = root / IDENTITY
     if not path.exists():
         return None
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if found["format"] != FORMAT or not isinstance(found["rule"], dict):
+        version = int(found["format"])
+        if not (isinstance(found["rule"], dict) and isinstance(found["caption"], dict)):
             raise ValueError
+        int(found["seed"])
     except (OSError, ValueError, KeyError, TypeError):
-        raise ConfigError(f"{path}: not a readable identity of a run of this version") from None
+        raise ConfigError(
+            f"{path}: damaged, it does not say what run this is: choose another output_dir"
+        ) from None
+    if version not in ((FORMAT,) if to_continue else READABLE):
+        remedy = "choose another output_dir"
+        if to_continue and version in READABLE:
+            remedy += f", or take its captions and scores with --from_table {root}"
+        raise ConfigError(
+            f"{path}: made by another version, whose numbers are rounded otherwise (format "
+            f"{version}, this one's is {FORMAT}): {remedy}"
+        )
     return found
 
 
@@ -146,28 +168,33 @@ def settle(folder: OutputFolder, config: CapFiltConfig, identity: dict[str, Any]
     folder.make()
     temporary = folder.root / ".work" / f"{IDENTITY}.{uuid.uuid4().hex}"
     try:
-        if not (folder.root / SETTINGS).exists():
+        write_file(temporary, (json.dumps(identity, indent=1) + "\n").encode())
+        first = _claim(temporary, folder.root / IDENTITY)
+        refuse_other(config, identity)
+        # Only now: they are those of the run whose folder it is.
+        if first or not (folder.root / SETTINGS).exists():
             text = yaml.safe_dump(to_dict(config), sort_keys=False)
+            # It may be the identity's second name.
+            temporary.unlink(missing_ok=True)
             write_file(temporary, text.encode())
             put(temporary, folder.root / SETTINGS)
-        write_file(temporary, (json.dumps(identity, indent=1) + "\n").encode())
-        _claim(temporary, folder.root / IDENTITY)
     except OSError as error:
         problem = f"cannot be written: {error.strerror}"
         raise ConfigError(f"output_dir {folder.root}: {problem}") from None
     finally:
         temporary.unlink(missing_ok=True)
-    refuse_other(config, identity)
 
 
-def _claim(source: Path, target: Path) -> None:
-    """Give a file a second name unless the name is taken."""
+def _claim(source: Path, target: Path) -> bool:
+    """Give a file a second name unless the name is taken; whether it was free."""
     try:
         os.link(source, target)
     except FileExistsError:
-        return
+        return False
     except OSError:
         # A filesystem without links: two different runs that start in the same instant are not
         # told apart here, but at the next start.
-        if not target.exists():
-            os.replace(source, target)
+        if target.exists():
+            return False
+        os.replace(source, target)
+    return True

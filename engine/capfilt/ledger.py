@@ -19,6 +19,8 @@ from engine.capfilt.folder import OutputFolder
 from engine.config import ConfigError
 
 DONE, QUARANTINED = "done", "quarantined"
+# Counts by reason.
+COUNTED = ("web", "synthetic", "bad")
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,7 @@ class Ledger:
                 entry = Entry(**json.loads(self.path(name).read_text(encoding="utf-8")))
                 if entry.run != self.run or entry.status not in (DONE, QUARANTINED):
                     raise ValueError
-                counted = entry.counts if entry.status == DONE else {"pairs": 0}
-                int(counted["pairs"]), int(entry.input["bytes"])
+                _refuse_damaged(entry)
             except FileNotFoundError:
                 raise
             except (OSError, ValueError, TypeError, KeyError):
@@ -110,6 +111,24 @@ class Ledger:
         return found
 
 
+def _refuse_damaged(entry: Entry) -> None:
+    """Look for everything that is read of an entry later.
+
+    Raises:
+        ValueError, KeyError, TypeError: something is not there, or of another kind.
+    """
+    numbers = [entry.input["bytes"]]
+    texts = [entry.input["digest" if entry.status == QUARANTINED else "fingerprint"], entry.reason]
+    if entry.status == DONE:
+        numbers += [entry.counts["pairs"], entry.counts["written"]]
+        numbers += [entry.output["bytes"], entry.table["bytes"]]
+        numbers += [n for what in COUNTED for n in dict(entry.counts[what]).values()]
+        texts.append(entry.table["xxh3_128"])
+    kinds = {type(number) for number in numbers}, {type(text) for text in texts}
+    if kinds != ({int}, {str}):
+        raise TypeError
+
+
 def totals(entries: list[Entry]) -> dict[str, Any]:
     """Counts summed over finished shards."""
     total: dict[str, Any] = {
@@ -118,12 +137,17 @@ def totals(entries: list[Entry]) -> dict[str, Any]:
     }
     for what in ("pairs", "written"):
         total[what] = sum(entry.counts.get(what, 0) for entry in entries)
-    for what in ("web", "synthetic", "bad"):
+    for what in COUNTED:
         counts: Counter = Counter()
         for entry in entries:
             counts.update(entry.counts.get(what, {}))
         total[what] = dict(sorted(counts.items()))
     return total
+
+
+def summary_of(entries: list[Entry]) -> bytes:
+    """The totals as `summary.json` holds them."""
+    return (json.dumps(totals(entries), indent=1) + "\n").encode()
 
 
 def digest_of(path: Path) -> str:

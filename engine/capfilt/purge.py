@@ -1,15 +1,18 @@
 """Pictures taken out of a finished output: shard and table together, and the ledger knows."""
 
 import json
+from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from engine.capfilt.folder import OutputFolder
-from engine.capfilt.ledger import digest_of
+from engine.capfilt.folder import SUMMARY, OutputFolder
+from engine.capfilt.identity import hash_identity, read_identity
+from engine.capfilt.ledger import Ledger, digest_of, summary_of
+from engine.capfilt.rule import SYNTHETIC, WEB
 from engine.capfilt.table import read_stored, stored
 from engine.config import ConfigError
 from engine.data.index import ShardError
@@ -70,21 +73,46 @@ class CleanedSet:
     def _note(self, name: str, shard: Path, table: Path) -> None:
         """What lies there now: a run that comes back would make it again otherwise."""
         path = self.folder.ledger / f"{name}.json"
+        digest = digest_of(table)
         try:
             entry = json.loads(path.read_text(encoding="utf-8"))
-            facts = entry["table"]
+            if entry["table"]["xxh3_128"] == digest:
+                return
+            bad = sum(entry["counts"]["bad"].values())
         except FileNotFoundError:
             return
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
             raise ShardError(f"{path}: damaged") from None
-        digest = digest_of(table)
-        if facts.get("xxh3_128") == digest:
-            return
-        rows = pq.read_metadata(table).num_rows
-        entry["table"] = {"bytes": table.stat().st_size, "xxh3_128": digest, "rows": rows}
+        rows = read_stored(table.read_bytes(), str(table))
+        entry["table"] = {"bytes": table.stat().st_size, "xxh3_128": digest, "rows": len(rows)}
+        entry["counts"] |= _counts(rows, bad)
         if shard.is_file():
             entry["output"] = {"bytes": shard.stat().st_size, "xxh3_128": digest_of(shard)}
         write_whole(path, (json.dumps(entry, indent=1) + "\n").encode())
+
+    def add_up(self) -> None:
+        """Write the summary of what is there now, if the run has written one."""
+        summary = self.root / SUMMARY
+        identity = read_identity(self.root, to_continue=False)
+        if identity is None or not summary.is_file():
+            return
+        ledger = Ledger(self.folder, hash_identity(identity))
+        content = summary_of(ledger.entries(ledger.finished()))
+        if content != summary.read_bytes():
+            write_whole(summary, content)
+
+
+def _counts(table: pa.Table, bad: int) -> dict[str, Any]:
+    """What the ledger counts of a table, beside `bad` pictures that are in none."""
+    rows = table.select(["key", "source", "reason", "kept"]).to_pylist()
+    counts: dict[str, Any] = {
+        "pairs": len({row["key"] for row in rows}) + bad,
+        "written": len({row["key"] for row in rows if row["kept"]}),
+    }
+    for source in (WEB, SYNTHETIC):
+        reasons = Counter(row["reason"] for row in rows if row["source"] == source)
+        counts[source] = dict(sorted(reasons.items()))
+    return counts
 
 
 def _without(path: Path, uids: Collection[str]) -> bytes | None:

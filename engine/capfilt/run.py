@@ -4,7 +4,6 @@ Processes never wait for each other's messages: they share the output folder, ta
 leases, and the ledger says what is finished. Any of them may die at any time.
 """
 
-import json
 import logging
 import time
 import uuid
@@ -18,7 +17,7 @@ from engine.capfilt.folder import IDENTITY, SETTINGS, SUMMARY, OutputFolder, put
 from engine.capfilt.from_table import EarlierRun
 from engine.capfilt.inputs import name_shards
 from engine.capfilt.lease import Lease, LeaseLostError, Leases
-from engine.capfilt.ledger import QUARANTINED, Ledger, totals
+from engine.capfilt.ledger import QUARANTINED, Ledger, summary_of, totals
 from engine.capfilt.progress import Progress, nothing_kept, shares
 from engine.capfilt.publish import Publisher
 from engine.capfilt.shard_job import ShardJob
@@ -108,7 +107,7 @@ class CapFilt:
         if config.from_table:
             earlier = EarlierRun(Path(config.from_table))
             earlier.require(list(self.shards))
-            return earlier, earlier.identity(config.caption, config.rule, config.seed)
+            return earlier, earlier.identity(config)
         for name in ("captioner", "filter"):
             if not getattr(config, name):
                 raise ConfigError(f"no {name}: set --{name} to a run folder or weights")
@@ -197,9 +196,10 @@ class CapFilt:
         return shard.fetch(folder)
 
     def _conclude(self, progress: Progress, verdict: str) -> None:
-        made = totals(self.ledger.entries(self.ledger.finished()))
+        entries = self.ledger.entries(self.ledger.finished())
+        made = totals(entries)
         temporary = self.folder.root / ".work" / f"{SUMMARY}.{uuid.uuid4().hex}"
-        write_file(temporary, (json.dumps(made, indent=1) + "\n").encode())
+        write_file(temporary, summary_of(entries))
         put(temporary, self.folder.root / SUMMARY)
         if self.publisher and self.here.is_main:
             about = [self.folder.root / name for name in (SETTINGS, IDENTITY, SUMMARY)]

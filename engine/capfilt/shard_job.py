@@ -165,9 +165,8 @@ class ShardJob:
         return None
 
     def _quarantined(self, name: str, shard: Path, desk: Path, reason: str) -> Draft:
-        if shard.is_relative_to(desk):
-            # Fetched: its folder has a name of this hour.
-            reason = reason.replace(f"{shard.parent}/", "")
+        # Wherever it lies: paths are those of a machine, folders of fetched shards of this hour.
+        reason = reason.replace(str(shard), shard.name)
         size = shard.stat().st_size if shard.exists() else 0
         facts = {"file": shard.name, "bytes": size, "digest": _digest(shard)}
         entry = Entry(status=QUARANTINED, run=self.ledger.run, input=facts, reason=reason)

@@ -14,7 +14,7 @@ from engine.collect.web.purge import purge
 from engine.config import ConfigError
 from engine.data.index import ShardError
 from engine.data.kept_texts import KeptTexts
-from tests.capfilt_runs import clean, make_world, outcome
+from tests.capfilt_runs import EACH, SHARDS, clean, make_world, outcome
 
 OUT = ("uid-0", "uid-3", "uid-9")
 
@@ -68,7 +68,15 @@ def test_a_run_that_comes_back_makes_nothing_again(world: Path, cleaned: Path, u
     ended = clean(world, cleaned)
     assert ended.code == 0, ended.err
     assert outcome(cleaned) == after
-    assert not {row["uid"] for row in rows(cleaned)} & {*OUT}
+    left = rows(cleaned)
+    assert not {row["uid"] for row in left} & {*OUT}
+    # Every count is of what is there now.
+    summary = json.loads((cleaned / "summary.json").read_text())
+    assert summary["pairs"] == len({row["uid"] for row in left}) == SHARDS * EACH - len(OUT)
+    assert summary["written"] == len({row["uid"] for row in left if row["kept"]})
+    texts = [row for row in left if row["source"] == "synthetic"]
+    assert sum(summary["synthetic"].values()) == len(texts)
+    assert f"{summary['written']} of {summary['pairs']} pictures" in ended.err
 
 
 @pytest.mark.parametrize(("where", "point"), [(manifest, "sync"), (purging, "digest_of")])

@@ -187,4 +187,4 @@ def test_no_flags_at_all_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_a_seed_that_made_no_caption_of_a_table_is_refused(world: Path, tmp_path: Path) -> None:
     ended = from_table(world, world / "alone", tmp_path / "out", "--seed", 7)
     assert ended.code == 2
-    assert "takes its captions as they are, only the rule may differ (seed 0 -> 7)" in ended.err
+    assert "captions and scores as they are, only the rule may differ (seed 0 -> 7)" in ended.err

@@ -67,6 +67,8 @@ def purge(uids_file: Path, places: Sequence[str], progress: Callable[[str], None
                 problems.append(f"{shard}: {error.strerror}")
         for one in collections:
             _forget(one, uids)
+        for one in cleaned:
+            one.add_up()
     if problems:
         some = f"{len(problems)} of {len(work)} shards"
         raise ShardError(f"{some} are left as they were: {'; '.join(problems)}")
