@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import errno
 import os
 import re
 import signal
@@ -18,6 +19,8 @@ from engine.config import ConfigError
 from launch.settings_file import refuse_unreadable
 
 BAD_INPUT = 2
+# Refusals of the system that may come from anywhere, and characters of a name that they show.
+SAID, LONGEST = (errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT), 80
 SMALLER = (
     "take smaller batches or pictures, or for training train.activation_checkpointing norms, "
     "vision or all; what was saved is there"
@@ -234,6 +237,7 @@ def run_main(main: Callable[[], int | None]) -> None:
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         code = main()
+        sys.stdout.flush()
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
     except ConfigError as error:
@@ -242,6 +246,15 @@ def run_main(main: Callable[[], int | None]) -> None:
         code = BAD_INPUT
     except BrokenPipeError:
         code = 0
+    except OSError as error:
+        # What nobody has looked at before; all else that files refuse is said by name.
+        if error.errno not in SAID:
+            raise
+        named = f"{str(error.filename)[:LONGEST]}: " if error.filename else ""
+        print(f"error: {named}{error.strerror}", file=sys.stderr)
+        # What could not be printed is not tried again while Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = BAD_INPUT
     except RuntimeError as error:
         # By name: not every program has imported torch. Any rank may be the one.
         if type(error).__name__ != "OutOfMemoryError":

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from engine.data.questions import open_questions
 from engine.data.statements import StatementSet, open_statements
 from engine.data.video_pairs import open_videos
 from engine.data.video_questions import open_video_questions
+from engine.differences import differences, flat
 from engine.encoding import ANSWERS
 from engine.evaluation.caption import evaluate_captions
 from engine.evaluation.classification import evaluate_classification
@@ -117,7 +119,7 @@ def _evaluated(config: RunConfig, task: str, share: Share) -> dict[str, Any]:
     if not config.data.eval:
         raise ConfigError("no pairs: set data.eval to shards or an annotation file")
     if share.here.is_main:
-        given = config.model.checkpoint, config.data.eval
+        given = config.model.checkpoint, config.data.eval, _settings(config, task)
         refuse_other_results(Path(config.output_dir), task, *given)
     opening, collecting = SETS[task]
     source = opening(config.data.eval, config.data.image_root)
@@ -139,7 +141,19 @@ def _evaluated(config: RunConfig, task: str, share: Share) -> dict[str, Any]:
     results = EVALUATORS[task](blip, samples, config.evaluate)
     bad = [f"{key} ({reason})" for key, reason in samples.bad[:BAD_NAMED]]
     told = {"checkpoint": config.model.checkpoint, "data": config.data.eval}
-    return results | {"bad_named": bad, **told}
+    return results | {"bad_named": bad, **told, "settings": _settings(config, task)}
+
+
+def _settings(config: RunConfig, task: str) -> dict[str, Any]:
+    """What figures depend on, as JSON holds it; those of other tasks change nothing and are there
+    too. How many are looked at at once is no part of it."""
+    kept = {"precision": config.precision, "image_size": config.model.image_size}
+    kept["max_words"] = config.data.max_words
+    if task in VIDEOS:
+        kept["frames"] = config.data.frames
+    kept["evaluate"] = asdict(config.evaluate)
+    del kept["evaluate"]["batch_size"]
+    return json.loads(json.dumps(kept))
 
 
 def _write(folder: Path, task: str, results: dict[str, Any]) -> None:
@@ -166,7 +180,11 @@ def _print(folder: Path, results: dict[str, Any]) -> None:
 
 
 def refuse_other_results(
-    folder: Path, task: str, checkpoint: str, data: str | Sequence[str]
+    folder: Path,
+    task: str,
+    checkpoint: str,
+    data: str | Sequence[str],
+    settings: dict[str, Any],
 ) -> None:
     """Make the folder; results in it may only be an older evaluation of the same.
 
@@ -174,11 +192,12 @@ def refuse_other_results(
         folder: that the results go to.
         task: its name.
         checkpoint: that is evaluated.
-        data: on which; results from before this was noted may be on any.
+        data: on which.
+        settings: by which; results from before data or settings were noted may be by any.
 
     Raises:
-        ConfigError: results of another task or checkpoint or on other data, or a folder that cannot
-            be written.
+        ConfigError: results of another task or checkpoint, on other data or by other settings, or a
+            folder that cannot be written.
     """
     path = folder / "results.json"
     try:
@@ -189,14 +208,17 @@ def refuse_other_results(
         same = found["task"] == task and found["checkpoint"] is not None
         if same and Path(found["checkpoint"]).resolve() == Path(checkpoint).resolve():
             theirs = found.get("data", data)
-            if _places(theirs) == _places(data):
+            apart = differences(flat(found.get("settings", settings)), flat(settings))
+            if _places(theirs) == _places(data) and not apart:
                 return
             problem = f"holds the {task} results on {_said(theirs)}, not on {_said(data)}"
+            if _places(theirs) == _places(data):
+                problem = f"holds the {task} results of other settings ({', '.join(apart)})"
         else:
             problem = f"holds the {found['task']} results of {found['checkpoint']}"
     except OSError as error:
         raise ConfigError(f"output_dir {folder}: cannot be written: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         problem = "was not written by an evaluation"
     raise ConfigError(f"{path} {problem}: choose another output_dir")
 

@@ -26,7 +26,7 @@ from tests.tiny import spread, tiny_config
 COUNT = 14
 WAYS = ("text_to_image", "image_to_text")
 KEYS = {"task", "metrics", "chance", "count", "bad_samples", "bad_named", "examples"}
-KEYS |= {"checkpoint", "data"}
+KEYS |= {"checkpoint", "data", "settings"}
 RECALLS = [f"{way}_r{k}" for way in WAYS for k in (1, 5, 10)]
 
 

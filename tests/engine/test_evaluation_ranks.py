@@ -60,7 +60,7 @@ def words_of(world: Path, output: Path, model: str = "med") -> list[object]:
         *("--task", "retrieval", "--device", "cpu", "--precision", "fp32"),
         *("--model.checkpoint", world / model, "--model.preset", "tiny"),
         *("--data.eval", world / "rows.json", "--output_dir", output),
-        *("--evaluate.batch_size", 3, "--evaluate.shortlist", 4),
+        *("--evaluate.batch_size", 3, "--evaluate.shortlist", 4, "--evaluate.max_length", 8),
     ]
 
 

@@ -52,6 +52,14 @@ def test_other_data_are_refused_and_the_same_replaced(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=said):
         evaluate(other, "retrieval")
     assert contents(tmp_path / "out") == before
+    for change, said in (
+        ({"precision": "bf16"}, "precision 'fp32' -> 'bf16'"),
+        ({"evaluate": EvaluateSection(max_length=9, shortlist=2)}, "evaluate.shortlist 128 -> 2"),
+    ):
+        with pytest.raises(ConfigError, match=rf"results of other settings \({said}\): choose"):
+            evaluate(replace(config, **change), "retrieval")
+    assert contents(tmp_path / "out") == before
+    config = replace(config, evaluate=EvaluateSection(max_length=9, batch_size=2))
     relative = os.path.relpath(tmp_path / "data")
     evaluate(replace(config, data=DataSection(eval=[relative])), "retrieval")
     assert json.loads((tmp_path / "out" / "results.json").read_text())["data"] == [relative]
@@ -59,24 +67,24 @@ def test_other_data_are_refused_and_the_same_replaced(tmp_path: Path) -> None:
 
 def test_results_from_before_data_was_noted_are_replaced(tmp_path: Path) -> None:
     folder = left_behind(tmp_path, task="retrieval", checkpoint=WEIGHTS)
-    refuse_other_results(folder, "retrieval", WEIGHTS, "anything")
+    refuse_other_results(folder, "retrieval", WEIGHTS, "anything", {})
     with pytest.raises(ConfigError, match="holds the retrieval results of runs/mine: choose"):
-        refuse_other_results(folder, "retrieval", "runs/other", "anything")
+        refuse_other_results(folder, "retrieval", "runs/other", "anything", {})
 
 
 def test_many_shards_are_one_short_line(tmp_path: Path) -> None:
     shards = [f"{number:05d}\n.tar" for number in range(1000)]
     folder = left_behind(tmp_path, task="caption", checkpoint=WEIGHTS, data=shards)
     with pytest.raises(ConfigError, match=r"results on 00000\\n.tar, 00001.*…, not on a: ") as said:
-        refuse_other_results(folder, "caption", WEIGHTS, "a")
+        refuse_other_results(folder, "caption", WEIGHTS, "a", {})
     assert len(str(said.value)) < 600 and "\n" not in str(said.value)
 
 
 def test_the_order_of_the_data_is_free_and_nonsense_is_none(tmp_path: Path) -> None:
     noted = {"task": "caption", "checkpoint": WEIGHTS, "data": ["a", "b/../c"]}
     folder = left_behind(tmp_path, **noted)
-    refuse_other_results(folder, "caption", WEIGHTS, ["c", "a"])
+    refuse_other_results(folder, "caption", WEIGHTS, ["c", "a"], {})
     for data in (3, [3], None):
         folder = left_behind(tmp_path, **noted | {"data": data})
         with pytest.raises(ConfigError, match="was not written by an evaluation"):
-            refuse_other_results(folder, "caption", WEIGHTS, "a")
+            refuse_other_results(folder, "caption", WEIGHTS, "a", {})

@@ -143,3 +143,24 @@ def test_flags_override_a_file_wherever_they_stand(tmp_path: Path) -> None:
         assert (config.seed, config.model.dropout) == (7, 0.1)
     with pytest.raises(ConfigError, match="--config"):
         run_of("--seed", "7", "--config")
+
+
+@pytest.mark.parametrize(
+    ("main", "said"),
+    [
+        ("lambda: print('x' * 100)", "No space left on device"),
+        ("lambda: open('n' * 300)", f"{'n' * 80}: File name too long"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(main: str, said: str) -> None:
+    program = f"from launch.cli import run_main; run_main({main})"
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert (ended.returncode, ended.stderr) == (2, f"error: {said}\n")
