@@ -11,7 +11,7 @@ from torch import nn
 from blip_model.config import BlipConfig, Recomputed
 from blip_model.layers import AddLayerNorm, Linear, MlpOutput
 from blip_model.med import TextDecoder, TextTransformer, initialise_text
-from blip_model.packed_layers import PackedLinear
+from blip_model.packed_layers import packed_parts
 from blip_model.vit import VisionTransformer
 
 TEMPERATURE_RANGE = (0.001, 0.5)
@@ -82,15 +82,14 @@ class Blip(nn.Module):
         Raises:
             RuntimeError: weights are packed.
         """
-        if any(isinstance(part, PackedLinear) for part in self.modules()):
+        if packed_parts(self):
             raise RuntimeError("weights are packed: load weights before they are")
         return super().load_state_dict(state_dict, *rest, **more)
 
     def _apply(self, change: Callable, recurse: bool = True) -> nn.Module:
         # Likewise: moved whole or not at all.
-        for part in self.modules():
-            if isinstance(part, PackedLinear):
-                part.refuse_other(change)
+        for part in packed_parts(self):
+            part.refuse_other(change)
         return super()._apply(change, recurse)
 
     def encode_image(self, image: torch.Tensor) -> torch.Tensor:

@@ -133,3 +133,8 @@ def by_head(one: nn.Module, heads: int) -> torch.Tensor:
     if isinstance(one, TurnedByHead):
         return one.by_head
     return one.weight.unflatten(0, (heads, -1))
+
+
+def packed_parts(model: nn.Module) -> list[PackedLinear]:
+    """Maps of a model whose weights are packed."""
+    return [part for part in model.modules() if isinstance(part, PackedLinear)]

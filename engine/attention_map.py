@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from blip_model.attention_map import attention_maps, middle_layer
-from blip_model.packed_layers import PackedLinear
+from blip_model.packed_layers import packed_parts
 from engine.config import ConfigError
 from engine.data.captions import clean_caption
 from engine.encoding import MAX_WORDS, Encoding
@@ -55,7 +55,7 @@ def attention_map(
     """
     blip.require("text_encoder")
     model = blip.model
-    if any(isinstance(module, PackedLinear) for module in model.modules()):
+    if packed_parts(model):
         raise ConfigError(
             'attention maps need gradients: load the weights with precision="fp32", not frozen'
         )

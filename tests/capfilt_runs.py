@@ -66,6 +66,13 @@ def from_table(world: Path, earlier: Path, output: Path, *more: object) -> Ended
     return call(capfilt.main, *given, *ANY_WORDS, *more)
 
 
+def make_finished(folder: Path) -> Path:
+    """`make_world` with a finished run, `alone`."""
+    world = make_world(folder)
+    assert clean(world, world / "alone").code == 0
+    return world
+
+
 def outcome(folder: Path) -> dict[str, str]:
     """Everything that a run made, but what holds paths or times: settings and report."""
     kept = contents(folder).items()

@@ -93,11 +93,15 @@ class CleanedSet:
     def add_up(self) -> None:
         """Write the summary of what is there now, if the run has written one."""
         summary = self.root / SUMMARY
-        identity = read_identity(self.root, to_continue=False)
-        if identity is None or not summary.is_file():
+        try:
+            identity = read_identity(self.root, to_continue=False)
+            if identity is None or not summary.is_file():
+                return
+            ledger = Ledger(self.folder, hash_identity(identity))
+            content = summary_of(ledger.entries(ledger.finished()))
+        except ConfigError:
+            # Damaged, or too old to be counted: the pictures are out all the same.
             return
-        ledger = Ledger(self.folder, hash_identity(identity))
-        content = summary_of(ledger.entries(ledger.finished()))
         if content != summary.read_bytes():
             write_whole(summary, content)
 

@@ -209,11 +209,12 @@ def refuse_other_results(
         if same and Path(found["checkpoint"]).resolve() == Path(checkpoint).resolve():
             theirs = found.get("data", data)
             apart = differences(flat(found.get("settings", settings)), flat(settings))
-            if _places(theirs) == _places(data) and not apart:
-                return
-            problem = f"holds the {task} results on {_said(theirs)}, not on {_said(data)}"
-            if _places(theirs) == _places(data):
+            if _places(theirs) != _places(data):
+                problem = f"holds the {task} results on {_said(theirs)}, not on {_said(data)}"
+            elif apart:
                 problem = f"holds the {task} results of other settings ({', '.join(apart)})"
+            else:
+                return
         else:
             problem = f"holds the {found['task']} results of {found['checkpoint']}"
     except OSError as error:

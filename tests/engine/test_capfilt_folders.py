@@ -13,16 +13,14 @@ from engine.capfilt.identity import FORMAT, hash_identity, of_settings, refuse_o
 from engine.config import ConfigError
 from launch import capfilt
 from launch.cli import parse
-from tests.capfilt_runs import clean, from_table, make_world, outcome, words
+from tests.capfilt_runs import clean, from_table, make_finished, outcome, words
 
 pytestmark = pytest.mark.xdist_group("capfilt_folders")
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    world = make_world(tmp_path_factory.mktemp("world"))
-    assert clean(world, world / "alone").code == 0
-    return world
+    return make_finished(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture

@@ -14,16 +14,14 @@ from engine.collect.web.purge import purge
 from engine.config import ConfigError
 from engine.data.index import ShardError
 from engine.data.kept_texts import KeptTexts
-from tests.capfilt_runs import EACH, SHARDS, clean, make_world, outcome
+from tests.capfilt_runs import EACH, SHARDS, clean, make_finished, outcome
 
 OUT = ("uid-0", "uid-3", "uid-9")
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    world = make_world(tmp_path_factory.mktemp("world"))
-    assert clean(world, world / "alone").code == 0
-    return world
+    return make_finished(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from engine.config import ConfigError
 from launch import capfilt
 from launch.cli import parse
 from tests.capfilt_folder import data_of, words_of
-from tests.capfilt_runs import clean, from_table, make_world, outcome, words
+from tests.capfilt_runs import clean, from_table, make_finished, outcome, words
 from tests.commands import call
 from tests.forked import run, succeed
 from tests.ranks import ROOT, free_port
@@ -25,9 +25,7 @@ pytestmark = pytest.mark.xdist_group("capfilt_launch")
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    world = make_world(tmp_path_factory.mktemp("world"))
-    assert clean(world, world / "alone").code == 0
-    return world
+    return make_finished(tmp_path_factory.mktemp("world"))
 
 
 def resolved(*given: object) -> CapFiltConfig:
