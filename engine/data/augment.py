@@ -126,7 +126,8 @@ def evaluation_bytes(image: Image.Image, size: int) -> torch.Tensor:
 
 def to_bytes(image: Image.Image) -> torch.Tensor:
     """RGB picture -> [3, H, W] uint8."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    # By NumPy: PyTorch copies by threads, as many again for each thread that makes views.
+    return torch.from_numpy(np.array(np.asarray(image).transpose(2, 0, 1), order="C"))
 
 
 def brought(views: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
