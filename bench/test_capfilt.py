@@ -45,7 +45,7 @@ PHOTOS, PHOTO = 64, (500, 375)
 # Pictures at once, and processes that decode them.
 TAKEN = {
     "cpu": ["--batch_size", "16", "--data.workers", "1"],
-    "gpu": ["--batch_size", "128", "--data.workers", "8"],
+    "gpu": ["--batch_size", "256", "--data.workers", "12"],
 }
 # A process that has a core to itself.
 ALONE = ("--device", "cpu", "--precision", "fp32", *TAKEN["cpu"])
