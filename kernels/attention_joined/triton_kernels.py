@@ -5,6 +5,8 @@ tile's row of scores is in registers at once: no weight is computed twice. Keys 
 of sizes that are powers of two, whose sum is little above their number: 197 are 128 + 64 + 16.
 """
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -62,24 +64,27 @@ def load_all(
 
 @triton.jit
 def attention_joined_kernel(
-    joined_ptr, out_ptr, log_sum_ptr, heads, scale, LENGTH: tl.constexpr, WIDTH: tl.constexpr,
-    TILE: tl.constexpr, EDGES: tl.constexpr, BLOCK_K: tl.constexpr,
+    joined_ptr, out_ptr, log_sum_ptr, scale, LENGTH: tl.constexpr, HEADS: tl.constexpr,
+    WIDTH: tl.constexpr, PADDED: tl.constexpr, TILE: tl.constexpr, EDGES: tl.constexpr,
+    BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """One head of one sequence; sums of weights as logarithms to base 2."""
     program = tl.program_id(0)
-    sequence, head = (program // heads).to(tl.int64), program % heads
-    width = heads * WIDTH
-    stride = 3 * width
-    query_ptr = joined_ptr + sequence * LENGTH * stride + head * WIDTH
-    out_ptr += sequence * LENGTH * width + head * WIDTH
-    log_sum_ptr += program * tl.cdiv(LENGTH, TILE) * TILE
-    keys = load_all(query_ptr + width, stride, LENGTH, EDGES, WIDTH, BLOCK_K)
-    values = load_all(query_ptr + 2 * width, stride, LENGTH, EDGES, WIDTH, BLOCK_K)
+    sequence, head = (program // HEADS).to(tl.int64), program % HEADS
+    ALL: tl.constexpr = HEADS * WIDTH
+    STRIDE: tl.constexpr = 3 * ALL
     WHOLE: tl.constexpr = LENGTH % TILE == 0 and WIDTH == BLOCK_K
+    query_ptr = joined_ptr + sequence * LENGTH * STRIDE + head * WIDTH
+    out_ptr += sequence * LENGTH * ALL + head * WIDTH
+    log_sum_ptr += program * PADDED
+    query = load_tile(query_ptr, 0, STRIDE, LENGTH, TILE, WHOLE, WIDTH, BLOCK_K)
+    keys = load_all(query_ptr + ALL, STRIDE, LENGTH, EDGES, WIDTH, BLOCK_K)
+    values = load_all(query_ptr + 2 * ALL, STRIDE, LENGTH, EDGES, WIDTH, BLOCK_K)
     # What the compiler would take out of the loop are the addresses of all tiles' products: they
     # would fill the registers.
     for first in tl.range(0, LENGTH, TILE, num_stages=1, disable_licm=True):
-        query = load_tile(query_ptr, first, stride, LENGTH, TILE, WHOLE, WIDTH, BLOCK_K)
+        # Read while this tile is multiplied; the last one's is not there.
+        coming = load_tile(query_ptr, first + TILE, STRIDE, LENGTH, TILE, False, WIDTH, BLOCK_K)
         top = tl.full((TILE,), UNSEEN, tl.float32)
         row = ()
         for i in tl.static_range(len(EDGES) - 1):
@@ -98,8 +103,9 @@ def attention_joined_kernel(
             total += tl.sum(weights, 1)
             out = tl.dot(weights.to(query.dtype), values[i], out)
         out *= (1 / total)[:, None]
-        store_tile(out_ptr, out, first, width, LENGTH, WHOLE, WIDTH)
+        store_tile(out_ptr, out, first, ALL, LENGTH, WHOLE, WIDTH)
         tl.store(log_sum_ptr + first + tl.arange(0, TILE), top + tl.log2(total))
+        query = coming
 
 
 def edges(length: int, largest: int) -> tuple[int, ...]:
@@ -110,10 +116,17 @@ def edges(length: int, largest: int) -> tuple[int, ...]:
     return tuple(found)
 
 
-def constants(length: int, width: int) -> dict[str, int]:
-    """Of a launch of either kernel, but for the edges of tiles."""
-    block = max(16, triton.next_power_of_2(width))
-    return {"LENGTH": length, "WIDTH": width, "BLOCK_K": block, "TILE": TILE, "num_warps": WARPS}
+def sizes(length: int, heads: int, width: int) -> dict[str, int]:
+    """What a launch of either kernel is compiled for: sums of weights stand in whole tiles."""
+    padded = triton.cdiv(length, TILE) * TILE
+    of_heads = {"HEADS": heads, "WIDTH": width, "BLOCK_K": max(16, triton.next_power_of_2(width))}
+    return {"LENGTH": length, "PADDED": padded} | of_heads
+
+
+def constants(length: int, heads: int, width: int) -> dict[str, Any]:
+    """Of a launch."""
+    tiles = {"TILE": TILE, "EDGES": edges(length, LARGEST), "num_warps": WARPS}
+    return sizes(length, heads, width) | tiles
 
 
 def forward(joined: torch.Tensor, heads: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -129,8 +142,7 @@ def forward(joined: torch.Tensor, heads: int) -> tuple[torch.Tensor, torch.Tenso
     whole = triton.cdiv(length, TILE) * TILE
     log_sum = torch.empty(count, heads, whole, device=joined.device, dtype=torch.float32)
     if log_sum.numel():
-        settings = constants(length, width) | {"EDGES": edges(length, LARGEST)}
-        scale = width**-0.5 * LOG2_E
         launch = attention_joined_kernel[(count * heads,)]
-        launch(joined, out, log_sum, heads, scale, **settings)
+        scale = width**-0.5 * LOG2_E
+        launch(joined, out, log_sum, scale, **constants(length, heads, width))
     return out, log_sum

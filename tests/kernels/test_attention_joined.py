@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from kernels import attention_joined
+from kernels.attention_joined.triton_backward import mirrored
 from kernels.attention_joined.triton_kernels import edges
 
 GPU = torch.cuda.is_available()
@@ -94,6 +95,15 @@ def test_edges_cover_the_rows_with_little_to_spare() -> None:
             assert found[0] == 0 and length <= found[-1] < length + 16
             assert all(16 <= size <= largest and not size & (size - 1) for size in sizes)
     assert edges(197, 128) == (0, 128, 192, 208)
+
+
+def test_tiles_of_gradients_end_with_a_whole_one() -> None:
+    for length in range(1, 257):
+        found = mirrored(length)
+        sizes = [after - before for before, after in pairwise(found)]
+        assert found[0] == 0 and length <= found[-1] < max(length + 16, 65)
+        assert sizes == sorted(sizes) and sizes[-1] == 64
+    assert mirrored(197) == (0, 16, 80, 144, 208)
 
 
 @pytest.mark.parametrize(

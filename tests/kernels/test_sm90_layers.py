@@ -86,8 +86,7 @@ for case in sys.argv[2:]:
         tiles = module.tiles((int(width), int(width)), 64, dtype)
         tiles |= {"CAUSAL": True, "DROPOUT": True}
     elif folder == "attention_joined":
-        tiles = module.constants(int(width), 64)
-        tiles["EDGES"] = module.edges(int(width), module.LARGEST)
+        tiles = module.constants(int(width), 12, 64)
     elif folder == "attention_pictures":
         dtype = torch.bfloat16 if kind == "bf16" else torch.float32
         tiles = module.tiles(int(width), dtype) | {"DROPOUT": True}
@@ -174,6 +173,8 @@ TOGETHER = {
     ("column_sum_kernel", 3072): (128, 4),
     ("bias_gelu_backward_kernel", 3072): (128, 8),
     ("add_norm_backward_kernel", 768): (256, 2),
+    ("attention_joined_kernel", 197): (128, 3),
+    ("attention_joined_backward_kernel", 197): (128, 2),
 }
 
 
