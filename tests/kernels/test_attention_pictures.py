@@ -187,7 +187,9 @@ def test_dropout_keeps_its_share_and_scales() -> None:
     others = mask_of(blocks, 2, 3, 64, 4, 0.3)[blocks[0][:146]].ne(0)
     # Independent masks agree on 0.58 of the places.
     shifted = [others, kept.flip(1), *(kept.roll(1, place) for place in (0, 2))]
-    for other in (*shifted, kept.roll(32, 2), kept.roll(32, 0)):
+    # Keys 8, 16 and 24 apart share the mixing of their bits.
+    apart = [kept.roll(count, 2) for count in (8, 16, 24, 32)]
+    for other in (*shifted, *apart, kept.roll(32, 0)):
         assert 0.56 < (kept == other).float().mean() < 0.60
     # By binomial laws the shares of a query's keys, and of a key's queries, spread this much.
     for axis, draws in ((2, 64), (0, 146)):
