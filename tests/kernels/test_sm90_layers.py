@@ -89,7 +89,7 @@ for case in sys.argv[2:]:
         tiles = module.constants(int(width), 12, 64)
     elif folder == "attention_pictures":
         dtype = torch.bfloat16 if kind == "bf16" else torch.float32
-        tiles = module.tiles(int(width), dtype) | {"DROPOUT": True}
+        tiles = module.tiles(197, int(width), dtype) | {"DROPOUT": True}
     elif folder == "picture_tokens":
         tiles = module.tiles(int(width))
     elif folder == "linear":
