@@ -139,7 +139,11 @@ def stacked(views: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor
     """Views as one batch on a device, as they are; a GPU's copy is not waited for."""
     shape, pinned = (len(views), *views[0].shape), device.type == "cuda"
     batch = torch.empty(shape, dtype=views[0].dtype, pin_memory=pinned)
-    return torch.stack(list(views), out=batch).to(device, non_blocking=True)
+    # By NumPy: PyTorch copies each view by all its threads, and where others make the next views
+    # meanwhile, every copy waits until the last of them has had a processor (LOG.md).
+    for place, view in zip(batch.numpy(), views, strict=True):
+        place[...] = view.numpy()
+    return batch.to(device, non_blocking=True)
 
 
 def normalised(views: torch.Tensor) -> torch.Tensor:
