@@ -95,16 +95,19 @@ def adamw_ema_(
 def _check(lists: list[list[torch.Tensor | None]]) -> None:
     if len({len(part) for part in lists}) > 1:
         raise ValueError(f"adamw_ema_: lists of {', '.join(str(len(part)) for part in lists)}")
-    for weight, gradient, *rest in zip(*lists, strict=True):
-        shapes = {tuple(t.shape) for t in (weight, gradient, *rest) if t is not None}
-        if len(shapes) > 1:
-            raise ValueError(f"adamw_ema_: tensors of shapes {sorted(shapes)} belong together")
-        places = {str(t.device) for t in (weight, gradient, *rest) if t is not None}
-        if len(places) > 1:
-            raise ValueError(f"adamw_ema_: tensors on different devices: {sorted(places)}")
-        follower, _, behind = rest[2:]
-        if follower is None and behind is not None:
+    # Each step asks this of thousands of tensors: what is wrong is worded where something is.
+    for group in zip(*lists, strict=True):
+        present = [tensor for tensor in group if tensor is not None]
+        shape, device = group[0].shape, group[0].device
+        for tensor in present:
+            if tensor.shape != shape:
+                shapes = sorted({tuple(t.shape) for t in present})
+                raise ValueError(f"adamw_ema_: tensors of shapes {shapes} belong together")
+            if tensor.device != device:
+                places = sorted({str(t.device) for t in present})
+                raise ValueError(f"adamw_ema_: tensors on different devices: {places}")
+            # The gradient, the second, is only read.
+            if tensor is not group[1] and not tensor.is_contiguous():
+                raise ValueError("adamw_ema_: what is updated must lie without gaps")
+        if group[4] is None and group[6] is not None:
             raise ValueError("adamw_ema_: a copy of no follower")
-        kept = [t for t in (weight, *rest) if t is not None]
-        if not all(t.is_contiguous() for t in kept):
-            raise ValueError("adamw_ema_: what is updated must lie without gaps")
