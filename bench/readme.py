@@ -49,7 +49,7 @@ ROWS = {
     "kernel_lm_loss_ratio": "captioning loss, 6,144 tokens, vocabulary 30,524: definition / ours",
     "kernel_lm_loss_ratio_liger": "the same: liger-kernel / ours",
     "kernel_lm_loss_ratio_cut": "the same: cut-cross-entropy / ours",
-    "kernel_attention_joined_ratio": "attention of 197 tokens from the joined product: PyTorch's / ours",
+    "kernel_attention_joined_ratio": "attention of 197 tokens, from one product: PyTorch's / ours",
     "device_views_per_second": "JPEGs of 500 x 375 a second to views on the device, by DALI",
     "device_views_per_second_torchvision": "JPEGs of 500 x 375 a second to views, by torchvision",
     "caption_throughput_ratio_hf_nucleus": "captions a second, nucleus: ours / Hugging Face",
