@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import torch
@@ -19,7 +19,8 @@ from engine.data.images import BadSample, decode_image, refuse_size, to_rgb
 from engine.data.picture_files import SUFFIXES, find_files, printable
 from engine.given import refuse_wrong, require_many
 
-Picture = str | Path | bytes | Image.Image | np.ndarray
+ENCODED = bytes | bytearray | memoryview
+Picture = str | Path | ENCODED | BinaryIO | Image.Image | np.ndarray
 Pictures = Picture | Iterable[Picture]
 MAX_PIXELS = 25_000_000
 # By the kind of an array what may stand behind its height and width.
@@ -53,7 +54,7 @@ def given_pictures(images: Pictures) -> list[Picture] | Iterator[Picture]:
     Raises:
         ConfigError: no picture given, or a folder without any.
     """
-    many = [images] if isinstance(images, Picture) else images
+    many = [images] if _is_picture(images) else images
     require_many(many, "images", "pictures")
     pictures = _unfolded(many)
     if not hasattr(many, "__len__"):
@@ -66,7 +67,13 @@ def given_pictures(images: Pictures) -> list[Picture] | Iterator[Picture]:
 def is_one(images: Pictures) -> bool:
     """Whether a single picture is given, and no list or folder."""
     folder = isinstance(images, str | Path) and os.path.isdir(images)
-    return isinstance(images, Picture) and not folder
+    return _is_picture(images) and not folder
+
+
+def _is_picture(thing: object) -> bool:
+    """Files count by what they can do, as they are of many kinds; going through one gives lines."""
+    known = str | Path | ENCODED | Image.Image | np.ndarray
+    return isinstance(thing, known) or hasattr(thing, "read")
 
 
 def _unfolded(images: Iterable[Picture]) -> Iterator[Picture]:
@@ -140,8 +147,7 @@ def open_picture(picture: Picture, number: int | None = None) -> Image.Image:
             with LOADING:
                 picture.load()
             return to_rgb(picture)
-        content = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
-        return decode_image(content, MAX_PIXELS)
+        return decode_image(_content(picture), MAX_PIXELS)
     except BadSample as bad:
         raise ConfigError(f"{name}: not a usable picture: {bad.reason}") from None
     except ConfigError:
@@ -150,6 +156,25 @@ def open_picture(picture: Picture, number: int | None = None) -> Image.Image:
         problem = printable(" ".join(str(error).split()))
         reason = getattr(error, "strerror", None) or f"not a usable picture: {problem}"
         raise ConfigError(f"{name}: {reason}") from None
+
+
+def _content(picture: str | Path | ENCODED | BinaryIO) -> bytes:
+    """An encoded picture.
+
+    Raises:
+        BadSample: nothing that may hold one.
+    """
+    if isinstance(picture, str | Path):
+        return Path(picture).read_bytes()
+    if isinstance(picture, ENCODED):
+        return bytes(picture)
+    content = picture.read() if hasattr(picture, "read") else None
+    if isinstance(content, str):
+        raise BadSample("a file opened as text: open it with 'rb'")
+    if not isinstance(content, bytes):
+        allowed = "a file or its name, encoded bytes, a Pillow picture, or uint8 [H, W, 3] of NumPy"
+        raise BadSample(f"must be {allowed}")
+    return content
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

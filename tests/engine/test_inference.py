@@ -138,9 +138,11 @@ def test_a_picture_is_the_same_in_every_form(blip: LoadedBlip, tmp_path: Path, m
     path.write_bytes(content)
     expected = blip.embed_images(str(path))
     assert expected.shape == (1, 16)
-    for form in (path, content, image, Image.open(path)):
+    for form in (path, content, bytearray(content), memoryview(content), image, Image.open(path)):
         assert torch.equal(blip.embed_images(form), expected)
-    several = blip.embed_images([path, content, image])
+    with path.open("rb") as opened:
+        assert torch.equal(blip.embed_images(opened), expected)
+    several = blip.embed_images([path, io.BytesIO(content), image])
     torch.testing.assert_close(several, expected.expand(3, -1), rtol=0, atol=1e-6)
     assert len(blip.caption(image, max_length=10)) == 1
 
@@ -187,6 +189,8 @@ def test_colours(blip: LoadedBlip, content: Any, colour: tuple[int, int, int]) -
         (Image.open(io.BytesIO(bomb(6000, 5000))), "not a usable picture: too_many_pixels"),
         (None, "images is NoneType: must be one or many pictures"),
         ([None], "a NoneType: not a usable picture"),
+        (torch.zeros(3, 8, 8), "images[0], a Tensor: not a usable picture: must be a file or its"),
+        (io.StringIO("text"), "a StringIO: not a usable picture: a file opened as text"),
         ([], "no picture given"),
         ((), "no picture given"),
     ],
