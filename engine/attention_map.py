@@ -1,6 +1,7 @@
 """Where in a picture a model looks for each word of a text."""
 
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 
@@ -63,7 +64,7 @@ def attention_map(
         raise ConfigError("an attention map is made of one picture and one text")
     last = len(model.text_encoder.encoder.layer) - 2
     layer = middle_layer(model) if layer is None else layer
-    if not 0 <= layer <= last:
+    if not isinstance(layer, Integral) or not 0 <= layer <= last:
         raise ConfigError(f"layer is {layer}: must be 0 to {last} of {last + 2} layers")
     ids, mask = blip.encode(text)
     words = blip.tokenizer.words(clean_caption(text, MAX_WORDS), ids.shape[1])

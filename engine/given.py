@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from numbers import Integral, Real
 
 from engine.config import ConfigError
-from engine.ranges import COUNT, WRITING, lengths_problem
+from engine.ranges import BATCH, COUNT, WRITING, lengths_problem
 
-GIVEN = WRITING | {"batch_size": COUNT, "shortlist": COUNT}
+GIVEN = WRITING | {"batch_size": BATCH, "shortlist": COUNT}
 FRACTIONS = ("top_p", "temperature", "repetition_penalty", "length_penalty")
 
 

@@ -138,6 +138,7 @@ class LoadedBlip(Encoding):
         self.require("text_encoder")
         refuse_wrong(batch_size=batch_size)
         ids, mask = self.encode(texts)
+        batch_size = int(batch_size)
         progress = Progress("embedded", "texts", len(ids), self.progress)
         features = []
         for part, part_mask in zip(ids.split(batch_size), mask.split(batch_size), strict=True):

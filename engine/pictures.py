@@ -16,7 +16,7 @@ from PIL import Image
 from engine.config import ConfigError
 from engine.data.augment import brought, evaluation_bytes
 from engine.data.images import BadSample, decode_image, refuse_size, to_rgb
-from engine.data.picture_files import SUFFIXES, find_files, printable
+from engine.data.picture_files import SUFFIXES, find_files, is_pipe, printable
 from engine.given import refuse_wrong, require_many
 
 ENCODED = bytes | bytearray | memoryview
@@ -165,6 +165,8 @@ def _content(picture: str | Path | ENCODED | BinaryIO) -> bytes:
         BadSample: nothing that may hold one.
     """
     if isinstance(picture, str | Path):
+        if is_pipe(picture):
+            raise BadSample("not a file")
         return Path(picture).read_bytes()
     if isinstance(picture, ENCODED):
         return bytes(picture)

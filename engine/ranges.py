@@ -37,6 +37,8 @@ class Range:
 COUNT, NOT_NEGATIVE, POSITIVE = Range(1), Range(0), Range(0, open_low=True)
 SHARE, PROBABILITY = Range(0, 1), Range(0, 1, open_high=True)
 PART = Range(0, 1, open_low=True)
+# Beyond these nothing but an error or a slip is to be had: an end of memory, mostly.
+BATCH, BEAMS, SIDE = Range(1, 100_000), Range(1, 100), Range(1, 4096)
 
 # How captions and answers are written, on every command line and in Python.
 WRITING = {
@@ -44,7 +46,7 @@ WRITING = {
     "top_p": PART,
     "top_k": NOT_NEGATIVE,
     "temperature": POSITIVE,
-    "num_beams": COUNT,
+    "num_beams": BEAMS,
     "max_length": COUNT,
     "min_length": NOT_NEGATIVE,
     "repetition_penalty": POSITIVE,
@@ -53,7 +55,7 @@ WRITING = {
 
 RANGES = {
     "seed": NOT_NEGATIVE,
-    "model.image_size": COUNT,
+    "model.image_size": SIDE,
     "model.dropout": PROBABILITY,
     "model.drop_path": PROBABILITY,
     "model.queue_size": NOT_NEGATIVE,
@@ -75,7 +77,7 @@ RANGES = {
     "train.max_steps": NOT_NEGATIVE,
     # A pair needs another one to be told from.
     "train.global_batch_size": Range(2),
-    "train.micro_batch_size": COUNT,
+    "train.micro_batch_size": BATCH,
     "train.negative_group_size": Range(2),
     "train.learning_rate": POSITIVE,
     "train.min_learning_rate": NOT_NEGATIVE,
@@ -92,7 +94,7 @@ RANGES = {
     "checkpoint.keep_last": COUNT,
     "checkpoint.keep_every": NOT_NEGATIVE,
     "deepspeed.stage": Range(0, 3),
-    "evaluate.batch_size": COUNT,
+    "evaluate.batch_size": BATCH,
     "evaluate.shortlist": NOT_NEGATIVE,
     **{f"evaluate.{name}": WRITING[name] for name in ("num_beams", "max_length", "min_length")},
 }

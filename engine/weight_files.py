@@ -72,8 +72,13 @@ def read_tensors(path: Path, *, shapes_only: bool = False) -> dict[str, torch.Te
     try:
         if path.suffix == ".safetensors":
             return _shapes(path) if shapes_only else load_file(path)
-        mapped = shapes_only and zipfile.is_zipfile(path)
+        zipped = zipfile.is_zipfile(path)
+        mapped = shapes_only and zipped
+        if zipped and not shapes_only:
+            _refuse_damaged(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except CheckpointError:
+        raise
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not readable: {' '.join(str(error).split())}") from None
     except Exception:  # noqa: BLE001 - unpickling refuses hostile files in many ways
@@ -87,6 +92,26 @@ def read_tensors(path: Path, *, shapes_only: bool = False) -> dict[str, torch.Te
     if not named or not loaded:
         raise CheckpointError(f"{path}: holds no named tensors")
     return dict(loaded)
+
+
+def _refuse_damaged(path: Path) -> None:
+    """Look at the checksums that PyTorch writes and does not read.
+
+    Raises:
+        CheckpointError: one is wrong while another is right: files may be written without them.
+    """
+    wrong = right = None
+    with zipfile.ZipFile(path) as file:
+        for member in file.infolist():
+            try:
+                with file.open(member) as content:
+                    while content.read(1 << 20):
+                        pass
+                right = member.filename
+            except zipfile.BadZipFile:
+                wrong = wrong or member.filename
+    if wrong and right:
+        raise CheckpointError(f"{path}: damaged: {wrong} in it is not what was written")
 
 
 def _shapes(path: Path) -> dict[str, torch.Tensor]:

@@ -257,9 +257,12 @@ def run_main(main: Callable[[], int | None]) -> None:
         code = BAD_INPUT
     except RuntimeError as error:
         # By name: not every program has imported torch. Any rank may be the one.
-        if type(error).__name__ != "OutOfMemoryError":
+        said = str(error).split(". ")[0]
+        if "can't allocate memory" in str(error):
+            said = "out of memory"
+        elif type(error).__name__ != "OutOfMemoryError":
             raise
-        print(f"error: {str(error).split('. ')[0]}: {SMALLER}", file=sys.stderr)
+        print(f"error: {said}: {SMALLER}", file=sys.stderr)
         code = BAD_INPUT
     sys.stdout.flush()
     sys.exit(code or 0)

@@ -4,18 +4,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from engine.bulk.tables import SUFFIXES
 from engine.capfilt.config import RANGES as CAPFILT_RANGES
 from engine.capfilt.config import CaptionSection
 from engine.config import ConfigError
-from engine.ranges import COUNT, Range, out_of_range
+from engine.ranges import BATCH, COUNT, SIDE, Range, out_of_range
 
 PICTURES = (
     "files, folders (pictures and shards at any depth), .tar shards, annotation lists "
     "(.json, .csv, .tsv, .parquet), globs, {00000..00009} ranges"
 )
 What = Literal["pictures", "texts", "pairs"]
-RANGES = {"batch_size": COUNT, "threads": COUNT, "image_size": COUNT, "max_pixels": COUNT}
+RANGES = {"batch_size": BATCH, "threads": COUNT, "image_size": SIDE, "max_pixels": COUNT}
 CAPTION = {key: allowed for key, allowed in CAPFILT_RANGES.items() if key.startswith("caption.")}
 
 
@@ -55,7 +54,6 @@ class BulkConfig:
             raise ConfigError(problem)
         if not self.model:
             raise ConfigError("no model: set --model to a run folder or weights")
-        self._refuse_output(SUFFIXES)
 
     def _refuse_output(self, suffixes: tuple[str, ...]) -> None:
         if self.output is not None and Path(self.output).suffix not in suffixes:

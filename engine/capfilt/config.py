@@ -4,7 +4,17 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from engine.config import ConfigError
-from engine.ranges import COUNT, NOT_NEGATIVE, SHARE, WRITING, Range, lengths_problem, out_of_range
+from engine.ranges import (
+    BATCH,
+    COUNT,
+    NOT_NEGATIVE,
+    SHARE,
+    SIDE,
+    WRITING,
+    Range,
+    lengths_problem,
+    out_of_range,
+)
 from engine.remote.config import RANGES as REMOTE_RANGES
 from engine.remote.config import RemoteSection
 
@@ -127,13 +137,13 @@ class RuleSection:
 
 RANGES = {
     "threads": Range(1, 1024),
-    "batch_size": COUNT,
+    "batch_size": BATCH,
     "lease_seconds": Range(1),
     "data.workers": COUNT,
     "data.max_words": COUNT,
     "data.max_tokens": Range(3, 512),
     "data.max_pixels": COUNT,
-    "model.image_size": COUNT,
+    "model.image_size": SIDE,
     **{f"caption.{name}": allowed for name, allowed in WRITING.items()},
     "rule.itm_threshold": SHARE,
     "rule.itc_threshold": Range(-1, 1),

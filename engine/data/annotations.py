@@ -12,6 +12,7 @@ import pyarrow.parquet
 import xxhash
 
 from engine.config import ConfigError
+from engine.data.picture_files import is_pipe
 from engine.data.source import RawSample, stable_id
 
 IMAGE_COLUMNS = ("image", "image_path", "filepath", "file_path", "path", "filename")
@@ -109,6 +110,8 @@ def read_picture(path: Path, max_bytes: int = MAX_FILE_BYTES) -> tuple[bytes | N
 
 def _read_table(path: Path, textless: bool = False) -> pa.Table:
     try:
+        if is_pipe(path):
+            raise ValueError("not a file")
         if path.suffix == ".json":
             text = path.read_text(encoding="utf-8-sig")
             if not text.strip():

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
+from engine.data.picture_files import is_pipe
 from engine.data.tar_members import ShardError, key_of, members
 
 PICTURES = ("jpg", "jpeg", "png", "webp")
@@ -198,6 +199,8 @@ def build_index(shard: Path) -> ShardIndex:
             file when it was walked through, as after a purge: an index of the one before must not
             come to stand beside it.
     """
+    if is_pipe(shard):
+        raise ShardError(f"{shard}: not a file")
     try:
         with shard.open("rb") as file:
             before = _state(os.fstat(file.fileno()))

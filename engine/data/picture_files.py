@@ -14,7 +14,7 @@ LONGEST_NAME = 1000
 
 def find_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     """Files below a folder with one of these endings, in order of their names; links to folders
-    are not followed.
+    are not followed, and those that lead nowhere count: whoever opens one says so.
 
     Raises:
         ConfigError: a folder that cannot be read.
@@ -29,9 +29,14 @@ def find_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
         for name in names:
             path = Path(place, name)
             right = path.suffix.lower() in suffixes and not name.startswith(".")
-            if right and path.is_file():
+            if right and (path.is_file() or path.is_symlink() and not path.exists()):
                 found.append(path)
     return sorted(found)
+
+
+def is_pipe(path: str | Path) -> bool:
+    """Whether something else than a file or a folder is there: who opens it may wait for ever."""
+    return os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
 
 
 def printable(name: Any) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engine.config import ConfigError
-from engine.ranges import COUNT, POSITIVE, Range, out_of_range
+from engine.ranges import BATCH, COUNT, SIDE, Range, out_of_range
 
 RANGES = {
     "port": Range(0, 65535),
@@ -13,11 +13,11 @@ RANGES = {
     "num_beams": Range(1, 20),
     "results": Range(1, 200),
     "waiting": Range(0, 1000),
-    "image_size": COUNT,
-    "batch_size": COUNT,
+    "image_size": SIDE,
+    "batch_size": BATCH,
     "max_upload_bytes": COUNT,
     "max_pixels": COUNT,
-    "receive_seconds": POSITIVE,
+    "receive_seconds": Range(0, 86_400, open_low=True),
 }
 
 

@@ -40,6 +40,7 @@ def untouched() -> Iterator[bytes]:
     ("settings", "message"),
     [
         ({"num_beams": 0}, "num_beams is 0: must be at least 1"),
+        ({"num_beams": 10**30}, f"num_beams is {10**30}: must be at least 1 and at most 100"),
         ({"num_beams": 2.5}, "num_beams is 2.5: must be a whole number, at least 1"),
         ({"num_beams": None}, "num_beams is None: must be a whole number, at least 1"),
         ({"num_beams": "3"}, "num_beams is '3': must be a whole number, at least 1"),
@@ -79,8 +80,13 @@ def test_features_and_matches_too(blip: LoadedBlip) -> None:
         lambda: blip.embed_images(untouched(), batch_size=0),
         lambda: blip.match(untouched(), "a dog", batch_size=0),
     ):
-        with pytest.raises(ConfigError, match="^batch_size is 0: must be at least 1$"):
+        with pytest.raises(
+            ConfigError, match="^batch_size is 0: must be at least 1 and at most 100000$"
+        ):
             use()
+    assert blip.embed_texts(["a dog", "a cat"], batch_size=np.int64(1)).shape == (2, 16)
+    with pytest.raises(ConfigError, match="^layer is 0.0: must be 0 to "):
+        blip.attention_map(picture(0), "a dog", layer=0.0)
     with pytest.raises(ConfigError, match="^texts is NoneType: must be one or many texts$"):
         blip.match(picture(0), None)
 

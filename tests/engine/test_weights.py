@@ -101,6 +101,24 @@ class Bomb:
         return (Path.touch, (self.canary,))
 
 
+def test_a_changed_byte_in_a_file_of_pytorchs_is_found(tmp_path: Path) -> None:
+    path = Path(pth(tmp_path, "pretrain"))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"pretrain\.pth: damaged: pretrain/data/\d+ in it"):
+        open_weights(str(path))
+
+
+def test_a_file_without_checksums_opens(tmp_path: Path) -> None:
+    torch.serialization.set_crc32_options(False)
+    try:
+        path = pth(tmp_path, "pretrain")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert_holds(path, "original", golden_weights("pretrain"))
+
+
 def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     pickle.loads(pickle.dumps(Bomb(canary)))  # noqa: S301 - shows that the bomb is a live one

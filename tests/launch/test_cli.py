@@ -91,19 +91,23 @@ def test_print_config_shows_the_resolved_run(capsys: pytest.CaptureFixture[str])
     assert shown == to_dict(run_of("--seed", "9"))
 
 
-def test_a_full_gpu_exits_with_2_and_says_what_to_change(
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_full_memory_exits_with_2_and_says_what_to_change(
+    capsys: pytest.CaptureFixture[str], device: str
 ) -> None:
     said = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79 GiB."
 
     def main() -> None:
+        if device == "cpu":
+            torch.empty(1 << 60)
         raise torch.OutOfMemoryError(said)
 
     with pytest.raises(SystemExit) as ended:
         run_main(main)
     assert ended.value.code == 2
     line = capsys.readouterr().err
-    assert line.startswith("error: CUDA out of memory: take smaller batches")
+    start = {"cuda": "CUDA out of memory", "cpu": "out of memory"}[device]
+    assert line.startswith(f"error: {start}: take smaller batches")
     assert line.count("\n") == 1
 
 
