@@ -18,7 +18,6 @@ from engine.capfilt.filter import PairFilter
 from engine.config import ConfigError
 from engine.data.captions import clean_caption
 from engine.data.images import BadSample
-from engine.data.picture_files import is_pipe
 from engine.data.source import RawSample
 from engine.inference import LoadedBlip
 from engine.progress import Progress
@@ -175,8 +174,6 @@ def _given(texts: str | list[str]) -> list[str]:
     """A list as it is, or the lines of a file that are not empty."""
     if isinstance(texts, list):
         return texts
-    if is_pipe(texts):
-        raise ConfigError(f"texts {texts}: not a file")
     try:
         lines = Path(texts).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:

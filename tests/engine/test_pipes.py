@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from engine.bulk.config import EmbedConfig
-from engine.bulk.embed import embed
 from engine.config import ConfigError
 from engine.data.open_source import open_source
 from engine.pictures import find_pictures, open_picture
@@ -24,14 +22,6 @@ def test_a_pipe_is_no_picture(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.png")
     with pytest.raises(ConfigError, match=r"a\.png: not a usable picture: not a file"):
         open_picture(tmp_path / "a.png")
-
-
-def test_a_pipe_holds_no_texts(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "texts.txt")
-    settings = {"what": "texts", "texts": str(tmp_path / "texts.txt")}
-    config = EmbedConfig(model="missing", output=str(tmp_path / "x.npy"), **settings)
-    with pytest.raises(ConfigError, match=r"texts\.txt: not a file"):
-        embed(config)
 
 
 def test_a_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
