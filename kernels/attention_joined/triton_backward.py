@@ -22,7 +22,7 @@ from kernels.attention_joined.triton_kernels import (
     LOG2_E,
     edges,
     load_all,
-    load_tile,
+    load_rows,
     sizes,
     store_tile,
 )
@@ -122,8 +122,8 @@ def attention_joined_backward_kernel(
     # What the compiler would take out of the loop are the addresses of all tiles' products: they
     # would fill the registers.
     for first in tl.range(0, LENGTH, TILE, num_stages=1, disable_licm=True):
-        key = load_tile(key_ptr, first, STRIDE, LENGTH, TILE, WHOLE, WIDTH, BLOCK_K)
-        value = load_tile(value_ptr, first, STRIDE, LENGTH, TILE, WHOLE, WIDTH, BLOCK_K)
+        key = load_rows(key_ptr, first, STRIDE, LENGTH, TILE, WHOLE, WIDTH, BLOCK_K)
+        value = load_rows(value_ptr, first, STRIDE, LENGTH, TILE, WHOLE, WIDTH, BLOCK_K)
         by_key = tl.zeros((TILE, BLOCK_K), tl.float32)
         by_value = tl.zeros((TILE, BLOCK_K), tl.float32)
         added = ()

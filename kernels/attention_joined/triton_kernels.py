@@ -22,14 +22,14 @@ SMALLEST = 16
 
 
 @triton.jit
-def load_tile(
+def load_rows(
     ptr, first, stride, LENGTH: tl.constexpr, N: tl.constexpr, WHOLE: tl.constexpr,
     WIDTH: tl.constexpr, K: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
     """Rows [N, K] of a head from `first` on, zeros where there is none."""
     row, k = first + tl.arange(0, N), tl.arange(0, K)
     places = ptr + row[:, None] * stride + k[None, :]
-    if WHOLE:
+    if WHOLE and WIDTH == K:
         return tl.load(places)
     return tl.load(places, (row < LENGTH)[:, None] & (k < WIDTH)[None, :], 0.0)
 
@@ -54,7 +54,7 @@ def load_all(
     """All rows of a head, in tiles between the edges."""
     tiles = ()
     for i in tl.static_range(len(EDGES) - 1):
-        tile = load_tile(
+        tile = load_rows(
             ptr, EDGES[i], stride, LENGTH, EDGES[i + 1] - EDGES[i],
             EDGES[i + 1] <= LENGTH and WIDTH == K, WIDTH, K,
         )  # fmt: skip
@@ -77,14 +77,14 @@ def attention_joined_kernel(
     query_ptr = joined_ptr + sequence * LENGTH * STRIDE + head * WIDTH
     out_ptr += sequence * LENGTH * ALL + head * WIDTH
     log_sum_ptr += program * PADDED
-    query = load_tile(query_ptr, 0, STRIDE, LENGTH, TILE, WHOLE, WIDTH, BLOCK_K)
+    query = load_rows(query_ptr, 0, STRIDE, LENGTH, TILE, WHOLE, WIDTH, BLOCK_K)
     keys = load_all(query_ptr + ALL, STRIDE, LENGTH, EDGES, WIDTH, BLOCK_K)
     values = load_all(query_ptr + 2 * ALL, STRIDE, LENGTH, EDGES, WIDTH, BLOCK_K)
     # What the compiler would take out of the loop are the addresses of all tiles' products: they
     # would fill the registers.
     for first in tl.range(0, LENGTH, TILE, num_stages=1, disable_licm=True):
         # Read while this tile is multiplied; the last one's is not there.
-        coming = load_tile(query_ptr, first + TILE, STRIDE, LENGTH, TILE, False, WIDTH, BLOCK_K)
+        coming = load_rows(query_ptr, first + TILE, STRIDE, LENGTH, TILE, False, WIDTH, BLOCK_K)
         top = tl.full((TILE,), UNSEEN, tl.float32)
         row = ()
         for i in tl.static_range(len(EDGES) - 1):

@@ -14,16 +14,17 @@ import torch
 import triton
 import triton.language as tl
 
+from kernels.attention_joined.triton_kernels import load_rows
 from kernels.attention_pictures.triton_kernels import (
     LOG2_E,
     clear,
     constants,
     laid,
-    load_keys,
     numbers,
 )
 from kernels.attention_pictures.triton_tiles import (
     load_queries,
+    store_alone,
     store_keys,
     store_queries,
     store_sums,
@@ -59,29 +60,27 @@ def pass_keys(
     by_query = tl.zeros((BLOCK_Q, BLOCK_K), tl.float32)
     if REST:
         # First: what only they need takes no registers later.
-        few_keys = load_keys(key_ptr, WHOLE, key_stride, KEYS, REST, False, WIDTH, BLOCK_K)
-        few_values = load_keys(value_ptr, WHOLE, key_stride, KEYS, REST, False, WIDTH, BLOCK_K)
+        few_keys = load_rows(key_ptr, WHOLE, key_stride, KEYS, REST, False, WIDTH, BLOCK_K)
+        few_values = load_rows(value_ptr, WHOLE, key_stride, KEYS, REST, False, WIDTH, BLOCK_K)
         dropped, by_scores = weigh(
             queries, few_keys, few_values, WHOLE, scale, threshold, False, DROPOUT
         )
         by_query = tl.dot(by_scores, few_keys, by_query, input_precision="ieee")
         if ALONE:
-            none = tl.zeros((REST, BLOCK_K), tl.float32)
-            few_by_value = turned(dropped, queries[1], none)
-            few_by_key = turned(by_scores, queries[0], none)
-            few_by_key *= by_scale
-            store_keys(by_key_ptr, few_by_key, few_by_value, WHOLE, stride, KEYS, False, WIDTH)
+            store_alone(
+                by_key_ptr, dropped, by_scores, queries, WHOLE, stride, by_scale, KEYS, False,
+                WIDTH, BLOCK_K,
+            )  # fmt: skip
     for block in tl.range(0, WHOLE, BLOCK_N, disable_licm=True):
-        key = load_keys(key_ptr, block, key_stride, KEYS, BLOCK_N, True, WIDTH, BLOCK_K)
-        value = load_keys(value_ptr, block, key_stride, KEYS, BLOCK_N, True, WIDTH, BLOCK_K)
+        key = load_rows(key_ptr, block, key_stride, KEYS, BLOCK_N, True, WIDTH, BLOCK_K)
+        value = load_rows(value_ptr, block, key_stride, KEYS, BLOCK_N, True, WIDTH, BLOCK_K)
         weights, by_weights = weigh(queries, key, value, block, scale, threshold, True, DROPOUT)
         by_query = tl.dot(by_weights, key, by_query, input_precision="ieee")
         if ALONE:
-            zero = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
-            by_value = turned(weights, queries[1], zero)
-            by_key = turned(by_weights, queries[0], zero)
-            by_key *= by_scale
-            store_keys(by_key_ptr, by_key, by_value, block, stride, KEYS, True, WIDTH)
+            store_alone(
+                by_key_ptr, weights, by_weights, queries, block, stride, by_scale, KEYS, True,
+                WIDTH, BLOCK_K,
+            )  # fmt: skip
     by_query *= by_scale
     store_queries(by_query_ptr, by_query, order_ptr, start, end, stride, head, WIDTH)
 
@@ -94,8 +93,8 @@ def pass_queries(
     WHOLE: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ) -> None:  # fmt: skip
     """Gradients of a tile of keys and values."""
-    key = load_keys(key_ptr, block, key_stride, KEYS, BLOCK_N, WHOLE, WIDTH, BLOCK_K)
-    value = load_keys(value_ptr, block, key_stride, KEYS, BLOCK_N, WHOLE, WIDTH, BLOCK_K)
+    key = load_rows(key_ptr, block, key_stride, KEYS, BLOCK_N, WHOLE, WIDTH, BLOCK_K)
+    value = load_rows(value_ptr, block, key_stride, KEYS, BLOCK_N, WHOLE, WIDTH, BLOCK_K)
     by_key = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
     by_value = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
     for start in tl.range(begin, end, BLOCK_Q, num_stages=1, disable_licm=True):

@@ -15,6 +15,8 @@ import torch
 import triton
 import triton.language as tl
 
+from kernels.attention_joined.triton_kernels import load_rows
+
 # Stands for minus infinity: a key that is not there.
 UNSEEN = tl.constexpr(-1e30)
 LOG2_E = 1.4426950408889634
@@ -45,20 +47,6 @@ def store_tile(ptr, tile, row, present, stride, head, WIDTH: tl.constexpr) -> No
     k = tl.arange(0, tile.shape[1])
     places = row.to(tl.int64)[:, None] * stride + head * WIDTH + k[None, :]
     tl.store(ptr + places, tile.to(ptr.dtype.element_ty), present[:, None] & (k < WIDTH)[None, :])
-
-
-@triton.jit
-def load_keys(
-    ptr, first, stride, KEYS: tl.constexpr, N: tl.constexpr, WHOLE: tl.constexpr,
-    WIDTH: tl.constexpr, K: tl.constexpr,
-) -> tl.tensor:  # fmt: skip
-    """Keys [N, K] of a head from `first` on, zeros where there is none."""
-    # Within a picture 32 bits are enough, and half as many registers.
-    number, k = first + tl.arange(0, N), tl.arange(0, K)
-    places = ptr + number[:, None] * stride + k[None, :]
-    if WHOLE and WIDTH == K:
-        return tl.load(places)
-    return tl.load(places, (number < KEYS)[:, None] & (k < WIDTH)[None, :], 0.0)
 
 
 @triton.jit
@@ -149,15 +137,15 @@ def pass_keys(
         first, second = words(word_ptr, head, tokens, heads, place, present)
     if REST:
         # Asked for before all others: nothing waits for them in the end.
-        few_keys = load_keys(key_ptr, WHOLE, key_stride, KEYS, REST, False, WIDTH, BLOCK_K)
-        few_values = load_keys(value_ptr, WHOLE, key_stride, KEYS, REST, False, WIDTH, BLOCK_K)
+        few_keys = load_rows(key_ptr, WHOLE, key_stride, KEYS, REST, False, WIDTH, BLOCK_K)
+        few_values = load_rows(value_ptr, WHOLE, key_stride, KEYS, REST, False, WIDTH, BLOCK_K)
     top = tl.full((BLOCK_Q,), UNSEEN, tl.float32)
     total = tl.zeros((BLOCK_Q,), tl.float32)
     left = tl.zeros((BLOCK_Q,), tl.float32)
     context = tl.zeros((BLOCK_Q, BLOCK_K), tl.float32)
     for block in tl.range(0, WHOLE, BLOCK_N, disable_licm=True):
-        key = load_keys(key_ptr, block, key_stride, KEYS, BLOCK_N, True, WIDTH, BLOCK_K)
-        value = load_keys(value_ptr, block, key_stride, KEYS, BLOCK_N, True, WIDTH, BLOCK_K)
+        key = load_rows(key_ptr, block, key_stride, KEYS, BLOCK_N, True, WIDTH, BLOCK_K)
+        value = load_rows(value_ptr, block, key_stride, KEYS, BLOCK_N, True, WIDTH, BLOCK_K)
         top, total, left, context = attend(
             query, key, value, first, second, block, top, total, left, context, scale, threshold,
             KEYS, True, DROPOUT,

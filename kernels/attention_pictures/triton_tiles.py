@@ -92,6 +92,19 @@ def store_keys(
 
 
 @triton.jit
+def store_alone(
+    ptr, weights, by_scores, queries, first, stride, by_scale, KEYS: tl.constexpr,
+    WHOLE: tl.constexpr, WIDTH: tl.constexpr, BLOCK_K: tl.constexpr,
+) -> None:  # fmt: skip
+    """Gradients of keys and values from `first` on that one tile of queries alone looks at."""
+    none = tl.zeros((weights.shape[1], BLOCK_K), tl.float32)
+    by_value = turned(weights, queries[1], none)
+    by_key = turned(by_scores, queries[0], none)
+    by_key *= by_scale
+    store_keys(ptr, by_key, by_value, first, stride, KEYS, WHOLE, WIDTH)
+
+
+@triton.jit
 def store_sums(
     sums_ptr, upstream_ptr, left_ptr, order_ptr, begin, end, head, stride, WIDTH: tl.constexpr,
     DROPOUT: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
