@@ -30,6 +30,7 @@ from kernels.lm_loss.op import lm_loss
 from kernels.mlp.op import mlp
 from kernels.nucleus_draw.op import nucleus_draw
 from kernels.picture_tokens.op import picture_tokens
+from kernels.resize.op import resize
 from kernels.seeds import seeds_together, with_same_seeds
 
 __all__ = [
@@ -64,6 +65,7 @@ __all__ = [
     "nucleus_draw",
     "parted",
     "picture_tokens",
+    "resize",
     "rounded",
     "seeds_together",
     "told",

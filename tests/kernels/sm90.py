@@ -24,17 +24,19 @@ from kernels.itc_loss.triton_tiles import TILES, tiles_of
 from kernels.linear_rows import triton_kernels as few
 from kernels.lm_loss import triton_kernels as lm
 from kernels.nucleus_draw import triton_kernels as nucleus
+from kernels.resize import triton_kernels as resize
+from kernels.resize.filter import BITS
 
 WIDTH = 256
 # Bytes of shared memory that a program may take, by architecture: an A100, a card, Hopper.
 ROOM = {80: 163 * 1024, 86: 99 * 1024, 90: 227 * 1024}
 INTEGERS = {"rows", "queue_size", "width", "span", "stride_n", "stride_e", "group_size", "slices"}
 INTEGERS |= {"queries", "keys"} | {f"{t}_{d}" for t in ("query", "key", "value") for d in "bhls"}
-INTEGERS |= {"end", "min_length"}
+INTEGERS |= {"end", "min_length", "size"}
 INTEGERS |= {"columns", "first", "vocabulary", "stride", "heads", "length", "padded_rows"}
 SPECIAL = {"floor": "fp32", "smoothing": "fp32", "seed": "i64", "out_ptr": "*i64"}
 SPECIAL |= {"top_p": "fp32", "penalty": "fp32", "scale": "fp32", "uniforms_ptr": "*fp64"}
-SPECIAL |= {"counters_ptr": "*i32"}
+SPECIAL |= {"counters_ptr": "*i32", "taps_ptr": "*i32", "told_ptr": "*i64"}
 WHOLE = {"ids_ptr", "query_ids_ptr", "key_ids_ptr", "queue_ids_ptr", "group_keys_ptr"}
 WHOLE |= {"targets_ptr", "tokens_ptr", "places_ptr", "origins_ptr", "lengths_ptr"}
 
@@ -139,6 +141,12 @@ def _cases() -> dict[str, Case]:
         nucleus.nucleus_draw_kernel, nucleus.WARPS, {"PARTS_LOG": 6, "LANES": nucleus.LANES},
         set(), "fp32",
     )  # fmt: skip
+    for planar in (False, True):
+        cases[f"resize_{'planar' if planar else 'lines'}"] = Case(
+            resize.resize_kernel, resize.WARPS,
+            {"PLANAR": planar, "BITS": BITS, "TOLD": resize.TOLD, "BLOCK": resize.BLOCK},
+            {"in_ptr", "out_ptr"}, "u8",
+        )  # fmt: skip
     # The contrast takes tiles by what fits.
     for architecture, features in ((80, 256), (86, 256), (86, 512), (90, 512)):
         by = tiles_of(torch.bfloat16, features, ROOM[architecture])
@@ -166,11 +174,11 @@ def _type(name: str, case: Case) -> str:
         return "constexpr"
     if name in INTEGERS:
         return "i32"
+    if name in case.narrow:
+        return f"*{case.dtype}"
     if name in SPECIAL:
         return SPECIAL[name]
-    if name in WHOLE:
-        return "*i64"
-    return f"*{case.dtype}" if name in case.narrow else "*fp32"
+    return "*i64" if name in WHOLE else "*fp32"
 
 
 def compile_case(case: Case) -> Any:
