@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from kernels.transfer import sent
+
 
 @dataclass(frozen=True)
 class Packing:
@@ -72,6 +74,12 @@ class Packing:
         lengths = torch.cat([part.lengths for part in parts])
         joined = (torch.cat(flat), torch.cat(first), lengths, rows)
         return cls(*joined, torch.cat(spots) if spots else None)
+
+    def to(self, device: torch.device) -> "Packing":
+        """The same on a device, which has not been asked for anything."""
+        spots = None if self.spots is None else sent(self.spots, device)
+        places = (self.flat, self.first, self.lengths, self.mask)
+        return Packing(*(sent(tensor, device) for tensor in places), spots)
 
     def __len__(self) -> int:
         return len(self.flat)

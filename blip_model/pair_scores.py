@@ -11,6 +11,7 @@ from blip_model.med import MedLayer
 from blip_model.packed_text import SharedEmbeddings, cross_attend, first_states, self_attend
 from blip_model.packing import Packing
 from blip_model.recompute import run_layer
+from kernels.transfer import sent
 
 
 def matching_logits(
@@ -28,7 +29,7 @@ def matching_logits(
     Args:
         model: with text encoder and matching head, in eval mode.
         ids: [R, L], [CLS] first; texts of the first picture, then of the second, and so on.
-        mask: [R, L].
+        mask: [R, L]; on the host, as `texts_of_image` then, nobody waits for a GPU to count.
         image_states: [B, P, vision width].
         texts_of_image: [B] int64, how many of the R texts are each picture's; may be 0.
 
@@ -37,8 +38,9 @@ def matching_logits(
     """
     owner = _owner(texts_of_image)
     tokens = texts_of_image.new_zeros(len(texts_of_image)).index_add(0, owner, mask.long().sum(1))
-    asking = (_blocks(tokens), _blocks(texts_of_image))
-    return _logits(model, ids, Packing.of(mask), image_states, *asking)
+    packings = (Packing.of(mask), _blocks(tokens), _blocks(texts_of_image))
+    packing, *asking = (one.to(image_states.device) for one in packings)
+    return _logits(model, sent(ids, image_states.device), packing, image_states, *asking)
 
 
 def equal_matching_logits(
@@ -106,9 +108,11 @@ def similarities(
     texts_of_image: torch.Tensor,
 ) -> torch.Tensor:
     """Cosine [R] float32 of each text's feature with its picture's; arguments as above."""
-    embedded = SharedEmbeddings.of(model.text_encoder, ids, Packing.of(mask))
+    device = image_states.device
+    packing, owner = Packing.of(mask).to(device), sent(_owner(texts_of_image), device)
+    embedded = SharedEmbeddings.of(model.text_encoder, sent(ids, device), packing)
     text = unit(model.text_proj(first_states(embedded)))
-    image = model.image_feature(image_states).index_select(0, _owner(texts_of_image))
+    image = model.image_feature(image_states).index_select(0, owner)
     return (text * image).sum(1)
 
 

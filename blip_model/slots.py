@@ -3,7 +3,7 @@
 Which picture is where, and when, follows from the pictures alone; so do the captions.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from functools import partial
 from weakref import WeakKeyDictionary
 
@@ -15,6 +15,7 @@ from blip_model.nucleus import Nucleus, Sampled
 from blip_model.replayed import Replayed
 from blip_model.text_cache import DecodingCache
 from blip_model.waiting import Encoded, Line, Name
+from kernels.transfer import sent, values_later
 
 # Pictures enter together, for larger products, once this share of the slots is free.
 ADMIT_AT = 0.125
@@ -159,7 +160,7 @@ class _Held:
         else:
             # Asked only when somebody can have ended, and told the next token's work before.
             can_end = max(lengths) >= min(self.work.how.min_length, last)
-            told = _told(ended) if can_end else list
+            told = values_later(ended) if can_end else list
             if min(lengths) < last:
                 self._go_on(tokens, sources)
             ends = told()
@@ -199,10 +200,7 @@ class _Held:
         return tokens, None
 
     def _tensor(self, slots: list[int]) -> torch.Tensor:
-        device = self.cache.lengths.device
-        # From pinned memory, or the host would wait for all that a GPU has been told before.
-        numbers = torch.tensor(slots, pin_memory=device.type == "cuda")
-        return numbers.to(device, non_blocking=True)
+        return sent(torch.tensor(slots), self.cache.lengths.device)
 
 
 def runs_ahead(device: torch.device) -> bool:
@@ -212,22 +210,6 @@ def runs_ahead(device: torch.device) -> bool:
     another number, so slots are not dropped there either.
     """
     return device.type == "cuda"
-
-
-def _told(tensor: torch.Tensor) -> Callable[[], list[bool]]:
-    """What to ask for a tensor's values; a GPU copies them beside what it is told meanwhile."""
-    if not tensor.is_cuda:
-        return tensor.tolist
-    here = torch.empty_like(tensor, device="cpu", pin_memory=True)
-    here.copy_(tensor, non_blocking=True)
-    copied = torch.cuda.Event()
-    copied.record()
-
-    def values() -> list[bool]:
-        copied.synchronize()
-        return here.tolist()
-
-    return values
 
 
 def _enter(

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from engine.config import ConfigError
-from engine.data.augment import brought, evaluation_bytes
 from engine.data.images import BadSample, decode_image, refuse_size, to_rgb
 from engine.data.picture_files import SUFFIXES, find_files, is_pipe, printable
+from engine.data.whole_views import brought, carried
 from engine.given import refuse_wrong, require_many
 
 ENCODED = bytes | bytearray | memoryview
@@ -96,13 +96,13 @@ def view_batches(
     refuse_wrong(batch_size=batch_size)
 
     def view(numbered: tuple[int, Picture]) -> torch.Tensor:
-        return evaluation_bytes(open_picture(numbered[1], numbered[0]), size)
+        return carried(open_picture(numbered[1], numbered[0]), size, device)
 
     views = ahead(view, enumerate(pictures), batch_size)
     count = 0
     while batch := list(islice(views, batch_size)):
         count += len(batch)
-        yield brought(batch, device)
+        yield brought(batch, size, device)
     if not count:
         raise ConfigError("no picture given")
 

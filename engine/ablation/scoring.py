@@ -12,10 +12,10 @@ from engine.capfilt.pictures import batches
 from engine.capfilt.rule import WEB
 from engine.capfilt.table import from_bytes
 from engine.config import RunConfig
-from engine.data.augment import brought
 from engine.data.captions import clean_caption
 from engine.data.pack import shards_of
 from engine.data.shards import Shards
+from engine.data.whole_views import brought
 from engine.inference import load
 
 # Matching probability and cosine of a pair.
@@ -72,11 +72,12 @@ def score_shards(config: RunConfig, model: Path, folder: Path) -> dict[str, Scor
     blip = load(model, device=device, precision=precision, section=section, frozen=True)
     judge = PairFilter(blip, config.data.max_tokens)
     reading = {"workers": max(1, config.data.workers), "max_pixels": config.data.max_pixels}
-    sizes, found = {blip.model.config.image_size}, {}
+    size, found = blip.model.config.image_size, {}
     for path in shards_of([str(folder)]):
         shards, batch = Shards([path]), config.evaluate.batch_size
-        for good, _ in batches(shards, batch, sizes, **reading):
-            views = brought([picture.views[min(sizes)] for picture in good], blip.device)
+        for good, _ in batches(shards, batch, {size}, blip.device, **reading):
+            pictures = [picture.carried[size] for picture in good]
+            views = brought(pictures, size, blip.device)
             with blip.autocast():
                 states = blip.model.encode_image(views)
             words = config.data.max_words

@@ -8,9 +8,9 @@ import torch
 from engine.bulk.inputs import Place, Read
 from engine.bulk.skipped import Skipped
 from engine.config import ConfigError
-from engine.data.augment import brought, evaluation_bytes
 from engine.data.images import BadSample, decode_image
 from engine.data.source import RawSample
+from engine.data.whole_views import brought, carried
 from engine.encoding import Encoding
 from engine.pictures import ahead
 from engine.progress import Progress
@@ -42,7 +42,7 @@ def encoded(
         try:
             if sample.problem:
                 raise BadSample(sample.problem)
-            view = evaluation_bytes(decode_image(sample.image, max_pixels), size)
+            view = carried(decode_image(sample.image, max_pixels), size, blip.device)
         except BadSample as bad:
             return sample, None, bad.reason
         return sample, view, ""
@@ -50,7 +50,7 @@ def encoded(
     reads = (read for place in places for read in place.reads())
     found = _usable(ahead(ready, reads, batch_size, threads), progress, skipped)
     while batch := list(islice(found, batch_size)):
-        views = brought([view for _, view in batch], blip.device)
+        views = brought([view for _, view in batch], size, blip.device)
         states = blip.model.encode_image(views)
         if not states.isfinite().all():
             raise ConfigError("the model's states are not finite: its weights are no good")

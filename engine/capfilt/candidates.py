@@ -16,11 +16,13 @@ from engine.capfilt.pictures import Bad, Picture, batches
 from engine.capfilt.rule import SYNTHETIC, WEB, Candidate
 from engine.capfilt.table import Scored
 from engine.config import ConfigError
-from engine.data.augment import normalised, stacked
+from engine.data.augment import normalised
 from engine.data.captions import clean_caption
 from engine.data.images import BadSample
 from engine.data.shards import Shards
+from engine.data.whole_views import whole_views
 from engine.inference import LoadedBlip
+from kernels.transfer import values_later
 
 # Called after each batch with the pictures done so far; may raise to end the work.
 Tick = Callable[[int], None]
@@ -46,12 +48,25 @@ class InWork:
     Attributes:
         pictures: of it.
         views: [B, 3, S, S] uint8 by size S, on the device.
-        states: [B, P, vision width] of the captioner.
+        encoded: by the captioner.
     """
 
     pictures: list[Picture]
     views: dict[int, torch.Tensor]
+    encoded: "States"
+
+
+@dataclass(frozen=True)
+class States:
+    """Pictures as a model encodes them.
+
+    Attributes:
+        states: [B, P, vision width].
+        finite: [] bool on the device, to be asked when there is nothing left to do beside it.
+    """
+
     states: torch.Tensor
+    finite: torch.Tensor
 
 
 class Candidates(Protocol):
@@ -89,48 +104,65 @@ class CaptionAndScore:
     def __call__(self, name: str, shards: Shards, tick: Tick) -> ShardTexts:
         """All of a shard; its slots and batches hold nothing else, so that nothing else matters."""
         pictures: list[Scored] = []
-        index = shards.index(0)
-        bad = [Bad(one.key, one.uid, one.reason) for one in index.unread]
+        bad = [Bad(one.key, one.uid, one.reason) for one in shards.index(0).unread]
         in_work: deque[InWork] = deque()
-        groups = self._groups(shards, in_work, bad)
+        scoring: deque[Callable[[], list[Scored]]] = deque()
+
+        def groups() -> Iterator[Group]:
+            for batch in self._encoded(shards, bad):
+                in_work.append(batch)
+                # A GPU is at the new batch while what it told of the last ones is put down.
+                take_scored()
+                yield batch.encoded.states, [picture.uid for picture in batch.pictures]
+
+        def take_scored() -> None:
+            while scoring:
+                pictures.extend(scoring.popleft()())
+                tick(len(pictures) + len(bad))
+
         # One context for both models, so that weights are cast once a shard.
         with self.captioner.blip.autocast():
-            for made in self.captioner.captions(groups, self.config.batch_size):
-                pictures += self._score(in_work.popleft(), made)
-                tick(len(pictures) + len(bad))
+            for made in self.captioner.captions(groups(), self.config.batch_size):
+                scoring.append(self._score(in_work.popleft(), made))
+            take_scored()
         return ShardTexts(pictures, bad)
 
-    def _groups(self, shards: Shards, in_work: deque[InWork], bad: list[Bad]) -> Iterator[Group]:
-        """Encode batch after batch; what is in work, and what cannot be used, is noted."""
-        sizes = {blip.model.config.image_size for blip in (self.captioner.blip, self.filter.blip)}
-        data = self.config.data
+    def _encoded(self, shards: Shards, bad: list[Bad]) -> Iterator[InWork]:
+        """Batch after batch by the captioner; what cannot be used is noted."""
+        blip, data = self.captioner.blip, self.config.data
+        sizes = {blip.model.config.image_size for blip in (blip, self.filter.blip)}
         settings = {"workers": data.workers, "max_pixels": data.max_pixels}
-        for good, unusable in batches(shards, self.config.batch_size, sizes, **settings):
+        for good, unusable in batches(
+            shards, self.config.batch_size, sizes, blip.device, **settings
+        ):
             bad += unusable
             if good:
-                batch = _on_device(self.captioner.blip, good, sizes)
-                in_work.append(batch)
-                yield batch.states, [picture.uid for picture in good]
+                pixels = {size: [picture.carried[size] for picture in good] for size in sizes}
+                views = {size: whole_views(pixels[size], size, blip.device) for size in sizes}
+                yield InWork(good, views, _encode(blip, views))
 
-    def _score(self, batch: InWork, made: list[list[str]]) -> list[Scored]:
-        pictures, states = batch.pictures, batch.states
+    def _score(self, batch: InWork, made: list[list[str]]) -> Callable[[], list[Scored]]:
+        """What to ask for a batch's scored texts."""
+        pictures, encoded = batch.pictures, [batch.encoded]
         if self.filter.blip is not self.captioner.blip:
-            states = _encode(self.filter.blip, batch.views)
+            encoded.append(_encode(self.filter.blip, batch.views))
         texts = [
             _stored(picture) + [(SYNTHETIC, one) for one in captions]
             for picture, captions in zip(pictures, made, strict=True)
         ]
         cleaned = [[self._clean(text) for _, text in many] for many in texts]
         usable = [[text for text, problem in many if not problem] for many in cleaned]
-        scored = []
-        scores = self.filter.scores(states, usable)
-        for picture, many, forms, pairs in zip(pictures, texts, cleaned, scores, strict=True):
-            rest = iter(pairs)
-            candidates = []
-            for (source, text), (_, problem) in zip(many, forms, strict=True):
-                itm, itc = (None, None) if problem else next(rest)
-                candidates.append(Candidate(source, _storable(text), itm, itc, problem))
-            scored.append(Scored(picture.key, picture.uid, candidates))
+        scores = self.filter.scores_later(encoded[-1].states, usable)
+        finite = values_later(torch.stack([one.finite for one in encoded]))
+
+        def scored() -> list[Scored]:
+            if not all(finite()):
+                raise ConfigError("the model's states are not finite: its weights are no good")
+            return [
+                Scored(picture.key, picture.uid, _candidates(*rest))
+                for picture, *rest in zip(pictures, texts, cleaned, scores(), strict=True)
+            ]
+
         return scored
 
     def _clean(self, text: Any) -> tuple[str, str]:
@@ -141,18 +173,22 @@ class CaptionAndScore:
             return "", bad.reason
 
 
-def _on_device(blip: LoadedBlip, pictures: list[Picture], sizes: set[int]) -> InWork:
-    """A batch with its views there, encoded by the captioner."""
-    views = {size: stacked([one.views[size] for one in pictures], blip.device) for size in sizes}
-    return InWork(pictures, views, _encode(blip, views))
-
-
-def _encode(blip: LoadedBlip, views: dict[int, torch.Tensor]) -> torch.Tensor:
+def _encode(blip: LoadedBlip, views: dict[int, torch.Tensor]) -> States:
     with blip.autocast():
         states = blip.model.encode_image(normalised(views[blip.model.config.image_size]))
-    if not states.isfinite().all():
-        raise ConfigError("the model's states are not finite: its weights are no good")
-    return states
+    return States(states, states.isfinite().all())
+
+
+def _candidates(
+    texts: list[tuple[str, Any]], cleaned: list[tuple[str, str]], scores: list[tuple[float, float]]
+) -> list[Candidate]:
+    """A picture's texts with their sources, the same cleaned, and the scores of those that can be
+    scored, as what the rule judges."""
+    rest, candidates = iter(scores), []
+    for (source, text), (_, problem) in zip(texts, cleaned, strict=True):
+        itm, itc = (None, None) if problem else next(rest)
+        candidates.append(Candidate(source, _storable(text), itm, itc, problem))
+    return candidates
 
 
 def _stored(picture: Picture) -> list[tuple[str, Any]]:

@@ -1,10 +1,17 @@
 """The filter: how well each text describes its picture."""
 
+import math
+from collections.abc import Callable
+
 import torch
 
 from blip_model.pair_scores import matching_logits, similarities
 from engine.config import ConfigError
 from engine.inference import LoadedBlip
+from kernels.transfer import values_later
+
+# Of each picture's texts.
+Scores = list[list[tuple[float, float]]]
 
 
 class PairFilter:
@@ -23,9 +30,7 @@ class PairFilter:
         self.blip, self.max_tokens = blip, min(max_tokens, blip.model.config.max_positions)
 
     @torch.no_grad()
-    def scores(
-        self, states: torch.Tensor, texts: list[list[str]]
-    ) -> list[list[tuple[float, float]]]:
+    def scores(self, states: torch.Tensor, texts: list[list[str]]) -> Scores:
         """Matching probability in [0, 1] and cosine in [-1, 1] of every text with its picture.
 
         Args:
@@ -35,19 +40,25 @@ class PairFilter:
         Raises:
             ConfigError: scores that are not finite.
         """
+        return self.scores_later(states, texts)()
+
+    def scores_later(self, states: torch.Tensor, texts: list[list[str]]) -> Callable[[], Scores]:
+        """What to ask for the same, when there is nothing left to do beside it on a GPU."""
         flat = [text for many in texts for text in many]
         if not flat:
-            return [[] for _ in texts]
-        ids, mask = (x.to(self.blip.device) for x in self._encode(flat))
-        counts = torch.tensor([len(many) for many in texts], device=self.blip.device)
+            return lambda: [[] for _ in texts]
+        ids, mask = self.blip.tokenizer.encode(flat, self.max_tokens)
+        given = (ids, mask, states, torch.tensor([len(many) for many in texts]))
         with self.blip.autocast():
-            logits = matching_logits(self.blip.model, ids, mask, states, counts)
-            cosines = similarities(self.blip.model, ids, mask, states, counts)
-        both = torch.stack([logits.softmax(1)[:, 1], cosines], 1).cpu()
-        if not both.isfinite().all():
-            raise ConfigError("the filter's scores are not finite: its weights are no good")
-        rows = iter(both.tolist())
-        return [[tuple(next(rows)) for _ in many] for many in texts]
+            logits = matching_logits(self.blip.model, *given)
+            cosines = similarities(self.blip.model, *given)
+        values = values_later(torch.stack([logits.softmax(1)[:, 1], cosines], 1))
 
-    def _encode(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.blip.tokenizer.encode(texts, self.max_tokens)
+        def scores() -> Scores:
+            both = values()
+            if not all(math.isfinite(x) for pair in both for x in pair):
+                raise ConfigError("the filter's scores are not finite: its weights are no good")
+            rows = iter(both)
+            return [[tuple(next(rows)) for _ in many] for many in texts]
+
+        return scores

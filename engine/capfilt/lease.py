@@ -47,6 +47,11 @@ class Lease:
                 # What network filesystems say of a file that another machine deleted.
                 return True
 
+    @property
+    def given_back(self) -> bool:
+        """Whether its context has ended."""
+        return not self._open
+
     def touch(self) -> None:
         """Show life."""
         with self._lock, contextlib.suppress(OSError):
@@ -72,7 +77,7 @@ class Lease:
 
 
 class Leases:
-    """All leases of an output folder, and a thread that touches the one that this process holds.
+    """All leases of an output folder, and a thread that touches those that this process holds.
 
     Args:
         folder: where they lie; it exists.
@@ -83,7 +88,7 @@ class Leases:
         self.folder, self.seconds = folder, seconds
         self._me = json.dumps(_process()).encode()
         self._seen: dict[str, tuple[tuple[int, int], float]] = {}
-        self._held: Lease | None = None
+        self._held: list[Lease] = []
         self._closed = threading.Event()
         self._beats = threading.Thread(target=self._beat, daemon=True)
         self._beats.start()
@@ -119,7 +124,7 @@ class Leases:
             return None
         for older in found:
             self._path(name, older).unlink(missing_ok=True)
-        self._held = lease
+        self._held = [*(one for one in self._held if not one.given_back), lease]
         return lease
 
     def _path(self, name: str, generation: int) -> Path:
@@ -146,8 +151,8 @@ class Leases:
 
     def _beat(self) -> None:
         while not self._closed.wait(self.seconds / BEATS):
-            if self._held is not None:
-                self._held.touch()
+            for lease in self._held:
+                lease.touch()
 
 
 def _process() -> dict[str, str | int | float]:

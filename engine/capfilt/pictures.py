@@ -4,14 +4,15 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
-from engine.data.augment import evaluation_bytes
 from engine.data.images import BadSample, decode_image
 from engine.data.index import ShardError
 from engine.data.shards import Shards
+from engine.data.whole_views import carried
 
 AHEAD = 2
 
@@ -25,14 +26,14 @@ class Picture:
         uid: of the sample.
         captions: as stored; may hold what is not text.
         synthetic: which of them an earlier captioner wrote; see `RawSample`.
-        views: [3, S, S] uint8 by size S.
+        carried: by size S, see `carried`.
     """
 
     key: str
     uid: str
     captions: list[Any]
     synthetic: tuple[bool, ...]
-    views: dict[int, torch.Tensor]
+    carried: dict[int, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,13 @@ class Bad:
 
 
 def batches(
-    shards: Shards, batch_size: int, sizes: set[int], *, workers: int, max_pixels: int
+    shards: Shards,
+    batch_size: int,
+    sizes: set[int],
+    device: torch.device,
+    *,
+    workers: int,
+    max_pixels: int,
 ) -> Iterator[tuple[list[Picture], list[Bad]]]:
     """Every `batch_size` samples of the shard, without those that are bad.
 
@@ -53,6 +60,7 @@ def batches(
         shards: one shard.
         batch_size: samples a batch, bad ones counted.
         sizes: of the views.
+        device: that makes them.
         workers: threads.
         max_pixels: larger pictures are bad.
 
@@ -62,11 +70,12 @@ def batches(
     pool = ThreadPoolExecutor(workers)
     waiting: deque[list[Future[Picture | Bad]]] = deque()
     starts = iter(range(0, len(shards), batch_size))
+    read = partial(_read, shards, sizes=sizes, device=device, max_pixels=max_pixels)
     try:
         while True:
             while len(waiting) < AHEAD and (start := next(starts, None)) is not None:
                 numbers = range(start, min(start + batch_size, len(shards)))
-                waiting.append([pool.submit(_read, shards, n, sizes, max_pixels) for n in numbers])
+                waiting.append([pool.submit(read, n) for n in numbers])
             if not waiting:
                 return
             found = [future.result() for future in waiting.popleft()]
@@ -76,7 +85,9 @@ def batches(
         pool.shutdown(cancel_futures=True)
 
 
-def _read(shards: Shards, number: int, sizes: set[int], max_pixels: int) -> Picture | Bad:
+def _read(
+    shards: Shards, number: int, *, sizes: set[int], device: torch.device, max_pixels: int
+) -> Picture | Bad:
     try:
         raw = shards.read(number)
     except OSError as error:
@@ -87,5 +98,5 @@ def _read(shards: Shards, number: int, sizes: set[int], max_pixels: int) -> Pict
         image = decode_image(raw.image, max_pixels)
     except BadSample as bad:
         return Bad(raw.key, raw.uid, bad.reason)
-    views = {size: evaluation_bytes(image, size) for size in sizes}
-    return Picture(raw.key, raw.uid, raw.captions, raw.synthetic, views)
+    pixels = {size: carried(image, size, device) for size in sizes}
+    return Picture(raw.key, raw.uid, raw.captions, raw.synthetic, pixels)

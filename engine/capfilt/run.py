@@ -7,12 +7,16 @@ leases, and the ledger says what is finished. Any of them may die at any time.
 import logging
 import time
 import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from engine.capfilt import identity
 from engine.capfilt.candidates import Candidates, CaptionAndScore
 from engine.capfilt.config import CapFiltConfig
+from engine.capfilt.finishing import Finishing
 from engine.capfilt.folder import IDENTITY, SETTINGS, SUMMARY, OutputFolder, put, write_file
 from engine.capfilt.from_table import EarlierRun
 from engine.capfilt.inputs import name_shards
@@ -20,7 +24,7 @@ from engine.capfilt.lease import Lease, LeaseLostError, Leases
 from engine.capfilt.ledger import QUARANTINED, Ledger, summary_of, totals
 from engine.capfilt.progress import Progress, nothing_kept, shares
 from engine.capfilt.publish import Publisher
-from engine.capfilt.shard_job import ShardJob
+from engine.capfilt.shard_job import ScoredShard, ShardJob
 from engine.capfilt.times import Times
 from engine.checkpoint import FULL
 from engine.config import ConfigError, ModelSection
@@ -59,6 +63,7 @@ class CapFilt:
         self.job = ShardJob(self.folder, self.ledger, candidates, config.rule, self.publisher)
         self.leases = Leases(self.folder.leases, config.lease_seconds)
         self.times = Times(self.folder.root)
+        self.finishing = Finishing()
 
     def run(self) -> int:
         """Make all shards that are not made; 0 when all are, 75 when a signal stopped it.
@@ -74,6 +79,7 @@ class CapFilt:
                 raise
             raise ConfigError(f"output_dir {self.folder.root}: the disk is full") from None
         finally:
+            self.finishing.close()
             self.leases.close()
 
     def _run(self) -> int:
@@ -89,6 +95,7 @@ class CapFilt:
             while left := self._left(order):
                 self._next(left, progress)
         except Interrupted:
+            self.finishing.wait()
             if progress:
                 done = len(names) - len(self._left(names))
                 progress.say(f"stopped: {done} of {len(names)} shards saved; start again to go on")
@@ -145,35 +152,63 @@ class CapFilt:
     def _next(self, left: list[str], progress: Progress) -> None:
         """Make one shard that nobody has, or wait a moment."""
         for name in left:
-            lease = self.leases.acquire(name)
-            if lease is None:
-                continue
-            with lease:
-                if not self.ledger.has(name):
-                    self._make(name, lease, progress)
-                    progress.line()
-                    return
-        with self.stop.interrupting():
-            progress.line()
-            time.sleep(min(LONGEST_WAIT, self.config.lease_seconds / 5))
+            lease = self.leases.acquire(name) if name != self.finishing.name else None
+            if lease is not None:
+                self._make(name, lease, progress)
+                progress.line()
+                return
+        self.finishing.wait()
+        if self._left(left):
+            with self.stop.interrupting():
+                progress.line()
+                time.sleep(min(LONGEST_WAIT, self.config.lease_seconds / 5))
 
     def _make(self, name: str, lease: Lease, progress: Progress) -> None:
+        """Score a shard, and have it finished; takes the lease over."""
+
         def tick(done: int) -> None:
             if lease.lost:
                 raise LeaseLostError
+            self.finishing.look()
             progress.line(done)
 
         begun, started = time.time(), time.monotonic()
-        try:
-            with self.folder.desk(name) as desk:
-                with self.stop.interrupting():
-                    draft = self.job.draft(name, self._at_hand(name, desk), desk, tick)
-                    if self.publisher and not lease.lost:
-                        self.job.send(draft)
+
+        def finish(desk: Path, scored: ScoredShard, held: ExitStack) -> None:
+            with held:
+                draft = self.job.draft(scored, desk)
+                if self.publisher and not lease.lost:
+                    self.job.send(draft)
                 if not lease.lost:
                     self.job.publish(draft)
                     pairs, seconds = draft.entry.counts.get("pairs", 0), time.monotonic() - started
                     self.times.note(name, pairs, begun, seconds)
+
+        work: Callable[[], None] | None = None
+        with ExitStack() as held:
+            held.enter_context(lease)
+            if self.ledger.has(name):
+                return
+            held.enter_context(self._unless_lost(name, lease))
+            desk = held.enter_context(self.folder.desk(name))
+            with self.stop.interrupting():
+                scored = self.job.score(name, self._at_hand(name, desk), tick)
+            self.finishing.wait()
+            work = partial(finish, desk, scored, held.pop_all())
+        if work is None:
+            return
+        if self.publisher is None:
+            self.finishing.begin(name, work)
+            return
+        # To send may take long, and is left when a stop is asked for.
+        with self.stop.interrupting():
+            work()
+
+    @contextmanager
+    def _unless_lost(self, name: str, lease: Lease) -> Iterator[None]:
+        """What goes wrong with a shard that another process took over is of no interest."""
+        try:
+            yield
         except LeaseLostError:
             return
         except FileNotFoundError:

@@ -8,7 +8,7 @@ from typing import Any
 
 import xxhash
 
-from engine.capfilt.candidates import Candidates, Tick
+from engine.capfilt.candidates import Candidates, ShardTexts, Tick
 from engine.capfilt.cleaned import index_of, write_cleaned
 from engine.capfilt.config import RuleSection
 from engine.capfilt.folder import OutputFolder, put, room_for, size_on_disk, write_file
@@ -22,6 +22,25 @@ from engine.data.index import ShardError, index_path, open_index
 from engine.data.picture_files import bounded
 from engine.data.shards import Shards
 from engine.manifest import sync
+
+
+@dataclass(frozen=True)
+class ScoredShard:
+    """A shard whose texts are scored.
+
+    Attributes:
+        name: of the shard.
+        path: of its file.
+        shards: the same, opened; None where it cannot be read.
+        texts: of its pictures; None there too.
+        problem: why it cannot be read.
+    """
+
+    name: str
+    path: Path
+    shards: Shards | None = None
+    texts: ShardTexts | None = None
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,22 +80,36 @@ class ShardJob:
         self.folder, self.ledger = folder, ledger
         self.candidates, self.rule, self.publisher = candidates, rule, publisher
 
-    def draft(self, name: str, shard: Path, desk: Path, tick: Tick) -> Draft:
-        """Make a shard's files on a desk; a shard that cannot be read is quarantined.
+    def score(self, name: str, shard: Path, tick: Tick) -> ScoredShard:
+        """Score a shard's texts.
 
         Args:
             name: of the shard.
             shard: input.
-            desk: folder for the files.
             tick: called after each batch.
+        """
+        try:
+            shards = Shards([shard])
+            return ScoredShard(name, shard, shards, self.candidates(name, shards, tick))
+        except ShardError as error:
+            return ScoredShard(name, shard, problem=str(error))
+
+    def draft(self, scored: ScoredShard, desk: Path) -> Draft:
+        """Make a shard's files on a desk; a shard that cannot be read is quarantined.
+
+        Args:
+            scored: the shard.
+            desk: folder for the files.
 
         Raises:
             ConfigError: not enough room.
             OSError: the disk refuses.
         """
+        name, shard, shards, texts = scored.name, scored.path, scored.shards, scored.texts
+        if shards is None or texts is None:
+            return self._quarantined(name, shard, desk, scored.problem)
         try:
-            shards, size = Shards([shard]), _size(shard)
-            texts = self.candidates(name, shards, tick)
+            size = _size(shard)
             self.folder.require_space(name, room_for(size))
             judged = judge_all(texts.pictures, self.rule)
             tar = desk / f"{name}.tar"

@@ -1,7 +1,6 @@
 """BLIP's augmentation by its definition, on Pillow; every draw comes from the slot's counters."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -119,8 +118,7 @@ def evaluation_view(image: Image.Image, size: int) -> torch.Tensor:
 
 
 def evaluation_bytes(image: Image.Image, size: int) -> torch.Tensor:
-    """The same before it is normalised, uint8: what threads make and devices normalise, many at
-    once. PyTorch would have each thread start as many of its own as there are processors."""
+    """The same before it is normalised, uint8. Of many see `engine/data/whole_views.py`."""
     return to_bytes(image.resize((size, size), Image.Resampling.BICUBIC))
 
 
@@ -128,22 +126,6 @@ def to_bytes(image: Image.Image) -> torch.Tensor:
     """RGB picture -> [3, H, W] uint8."""
     # By NumPy: PyTorch copies by threads, as many again for each thread that makes views.
     return torch.from_numpy(np.array(np.asarray(image).transpose(2, 0, 1), order="C"))
-
-
-def brought(views: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
-    """Views [3, H, W] as one batch on a device, normalised there: [B, 3, H, W] uint8 to float32."""
-    return normalised(stacked(views, device))
-
-
-def stacked(views: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
-    """Views as one batch on a device, as they are; a GPU's copy is not waited for."""
-    shape, pinned = (len(views), *views[0].shape), device.type == "cuda"
-    batch = torch.empty(shape, dtype=views[0].dtype, pin_memory=pinned)
-    # By NumPy: PyTorch copies each view by all its threads, and where others make the next views
-    # meanwhile, every copy waits until the last of them has had a processor (LOG.md).
-    for place, view in zip(batch.numpy(), views, strict=True):
-        place[...] = view.numpy()
-    return batch.to(device, non_blocking=True)
 
 
 def normalised(views: torch.Tensor) -> torch.Tensor:

@@ -9,8 +9,8 @@ import torch
 from engine.bulk.inputs import Read, find_places
 from engine.bulk.skipped import Skipped
 from engine.config import ConfigError
-from engine.data.augment import brought, evaluation_bytes
 from engine.data.images import BadSample, decode_image
+from engine.data.whole_views import brought, carried
 from engine.inference import LoadedBlip
 from engine.pictures import ahead
 from engine.progress import Progress
@@ -64,7 +64,8 @@ def embedded(name: str, blip: LoadedBlip, batch_size: int, max_pixels: int) -> F
         try:
             if sample.problem:
                 raise BadSample(sample.problem)
-            return read, evaluation_bytes(decode_image(sample.image, max_pixels), size)
+            picture = decode_image(sample.image, max_pixels)
+            return read, carried(picture, size, blip.device)
         except BadSample as bad:
             return sample.key, bad.reason
 
@@ -79,7 +80,7 @@ def embedded(name: str, blip: LoadedBlip, batch_size: int, max_pixels: int) -> F
 
     found, reads, features = usable(), [], []
     while batch := list(islice(found, batch_size)):
-        views = brought([view for _, view in batch], blip.device)
+        views = brought([view for _, view in batch], size, blip.device)
         features.append(blip.model.image_feature(blip.model.encode_image(views)).cpu())
         reads += [read for read, _ in batch]
         progress.add(len(batch))

@@ -22,7 +22,9 @@ def inverse_draw(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch.T
         uniforms: float64 in [0, 1), at most 1 - 2**-32.
     """
     below = probabilities.double().cumsum(1)
-    return torch.searchsorted(below, uniforms[:, None] * below[:, -1:], right=True)[:, 0]
+    found = torch.searchsorted(below, uniforms[:, None] * below[:, -1:], right=True)[:, 0]
+    # Clamped: what a network that is broken gives is exceeded nowhere.
+    return found.clamp_(max=probabilities.shape[1] - 1)
 
 
 def nucleus_probabilities(logits: torch.Tensor, top_p: float, top_k: int) -> torch.Tensor:

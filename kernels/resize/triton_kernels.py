@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 from kernels.resize.filter import BITS, columns_first, cubic_taps, taps_of
+from kernels.transfer import sent
 
 BLOCK, WARPS = 1024, 4
 # Numbers that tell a program about its picture.
@@ -69,8 +70,7 @@ def forward(pixels: torch.Tensor, sides: Sequence[tuple[int, int]], size: int) -
         second = [between, number * view, view, size, 3 * columns, table_at[other]]
         told[1].append([*second, taps_of(other, size), other_by])
         place, between = place + 3 * height * width, between + made
-    # From pinned memory, or the host would wait for all that a GPU has been told before.
-    facts, inside = (_sent(numbers, pixels.device) for numbers in (told, lengths))
+    facts, inside = (sent(torch.tensor(numbers), pixels.device) for numbers in (told, lengths))
     tables = cubic_taps(inside, size, taps)
     middle = pixels.new_empty(between)
     for number, (source, target) in enumerate(((pixels, middle), (middle, out))):
@@ -88,8 +88,3 @@ def forward(pixels: torch.Tensor, sides: Sequence[tuple[int, int]], size: int) -
             num_warps=WARPS,
         )
     return out
-
-
-def _sent(numbers: Sequence, device: torch.device) -> torch.Tensor:
-    held = torch.tensor(numbers, dtype=torch.int64, pin_memory=device.type == "cuda")
-    return held.to(device, non_blocking=True)

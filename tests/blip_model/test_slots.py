@@ -129,10 +129,10 @@ def test_who_runs_ahead_makes_the_same_captions(
 def test_who_runs_ahead_asks_only_when_somebody_can_have_ended(
     model: BlipCaption, pictures: Encoded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, told = [], slots_module._told
+    asked, told = [], slots_module.values_later
     monkeypatch.setattr("blip_model.slots.runs_ahead", lambda device: True)
     monkeypatch.setattr(
-        "blip_model.slots._told", lambda tensor: asked.append(len(tensor)) or told(tensor)
+        "blip_model.slots.values_later", lambda tensor: asked.append(len(tensor)) or told(tensor)
     )
     states, ids = pictures.states, pictures.prompt_ids
     captions(model, states, ids, Beams(max_length=9, min_length=9))

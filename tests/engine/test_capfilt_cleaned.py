@@ -136,7 +136,7 @@ def quarantined(root: Path, shard: Path, bad: list[Bad]) -> dict[str, str]:
     found = ShardTexts([Scored("k", "k", [WEB])], bad)
     job = ShardJob(folder, Ledger(folder, "run"), lambda *_: found, RuleSection(), None)
     with folder.desk("in") as desk:
-        job.publish(job.draft("in", shard, desk, lambda done: None))
+        job.publish(job.draft(job.score("in", shard, lambda done: None), desk))
     (line,) = (folder.quarantine / "in.jsonl").read_text().splitlines()
     return json.loads(line)
 

@@ -14,9 +14,7 @@ from blip_model.config import BlipConfig, preset
 from engine.config import ConfigError
 from engine.data.augment import (
     Augmentation,
-    brought,
     crop_box,
-    evaluation_bytes,
     evaluation_view,
 )
 from engine.data.captions import choose_caption, clean_caption
@@ -195,14 +193,3 @@ def test_a_vocabulary_without_needed_tokens_is_refused(tmp_path: Path) -> None:
         open_tokenizer(str(tmp_path), five)
     with pytest.raises(ConfigError, match="no such file"):
         open_tokenizer(str(tmp_path / "nowhere"))
-
-
-def test_bytes_normalised_many_at_once_are_the_views_of_each() -> None:
-    pictures = [picture_of(size) for size in ((9, 9), (40, 7), (3, 50))]
-    cpu, want = torch.device("cpu"), torch.stack([evaluation_view(one, 16) for one in pictures])
-    assert torch.equal(brought([evaluation_bytes(one, 16) for one in pictures], cpu), want)
-
-
-def picture_of(size: tuple[int, int]) -> Image.Image:
-    pixels = np.random.default_rng(sum(size)).integers(0, 256, (*size[::-1], 3), np.uint8)
-    return Image.fromarray(pixels)

@@ -62,15 +62,16 @@ def test_a_signal_leaves_nothing_half_and_the_next_start_goes_on(
     world: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
-    # The first shard is finished, the second one is being written.
+    # The first shard is finished, the second one is being written, beside the third one's scoring.
     given = ["SIGTERM", "*/.work/pairs_00001@*/pairs_00001.tar", 1, "launch.capfilt"]
     ((code, said),) = run("tests.at_file", [*given, *words(world, output)], tmp_path / "log")
     assert code == 75, said
-    assert "stopped: 1 of 3 shards saved; start again to go on" in said
+    assert "stopped: 2 of 3 shards saved; start again to go on" in said
     assert [path.name for path in (output / ".work").iterdir()] == ["leases"]
     assert not list((output / ".work" / "leases").iterdir())
-    assert [path.name for path in (output / "ledger").iterdir()] == ["pairs_00000.json"]
-    assert [path.name for path in (output / "shards").glob("*.tar")] == ["pairs_00000.tar"]
+    saved = ["pairs_00000", "pairs_00001"]
+    assert sorted(path.stem for path in (output / "ledger").iterdir()) == saved
+    assert sorted(path.stem for path in (output / "shards").glob("*.tar")) == saved
     assert clean(world, output).code == 0
     assert outcome(output) == outcome(world / "alone")
 
