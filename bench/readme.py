@@ -56,6 +56,7 @@ ROWS = {
     "caption_throughput_ratio_hf_beam": "captions a second, 3 beams: ours / Hugging Face",
     "flops_per_caption_ratio": "work of a sampled caption: original's way / ours",
     "cleaned_pictures_per_second": "pictures a second captioned and filtered, 384 px",
+    "cleaned_pictures_per_second_two_processes": "the same by two processes on one GPU",
     "two_process_speedup": "captioning and filtering, two processes / one",
     "loader_ratio_original": "loading, photos of 500 x 375: the original's seconds / ours",
     "loader_ratio_original_large": "loading, photos of 1,024 x 768",

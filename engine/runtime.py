@@ -128,6 +128,8 @@ def start_apart(device: str = "auto", threads: int | None = None) -> Runtime:
     device = choose_device(device)
     local = int(os.environ.get("LOCAL_RANK", 0))
     if device == "cuda":
+        # More of them than GPUs share these: one launches while another's host decodes or writes.
+        local %= torch.cuda.device_count()
         torch.cuda.set_device(local)
     else:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")

@@ -1,10 +1,8 @@
-"""torchvision's part of a view: a JPEG decoded, by nvJPEG on a GPU; PyTorch does the rest.
+"""torchvision's part of a view: a JPEG decoded, by nvJPEG on a GPU; `resize` does the rest.
 
-How far from the definition, in steps of 255: what follows the decoder at most 1, in a thousandth of
-the values, as Pillow's filter is followed to its rounding between two passes; in a quarter of them
-where a crop is so much higher than wide that Pillow 13 filters columns before lines. nvJPEG's
-inverse DCT rounds otherwise than libjpeg's, and torchvision has it widen colours without
-interpolation: libjpeg asked for the same is 0.5 from itself in the mean, up to 16 between colours.
+How far from the definition, in steps of 255: what follows the decoder not at all. nvJPEG's inverse
+DCT rounds otherwise than libjpeg's, and torchvision has it widen colours without interpolation:
+libjpeg asked for the same is 0.5 from itself in the mean, up to 16 between colours.
 Pictures are decoded whole and at their size, so it has no use for `data.fast_views`.
 """
 
@@ -14,16 +12,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-import torch.nn.functional as F
 
 from engine.data.fast_view import Box
 from engine.data.jpeg_header import colour_sides
 from engine.data.planned_view import PlannedViews
 from engine.data.view_maker import refuse_another, trial
+from kernels import resize
 
 # Pixels that are decoded at once, three bytes each; a batch of larger pictures is several parts.
 AT_ONCE = 1 << 26
-CUBIC = {"mode": "bicubic", "antialias": True}
 
 
 def by_torchvision(encoded: list[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
@@ -124,18 +121,10 @@ def parts(pixels: Sequence[int], most: int) -> Iterator[slice]:
 
 
 def resized(pictures: list[torch.Tensor], boxes: Sequence[Box], size: int) -> torch.Tensor:
-    """Pictures [3, H, W] uint8, each cropped to its box -> [N, 3, size, size] uint8.
-
-    Pillow's bicubic filter: along lines, rounded to bytes, then along columns.
-    """
-    lines = []
-    for picture, (left, top, right, bottom) in zip(pictures, boxes, strict=True):
-        crop = picture[:, top:bottom, left:right].float()[None]
-        lines.append(F.interpolate(crop, (bottom - top, size), **CUBIC)[0])
-    lines = whole(torch.cat(lines, 1)).split([bottom - top for _, top, _, bottom in boxes], 1)
-    return whole(torch.cat([F.interpolate(x[None], size, **CUBIC) for x in lines])).byte()
-
-
-def whole(values: torch.Tensor) -> torch.Tensor:
-    """Rounded to whole steps of 255, in place."""
-    return values.add_(0.5).floor_().clamp_(0, 255)
+    """Pictures [3, H, W] uint8, each cropped to its box -> [N, 3, size, size] uint8."""
+    crops = [
+        picture[:, top:bottom, left:right].permute(1, 2, 0).flatten()
+        for picture, (left, top, right, bottom) in zip(pictures, boxes, strict=True)
+    ]
+    sides = [(bottom - top, right - left) for left, top, right, bottom in boxes]
+    return resize(torch.cat(crops), sides, size)
