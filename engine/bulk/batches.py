@@ -8,9 +8,9 @@ import torch
 from engine.bulk.inputs import Place, Read
 from engine.bulk.skipped import Skipped
 from engine.config import ConfigError
-from engine.data.images import BadSample, decode_image
+from engine.data.images import BadSample
 from engine.data.source import RawSample
-from engine.data.whole_views import brought, carried
+from engine.data.whole_views import brought, carried, picture_for
 from engine.encoding import Encoding
 from engine.pictures import ahead
 from engine.progress import Progress
@@ -42,7 +42,7 @@ def encoded(
         try:
             if sample.problem:
                 raise BadSample(sample.problem)
-            view = carried(decode_image(sample.image, max_pixels), size, blip.device)
+            view = carried(picture_for(sample.image, max_pixels, blip.device), size, blip.device)
         except BadSample as bad:
             return sample, None, bad.reason
         return sample, view, ""

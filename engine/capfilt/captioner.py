@@ -14,6 +14,7 @@ from engine.data.counter import Draws
 from engine.given import refuse_wrong
 from engine.inference import LoadedBlip
 from engine.ranges import WRITING
+from kernels.transfer import sent
 
 BITS = 32
 # Encoded pictures [B, P, vision width] and their uids.
@@ -81,7 +82,7 @@ class Captioner:
     def _encoded(self, states: torch.Tensor, uids: list[str]) -> Encoded:
         uniforms = None
         if self.settings.method == "nucleus":
-            uniforms = self._uniforms(uids).to(states.device)
+            uniforms = sent(self._uniforms(uids), states.device)
         return Encoded(states, self._prompt.expand(len(states), -1), uniforms)
 
     def _uniforms(self, uids: list[str]) -> torch.Tensor:

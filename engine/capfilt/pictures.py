@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from engine.data.images import BadSample, decode_image
+from engine.data.images import BadSample
 from engine.data.index import ShardError
 from engine.data.shards import Shards
-from engine.data.whole_views import carried
+from engine.data.whole_views import carried, picture_for
 
 AHEAD = 2
 
@@ -95,8 +95,8 @@ def _read(
     try:
         if raw.problem:
             raise BadSample(raw.problem)
-        image = decode_image(raw.image, max_pixels)
+        picture = picture_for(raw.image, max_pixels, device)
     except BadSample as bad:
         return Bad(raw.key, raw.uid, bad.reason)
-    pixels = {size: carried(image, size, device) for size in sizes}
+    pixels = {size: carried(picture, size, device) for size in sizes}
     return Picture(raw.key, raw.uid, raw.captions, raw.synthetic, pixels)

@@ -1,6 +1,5 @@
 """Which decoder training pictures go through: one setting, one choice, announced once."""
 
-import importlib.util
 import logging
 from dataclasses import dataclass, replace
 from functools import cache
@@ -9,7 +8,7 @@ import torch
 
 from engine.config import ConfigError, RunConfig
 from engine.data.dali import DaliViews
-from engine.data.jpeg import Decoder, by_pillow, by_simplejpeg
+from engine.data.jpeg import Decoder, by_pillow, fastest
 from engine.data.torchvision_views import TorchvisionViews
 from engine.data.view_maker import ViewMaker
 
@@ -62,22 +61,22 @@ def choose_decoders(
     Raises:
         ConfigError: what is forced cannot run.
     """
-    fast = importlib.util.find_spec("simplejpeg") is not None
-    if choice == "simplejpeg" and not fast:
+    host = by_pillow if choice == "pillow" else fastest()
+    if choice == "simplejpeg" and host is by_pillow:
         raise ConfigError(
             f"{SETTING}: simplejpeg is not installed (pip install simplejpeg); or set auto"
         )
     decoder, faults = _on_device(choice, device, single, fast_views)
     if choice in ON_DEVICE and faults:
         raise ConfigError(f"{SETTING}: {faults[0]}; or set auto")
-    host = "simplejpeg" if fast and choice != "pillow" else "pillow"
+    name = "pillow" if host is by_pillow else "simplejpeg"
     why = f" ({'; '.join(dict.fromkeys(faults))})" if faults else ""
     if decoder:
-        name = ON_DEVICE[decoder].name
-        _announce(f"{name} on {device}{why}; {host} for what it does not take")
+        there = ON_DEVICE[decoder].name
+        _announce(f"{there} on {device}{why}; {name} for what it does not take")
     else:
-        _announce(f"{host}{why}")
-    return Decoders(by_simplejpeg if host == "simplejpeg" else by_pillow, decoder)
+        _announce(f"{name}{why}")
+    return Decoders(host, decoder)
 
 
 def maker_of(decoder: str, device: torch.device, most: int, threads: int, size: int) -> ViewMaker:

@@ -74,12 +74,20 @@ def _region(
         return np.array(image), box
     width, height = sides
     box = crop_box(width, height, augmentation.min_crop_scale, draws)
-    divisor = divisor_of(box, augmentation.size)
-    try:
-        pixels = jpeg(content, divisor)
-    except Exception:  # noqa: BLE001 - a decoder raises anything; the definition says what it is
-        pixels = np.array(decode_image(content, max_pixels))
+    pixels = decoded(content, max_pixels, jpeg, divisor_of(box, augmentation.size))
     return pixels, _scaled(box, pixels.shape[1] / width, pixels.shape[0] / height)
+
+
+def decoded(content: bytes, max_pixels: int, jpeg: Decoder, divisor: int = 1) -> np.ndarray:
+    """Pixels [H, W, 3] of what looks like a usable colour JPEG.
+
+    Raises:
+        BadSample: as `decode_image`, for the same pictures.
+    """
+    try:
+        return jpeg(content, divisor)
+    except Exception:  # noqa: BLE001 - a decoder raises anything; the definition says what it is
+        return np.array(decode_image(content, max_pixels))
 
 
 def usable_sides(content: bytes | None, max_pixels: int) -> tuple[int, int] | None:

@@ -3,6 +3,7 @@
 Both are libjpeg-turbo and give the same bytes; simplejpeg leaves out Pillow's own copies.
 """
 
+import importlib.util
 import io
 import re
 from collections.abc import Callable
@@ -45,6 +46,11 @@ def by_simplejpeg(content: bytes, divisor: int) -> np.ndarray:
         raise ValueError(f"a JPEG of colours {space}")
     least = {"min_height": -(-height // divisor), "min_width": -(-width // divisor)}
     return simplejpeg.decode_jpeg(content, "RGB", min_factor=divisor, **least)
+
+
+def fastest() -> Decoder:
+    """simplejpeg's where it is installed."""
+    return by_simplejpeg if importlib.util.find_spec("simplejpeg") else by_pillow
 
 
 def is_whole(content: bytes) -> bool:

@@ -223,7 +223,11 @@ def add_members(tar: tarfile.TarFile, key: str, members: Sequence[tuple[str, byt
     for suffix, content in members:
         member = tarfile.TarInfo(f"{key}.{suffix}")
         member.size = len(content)
-        tar.addfile(member, io.BytesIO(content))
+        header = member.tobuf(tar.format, tar.encoding, tar.errors)
+        rest = -len(content) % tarfile.BLOCKSIZE
+        # As `addfile`, in one piece: that one copies its argument and writes by 16 KiB.
+        tar.fileobj.write(b"".join((header, content, bytes(rest))))
+        tar.offset += len(header) + len(content) + rest
 
 
 class ShardWriter:

@@ -9,8 +9,8 @@ import torch
 from engine.bulk.inputs import Read, find_places
 from engine.bulk.skipped import Skipped
 from engine.config import ConfigError
-from engine.data.images import BadSample, decode_image
-from engine.data.whole_views import brought, carried
+from engine.data.images import BadSample
+from engine.data.whole_views import brought, carried, picture_for
 from engine.inference import LoadedBlip
 from engine.pictures import ahead
 from engine.progress import Progress
@@ -64,7 +64,7 @@ def embedded(name: str, blip: LoadedBlip, batch_size: int, max_pixels: int) -> F
         try:
             if sample.problem:
                 raise BadSample(sample.problem)
-            picture = decode_image(sample.image, max_pixels)
+            picture = picture_for(sample.image, max_pixels, blip.device)
             return read, carried(picture, size, blip.device)
         except BadSample as bad:
             return sample.key, bad.reason

@@ -43,7 +43,8 @@ def cubic_taps(inside: torch.Tensor, size: int, taps: int) -> torch.Tensor:
         [U, 1 + taps, size] int32: the first line that counts, then the weights from there on; those
         of lines outside the picture are 0.
     """
-    scale = (inside.double() / size)[:, None]
+    # By a tensor of the device: a GPU multiplies by the inverse of a number, which rounds twice.
+    scale = (inside.double() / torch.full_like(inside, size, dtype=torch.float64))[:, None]
     wide = scale.clamp(min=1.0)
     middle = (torch.arange(size, device=inside.device).double() + 0.5) * scale
     first = (middle - 2.0 * wide + 0.5).long().clamp(min=0)

@@ -6,12 +6,15 @@ import torch
 from PIL import Image
 
 from engine.data.augment import evaluation_bytes, evaluation_view
-from engine.data.whole_views import LARGE, brought, carried, packed, whole_views
+from engine.data.images import BadSample, decode_image
+from engine.data.whole_views import LARGE, brought, carried, packed, picture_for, whole_views
 from kernels import resize
+from tests.nasty import JPEG, PICTURES
 
 # Higher, wider, as large as a view, smaller, and one that is resized by threads.
 SIZES = [(9, 9), (40, 17), (16, 50), (16, 16), (3, 50), (200, 150)]
 SIZE = 16
+MOST = 25_000_000
 
 
 def picture_of(size: tuple[int, int]) -> Image.Image:
@@ -53,6 +56,38 @@ def test_pixels_that_a_gpu_resizes_give_the_same_bytes(
     sides = [(one.shape[0], one.shape[1]) for one in held]
     made = resize(packed(held, pinned=False), sides, SIZE, backend=backend)
     assert torch.equal(made, views_of(pictures))
+
+
+def outcome(content: bytes, device: torch.device) -> bytes | str:
+    """Pixels, or why there are none."""
+    try:
+        picture = picture_for(content, MOST, device)
+    except BadSample as bad:
+        return bad.reason
+    pixels = np.asarray(picture)
+    return b"%d %d " % pixels.shape[:2] + pixels.tobytes()
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_what_is_decoded_for_a_gpu_is_the_definitions(name: str) -> None:
+    content, reason = PICTURES[name]
+    found = outcome(content, torch.device("cuda"))
+    assert found == outcome(content, torch.device("cpu"))
+    assert isinstance(found, str) == bool(reason)
+
+
+def test_damaged_pictures_are_what_they_are_to_the_definition() -> None:
+    """Some of them can be decoded, to something else."""
+    chance, kinds = np.random.default_rng(0), set()
+    for _ in range(200):
+        damaged = bytearray(JPEG)
+        for place in chance.integers(2, len(JPEG), 3):
+            damaged[place] = chance.integers(256)
+        found = outcome(bytes(damaged), torch.device("cuda"))
+        assert found == outcome(bytes(damaged), torch.device("cpu"))
+        kinds.add(type(found))
+    assert kinds == {bytes, str}
+    assert isinstance(decode_image(JPEG, MOST), Image.Image)
 
 
 def views_of(pictures: list[Image.Image]) -> torch.Tensor:
