@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
+import numpy as np
 import torch
 import xxhash
 
@@ -10,7 +11,7 @@ from blip_model.nucleus import Nucleus
 from blip_model.slots import caption_groups
 from blip_model.waiting import Encoded
 from engine.capfilt.config import CaptionSection
-from engine.data.counter import Draws
+from engine.data.counter import first_bits, key_of
 from engine.given import refuse_wrong
 from engine.inference import LoadedBlip
 from engine.ranges import WRITING
@@ -87,10 +88,8 @@ class Captioner:
 
     def _uniforms(self, uids: list[str]) -> torch.Tensor:
         """[B, samples, max_length] float64: a number for each (seed, uid, sample, position)."""
-        length, rows = self.settings.max_length, []
-        for uid in uids:
-            name = xxhash.xxh3_64_intdigest(uid.encode("utf-8", "surrogatepass"))
-            for sample in range(self.settings.samples):
-                draws = Draws(self.seed, name, sample)
-                rows.append([(draws.bits() >> (64 - BITS)) / (1 << BITS) for _ in range(length)])
-        return torch.tensor(rows, dtype=torch.float64).view(len(uids), -1, length)
+        names = [xxhash.xxh3_64_intdigest(uid.encode("utf-8", "surrogatepass")) for uid in uids]
+        samples, length = range(self.settings.samples), self.settings.max_length
+        keys = [key_of(self.seed, name, sample) for name in names for sample in samples]
+        numbers = (first_bits(keys, length) >> np.uint64(64 - BITS)) / (1 << BITS)
+        return torch.from_numpy(numbers).view(len(uids), -1, length)

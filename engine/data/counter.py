@@ -1,6 +1,7 @@
 """Random numbers as a function of counters: no state to save, no worker or rank in them."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -44,14 +45,26 @@ class Draws:
         return math.floor(self.uniform() * count)
 
 
+def first_bits(keys: Sequence[int], count: int) -> np.ndarray:
+    """What `Draws` of these keys give first, at once: [keys, count] uint64."""
+    steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(GOLDEN)
+    return _mixed(np.array(keys, dtype=np.uint64)[:, None] + steps)
+
+
 def permuted(count: int, key: int) -> np.ndarray:
     """A permutation of range(count): the order of hashed numbers. [count] int64."""
+    value = np.arange(count, dtype=np.uint64) * np.uint64(GOLDEN)
     with np.errstate(over="ignore"):
-        value = np.arange(count, dtype=np.uint64) * np.uint64(GOLDEN) + np.uint64(mix(key))
+        value += np.uint64(mix(key))
+    return np.argsort(_mixed(value), kind="stable")
+
+
+def _mixed(value: np.ndarray) -> np.ndarray:
+    """`mix` of many."""
+    with np.errstate(over="ignore"):
         for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
             value = (value ^ (value >> np.uint64(shift))) * np.uint64(factor)
-        value ^= value >> np.uint64(31)
-    return np.argsort(value, kind="stable")
+    return value ^ (value >> np.uint64(31))
 
 
 class Bijection:

@@ -18,7 +18,7 @@ from engine.data.augment import (
     evaluation_view,
 )
 from engine.data.captions import choose_caption, clean_caption
-from engine.data.counter import Draws
+from engine.data.counter import Draws, first_bits, key_of
 from engine.data.images import BadSample, decode_image
 from engine.data.order import Order
 from engine.data.tokenizer import open_tokenizer
@@ -161,6 +161,14 @@ def test_augmentation_is_a_function_of_its_counters() -> None:
     assert torch.equal(views[0], views[1])
     assert not torch.equal(views[0], views[2])
     assert views[0].shape == (3, 32, 32)
+
+
+def test_draws_of_many_streams_at_once_are_those_of_each() -> None:
+    streams = [(0, 0), (1, 2**64 - 1), (7, 12345, 3)]
+    many = first_bits([key_of(*counters) for counters in streams], 30)
+    for counters, row in zip(streams, many.tolist(), strict=True):
+        draws = Draws(*counters)
+        assert row == [draws.bits() for _ in range(30)]
 
 
 def test_normalisation_is_the_originals() -> None:
