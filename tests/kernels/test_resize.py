@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from kernels import resize
-from kernels.resize.filter import columns_first
+from kernels.resize.filter import VERSION, columns_first
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SIDES = [(37, 50), (50, 37), (32, 32), (32, 90), (90, 32), (5, 40), (40, 5), (1, 1), (320, 20)]
@@ -54,9 +54,10 @@ def test_bytes_of_pillow_at_any_size(height: int, width: int, size: int, seed: i
     assert torch.equal(found, by_pillow(many, size))
 
 
-def test_photographs_sizes_come_in_both_orders() -> None:
-    assert {columns_first(*both, 384) for both in [(375, 500), (500, 375)]} == {False, True}
+def test_photographs_of_usual_sizes() -> None:
+    """Of which Pillow 13 filters the high ones in the other order."""
     sides = [(375, 500), (500, 375), (1024, 768)]
+    assert [columns_first(*both, 384) for both in sides[:2]] == [False, VERSION >= (13, 0)]
     many = pictures(sides)
     found = resize(packed(many), sides, 384, backend="reference").cpu()
     assert torch.equal(found, by_pillow(many, 384))
