@@ -71,7 +71,8 @@ def test_five_thousand_pictures(tmp_path: Path) -> None:
     # Asked for a second time were at most those in flight; /loop and /reset ask by themselves.
     single = {path: n for path, n in server.asked.items() if "/p/" in path and "/p/10" not in path}
     assert sum(single.values()) <= len(single) + WORKERS
-    assert max(memory) < memory[0] + MOST_MEMORY
+    # The first looks may be those of what the killed process had asked for.
+    assert max(memory) < memory[WORKERS] + MOST_MEMORY
     # Three journals, the lock, a shard in the making, a connection a thread, and what Python has.
     assert max(handles) < 3 * WORKERS + 32
     left = {path.relative_to(out).parts[0] for path in out.rglob("*") if path.is_file()}

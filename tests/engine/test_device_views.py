@@ -114,7 +114,9 @@ def test_the_same_slots_as_pillows_and_nearly_the_pixels(photos: Path, decoder: 
     by_host = {f"{number:05d}" for number in range(5, COUNT, 6)}
     keys = [key for key, _ in named(there)]
     assert all(same for key, same in zip(keys, untouched.tolist(), strict=True) if key in by_host)
-    assert not untouched.all()
+    # After simplejpeg's decoder, torchvision's way gives the definition's bytes.
+    exact = decoder == "torchvision" and there[0].image.device.type == "cpu"
+    assert untouched.all() == exact
 
 
 def test_workers_ranks_and_a_later_start_change_no_bit(photos: Path, decoder: str) -> None:
