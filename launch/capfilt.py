@@ -15,8 +15,6 @@ EXAMPLES = """
     --captioner runs/quickstart/pretrain --filter runs/quickstart/pretrain
   deepspeed launch/capfilt.py --config launch/recipes/capfilt.yaml --output_dir runs/clean \\
     --data.train 'shards/{00000..01399}.tar' --captioner runs/captioner --filter runs/filter
-  torchrun --nproc_per_node 2 launch/capfilt.py --config launch/recipes/capfilt.yaml \
-    --data.train web --output_dir runs/clean --captioner runs/captioner --filter runs/filter
   deepspeed launch/capfilt.py --config launch/recipes/capfilt.yaml --output_dir shared/run \\
     --data.train 's3://pairs/{00000..01399}.tar' --publish_to s3://pairs-clean \\
     --captioner runs/captioner --filter runs/filter

@@ -152,12 +152,17 @@ class CaptionAndScore:
         ]
         cleaned = [[self._clean(text) for _, text in many] for many in texts]
         usable = [[text for text, problem in many if not problem] for many in cleaned]
+        roles = {"captioner": self.config.captioner, "filter": self.config.filter}
         scores = self.filter.scores_later(encoded[-1].states, usable)
         finite = values_later(torch.stack([one.finite for one in encoded]))
 
         def scored() -> list[Scored]:
-            if not all(finite()):
-                raise ConfigError("the model's states are not finite: its weights are no good")
+            for (role, place), is_finite in zip(roles.items(), finite(), strict=False):
+                if not is_finite:
+                    raise ConfigError(
+                        f"{role} {place}: the model's states are not finite: its weights are no "
+                        "good"
+                    )
             return [
                 Scored(picture.key, picture.uid, _candidates(*rest))
                 for picture, *rest in zip(pictures, texts, cleaned, scores(), strict=True)

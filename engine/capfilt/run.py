@@ -74,10 +74,13 @@ class CapFilt:
         try:
             return self._run()
         except OSError as error:
-            # Small files outside of a shard's desk: leases, the summary.
-            if error.errno not in FULL:
-                raise
-            raise ConfigError(f"output_dir {self.folder.root}: the disk is full") from None
+            # A disk that fails, a folder that somebody removed.
+            full = error.errno in FULL
+            problem = "the disk is full" if full else f"{error.filename or ''}: {error.strerror}"
+            raise ConfigError(
+                f"output_dir {self.folder.root}: {problem.removeprefix(': ')}; what is finished is "
+                "saved: start again"
+            ) from None
         finally:
             self.finishing.close()
             self.leases.close()

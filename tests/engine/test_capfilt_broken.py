@@ -1,0 +1,68 @@
+"""Weights and disks that fail in the middle of a run: one line, and nothing half."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine import checkpoint
+from engine.capfilt import shard_job
+from tests.capfilt_runs import clean, make_world
+
+pytestmark = pytest.mark.xdist_group("capfilt_broken")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+def test_weights_whose_numbers_are_broken_stop_it(world: Path, tmp_path: Path) -> None:
+    found = checkpoint.read(world / "filter")
+    weights = found.tensors["model"]
+    weights["itm_head.bias"] = torch.full((2,), float("nan"))
+    checkpoint.write_as(tmp_path / "broken", 0, {"model": weights}, found.state)
+    ended = clean(world, tmp_path / "out", "--filter", tmp_path / "broken")
+    assert ended.code == 2
+    assert "the filter's scores are not finite" in ended.err
+    assert not list((tmp_path / "out" / "ledger").iterdir())
+    assert not list((tmp_path / "out" / ".work" / "leases").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "role", "said"),
+    [
+        ("visual_encoder.norm.bias", "captioner", "the model's states are not finite"),
+        ("visual_encoder.norm.bias", "filter", "the model's states are not finite"),
+        ("text_decoder.bert.embeddings.LayerNorm.bias", "captioner", "text_decoder.bert.emb"),
+    ],
+)
+def test_broken_weights_are_told_by_their_role(
+    world: Path, tmp_path: Path, name: str, role: str, said: str
+) -> None:
+    found = checkpoint.read(world / role)
+    weights = found.tensors["model"]
+    weights[name] = torch.full_like(weights[name], float("nan"))
+    checkpoint.write_as(tmp_path / "broken", 0, {"model": weights}, found.state)
+    ended = clean(world, tmp_path / "out", f"--{role}", tmp_path / "broken")
+    assert ended.code == 2
+    assert f"error: {role} {tmp_path / 'broken'}: {said}" in ended.err
+    assert not list((tmp_path / "out" / "ledger").iterdir())
+
+
+@pytest.mark.parametrize("part", ["ledger", "shards", ".work/leases"])
+def test_a_folder_that_goes_away_is_one_line(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    output, write = tmp_path / "out", shard_job.write_cleaned
+
+    def removed(*given: object) -> int:
+        shutil.rmtree(output / part)
+        return write(*given)
+
+    monkeypatch.setattr(shard_job, "write_cleaned", removed)
+    ended = clean(world, output)
+    assert ended.code == 2
+    line = f"error: output_dir {output}: "
+    assert line in ended.err and "start again" in ended.err and "Traceback" not in ended.err
