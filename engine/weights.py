@@ -253,7 +253,7 @@ def start_momentum(momentum: Momentum, weights: Weights) -> Loaded:
 def _check(
     own: dict[str, torch.Tensor], given: dict[str, torch.Tensor], expected: set[str], place: str
 ) -> None:
-    """Every expected name is given, every given one is known and has the network's shape."""
+    """Every expected name is given, every given one has the network's shape and is whole."""
     check_keys(expected | (given.keys() & own.keys()), set(given), place)
     for name, tensor in given.items():
         if tensor.shape != own[name].shape:
@@ -261,6 +261,15 @@ def _check(
                 f"{place}: {name} is {list(tensor.shape)}, the network needs "
                 f"{list(own[name].shape)}: choose the preset and sizes of these weights"
             )
+        if _is_broken(tensor):
+            raise CheckpointError(f"{place}: {name} is not finite: these weights are no good")
+
+
+def _is_broken(tensor: torch.Tensor) -> bool:
+    if tensor.is_meta or not tensor.is_floating_point():
+        return False
+    # A sum takes a tenth of the time, and shows whether it is worth looking.
+    return not tensor.sum().isfinite() and not tensor.isfinite().all()
 
 
 def _load(module: torch.nn.Module, given: dict[str, torch.Tensor], dropped: list[str]) -> Loaded:

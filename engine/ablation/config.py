@@ -13,7 +13,7 @@ from engine.bootstrap.config import (
     refuse_stages,
 )
 from engine.config import ConfigError, to_dict
-from engine.ranges import COUNT, PART, SHARE
+from engine.ranges import COUNT, NOT_NEGATIVE, PART, SHARE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +84,9 @@ class AblationConfig:
                 raise ConfigError(f"{what} is empty: name at least one")
             if len(set(values)) < len(values):
                 raise ConfigError(f"{what}: one is named twice")
+        for seed in self.seeds:
+            if seed not in NOT_NEGATIVE:
+                raise ConfigError(f"seeds: one is {seed}: must be {NOT_NEGATIVE}")
         if self.noise not in SHARE:
             raise ConfigError(f"noise is {self.noise}: must be {SHARE}")
         if self.clean_fraction not in PART or (not self.data.clean and self.clean_fraction == 1):

@@ -11,7 +11,6 @@ from blip_model.nucleus import Nucleus
 from blip_model.slots import caption_groups
 from blip_model.waiting import Encoded
 from engine.capfilt.config import CaptionSection
-from engine.config import ConfigError
 from engine.data.counter import first_bits, key_of
 from engine.given import refuse_wrong
 from engine.inference import LoadedBlip
@@ -32,16 +31,12 @@ class Captioner:
         seed: of the sampled ones.
 
     Raises:
-        ConfigError: weights without a decoder or with a broken one, captions that they have no room
-            for, or a setting outside its range.
+        ConfigError: weights without a decoder, captions that they have no room for, or a setting
+            outside its range.
     """
 
     def __init__(self, blip: LoadedBlip, settings: CaptionSection, seed: int) -> None:
         blip.require("text_decoder")
-        for name, weight in blip.model.text_decoder.named_parameters():
-            # Captions would be empty, which a filter drops as it drops others.
-            if not weight.isfinite().all():
-                raise ConfigError(f"text_decoder.{name} is not finite: its weights are no good")
         refuse_wrong(**{name: settings.resolved()[name] for name in WRITING})
         self.blip, self.settings, self.seed = blip, settings, seed
         self._prompt = blip.prompt_ids(settings.prompt, settings.max_length)

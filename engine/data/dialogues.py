@@ -199,8 +199,9 @@ def _read_dialogs(
                 raise ConfigError(
                     f"{path}: row {row} (image_id {image_id}): round {number} {problem}"
                 )
-            spoken = (one["question"], one.get("answer", UNKNOWN), one.get("gt_index", UNKNOWN))
-            options = np.asarray(one.get("answer_options", ()), np.int32)
+            said = (one.get(key) for key in ("answer", "gt_index"))
+            spoken = (one["question"], *(UNKNOWN if x is None else x for x in said))
+            options = np.asarray(one.get("answer_options") or (), np.int32)
             rounds.append((row, number, *spoken, options))
     if not any(len(one[-1]) for one in rounds):
         raise ConfigError(f"{path}: no round has 'answer_options' to rank")
@@ -231,7 +232,7 @@ def _wrong_round(one: Any, texts: dict[str, pa.Array], is_last: bool, answered: 
     if not isinstance(one, dict):
         return f"is none: {str(one)[:40]!r}"
     for key, name in (("question", "questions"), ("answer", "answers")):
-        unsaid = key == "answer" and is_last and key not in one
+        unsaid = key == "answer" and is_last and one.get(key) is None
         if not unsaid and not _is_number(one.get(key), len(texts[name])):
             return f"has no {key!r} that is the number of one of {len(texts[name])} {name}"
     options, right = one.get("answer_options"), one.get("gt_index")

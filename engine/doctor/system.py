@@ -87,6 +87,8 @@ def disk_facts(output_dir: str, proc: Path = PROC) -> dict[str, Any]:
         OSError: it cannot be written.
     """
     wanted = Path(output_dir).absolute()
+    if wanted.exists() and not wanted.is_dir():
+        raise OSError(f"{output_dir} is a file")
     folder = next(path for path in (wanted, *wanted.parents) if path.is_dir())
     free = shutil.disk_usage(folder).free
     file = folder / f".doctor.{os.getpid()}.tmp"

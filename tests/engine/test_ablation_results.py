@@ -149,6 +149,7 @@ def test_core_arms_of_all_seeds_come_first() -> None:
         ({"arms": ["zzzz"]}, "unknown arm 'zzzz': known are none, filter"),
         ({"arms": []}, "arms is empty"),
         ({"seeds": [1, 1]}, "seeds: one is named twice"),
+        ({"seeds": [0, -1]}, "seeds: one is -1: must be at least 0"),
         ({"clean_fraction": 1.0}, "clean_fraction is 1.0: must be"),
         ({"data": WorldSection(train="pairs")}, "set data.eval"),
     ],

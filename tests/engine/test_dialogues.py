@@ -112,11 +112,14 @@ def test_a_round_has_what_was_said_before_and_its_candidates(tmp_path: Path) -> 
     assert second.answers == (("no", 0.0), ("blue", 0.0), ("Red.", 1.0))
     # The last round of a test dialogue alone has candidates, and nobody knows its answer.
     asked = {"question": 1, "answer_options": [2, 1]}
-    tested = DIALOG | {"dialog": [{"question": 0, "answer": 1}, asked]}
-    source = open_dialogues(write(tmp_path, tested, split="test2018"), answered=False)
-    (only,) = (source.read(number) for number in range(len(source)))
-    assert only.captions == ["A cat on a mat.\nis it big?\nblue\nwhat colour?"]
-    assert (only.uid, only.answers) == ("5/2", (("Red.", 0.0), ("blue", 0.0)))
+    unsaid = dict.fromkeys(("answer_options", "gt_index"))
+    for nothing, unknown in (({}, {}), (unsaid, {"answer": None, "gt_index": None})):
+        said = {"question": 0, "answer": 1} | nothing
+        tested = DIALOG | {"dialog": [said, asked | unknown]}
+        source = open_dialogues(write(tmp_path, tested, split="test2018"), answered=False)
+        (only,) = (source.read(number) for number in range(len(source)))
+        assert only.captions == ["A cat on a mat.\nis it big?\nblue\nwhat colour?"]
+        assert (only.uid, only.answers) == ("5/2", (("Red.", 0.0), ("blue", 0.0)))
     with pytest.raises(ConfigError, match="round 2 has no 'gt_index'"):
         open_dialogues(write(tmp_path, tested))
 

@@ -167,6 +167,12 @@ def test_a_disk_is_measured_and_left_as_it_was(planted: Path) -> None:
     assert list((planted / "runs").iterdir()) == []
 
 
+def test_a_file_is_no_folder_for_runs(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a")
+    with pytest.raises(OSError, match="taken is a file"):
+        system.disk_facts(str(tmp_path / "taken"))
+
+
 def test_a_disk_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     """Files larger than a process may write fail like a full disk, for any user."""
 

@@ -134,6 +134,20 @@ def test_parts_that_are_missing_are_named(tmp_path: Path) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused_and_large_ones_are_not(
+    tmp_path: Path, number: float
+) -> None:
+    weights = open_weights(pth(tmp_path, "caption"))
+    model = BlipCaption(golden_files.read("caption").config)
+    name = "text_decoder.cls.predictions.bias"
+    weights.tensors[name] = torch.full_like(weights.tensors[name], 3e38)
+    start_from(model, weights)
+    weights.tensors[name][0] = number
+    with pytest.raises(CheckpointError, match=rf"{name} is not finite: these weights are no good"):
+        start_from(model, weights)
+
+
 def test_weights_of_other_sizes_are_refused_and_pictures_of_other_sizes_resized(
     tmp_path: Path,
 ) -> None:
