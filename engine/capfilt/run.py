@@ -7,7 +7,7 @@ leases, and the ledger says what is finished. Any of them may die at any time.
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -177,8 +177,8 @@ class CapFilt:
 
         begun, started = time.time(), time.monotonic()
 
-        def finish(desk: Path, scored: ScoredShard, held: ExitStack) -> None:
-            with held:
+        def finish(desk: Path, scored: ScoredShard, kept: ExitStack) -> None:
+            with kept:
                 draft = self.job.draft(scored, desk)
                 if self.publisher and not lease.lost:
                     self.job.send(draft)
@@ -187,7 +187,7 @@ class CapFilt:
                     pairs, seconds = draft.entry.counts.get("pairs", 0), time.monotonic() - started
                     self.times.note(name, pairs, begun, seconds)
 
-        work: Callable[[], None] | None = None
+        kept: ExitStack | None = None
         with ExitStack() as held:
             held.enter_context(lease)
             if self.ledger.has(name):
@@ -197,15 +197,15 @@ class CapFilt:
             with self.stop.interrupting():
                 scored = self.job.score(name, self._at_hand(name, desk), tick)
             self.finishing.wait()
-            work = partial(finish, desk, scored, held.pop_all())
-        if work is None:
+            kept = held.pop_all()
+        if kept is None:
             return
         if self.publisher is None:
-            self.finishing.begin(name, work)
+            self.finishing.begin(name, partial(finish, desk, scored, kept))
             return
-        # To send may take long, and is left when a stop is asked for.
-        with self.stop.interrupting():
-            work()
+        # To send may take long, and is left when a stop is asked for, also before it begins.
+        with kept, self.stop.interrupting():
+            finish(desk, scored, kept)
 
     @contextmanager
     def _unless_lost(self, name: str, lease: Lease) -> Iterator[None]:
