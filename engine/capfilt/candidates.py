@@ -143,26 +143,27 @@ class CaptionAndScore:
 
     def _score(self, batch: InWork, made: list[list[str]]) -> Callable[[], list[Scored]]:
         """What to ask for a batch's scored texts."""
-        pictures, encoded = batch.pictures, [batch.encoded]
+        pictures, encoded = batch.pictures, {"captioner": batch.encoded}
+        states = batch.encoded.states
         if self.filter.blip is not self.captioner.blip:
-            encoded.append(_encode(self.filter.blip, batch.views))
+            encoded["filter"] = _encode(self.filter.blip, batch.views)
+            states = encoded["filter"].states
         texts = [
             _stored(picture) + [(SYNTHETIC, one) for one in captions]
             for picture, captions in zip(pictures, made, strict=True)
         ]
         cleaned = [[self._clean(text) for _, text in many] for many in texts]
         usable = [[text for text, problem in many if not problem] for many in cleaned]
-        roles = {"captioner": self.config.captioner, "filter": self.config.filter}
-        scores = self.filter.scores_later(encoded[-1].states, usable)
-        finite = values_later(torch.stack([one.finite for one in encoded]))
+        scores = self.filter.scores_later(states, usable)
+        finite = values_later(torch.stack([one.finite for one in encoded.values()]))
 
         def scored() -> list[Scored]:
-            for (role, place), is_finite in zip(roles.items(), finite(), strict=False):
-                if not is_finite:
-                    raise ConfigError(
-                        f"{role} {place}: the model's states are not finite: its weights are no "
-                        "good"
-                    )
+            for role, is_finite in zip(encoded, finite(), strict=True):
+                with _named(role, getattr(self.config, role)):
+                    if not is_finite:
+                        raise ConfigError(
+                            "the model's states are not finite: its weights are no good"
+                        )
             return [
                 Scored(picture.key, picture.uid, _candidates(*rest))
                 for picture, *rest in zip(pictures, texts, cleaned, scores(), strict=True)

@@ -11,6 +11,8 @@ import torch
 import triton
 import triton.language as tl
 
+from kernels.transfer import sent
+
 BLOCK, WARPS = 1024, 8
 # Addresses that are multiples of this many bytes are read in the largest pieces.
 ALIGNMENT = 16
@@ -128,14 +130,12 @@ def update_(
         for tensors in zip(*lists, strict=True)
     ]
     aligned = all(address % ALIGNMENT == 0 for line in lines for address in line[:-1])
-    table = torch.tensor(lines, dtype=torch.int64)
-    table = table.pin_memory() if device.type == "cuda" else table
     programs = _programs(tuple(line[-1] for line in lines), device)
     if not len(programs):
         return
     # 1 - beta is taken here, in double precision: of 1 - 0.999 float32 keeps four digits.
     adamw_ema_kernel[(len(programs),)](
-        table.to(device, non_blocking=True),
+        sent(torch.tensor(lines, dtype=torch.int64), device),
         programs,
         factors,
         1 - betas[0],
