@@ -9,6 +9,7 @@ import torch
 
 from blip_model.config import BlipConfig
 from blip_model.med import MedAttention
+from kernels import linear_into
 
 
 def states_suffice(config: BlipConfig, tokens: int) -> bool:
@@ -92,6 +93,12 @@ class KeptKeysValues:
         states: torch.Tensor,
     ) -> torch.Tensor:
         """As `KeptStates.enter`."""
+        if number < len(self._layers) and isinstance(slots, slice) and image_states.is_cuda:
+            maps = block.self.key, block.self.value
+            for each, room in zip(maps, self._layers[number], strict=True):
+                kept = room.transpose(1, 2).flatten(2)
+                linear_into(image_states, each.weight, each.bias, kept)
+            return block.attend(states, *self._layers[number])
         pair = block.self.keys_values(image_states)
         if number == len(self._layers):
             self._layers.append(tuple(self._room_for(new) for new in pair))

@@ -24,10 +24,11 @@ from kernels.dropout import dropout
 from kernels.ema import ema_
 from kernels.hard_negatives.op import draw_hard_negatives
 from kernels.itc_loss.op import itc_loss
-from kernels.linear.op import linear, linears, linears_in_turn
+from kernels.linear.op import linear, linear_into, linears, linears_in_turn
 from kernels.linear_rows.op import linear_rows
 from kernels.lm_loss.op import lm_loss
 from kernels.mlp.op import mlp
+from kernels.normalise.op import normalise
 from kernels.nucleus_draw.op import nucleus_draw
 from kernels.picture_tokens.op import picture_tokens
 from kernels.resize.op import resize
@@ -57,11 +58,13 @@ __all__ = [
     "itc_loss",
     "linear",
     "linear_gelu",
+    "linear_into",
     "linear_rows",
     "linears",
     "linears_in_turn",
     "lm_loss",
     "mlp",
+    "normalise",
     "nucleus_draw",
     "parted",
     "picture_tokens",

@@ -1,6 +1,7 @@
 """Numbers between host and device without either waiting for the other."""
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 
@@ -29,3 +30,33 @@ def values_later(tensor: torch.Tensor) -> Callable[[], list]:
         return here.tolist()
 
     return values
+
+
+def beside(make: Callable[[], torch.Tensor], device: torch.device) -> Callable[[], torch.Tensor]:
+    """What gives the current stream a tensor that a GPU makes beside that one's work.
+
+    Args:
+        make: gives it, on the device.
+        device: with its number, if it is a GPU.
+    """
+    if device.type != "cuda":
+        made = make()
+        return lambda: made
+    stream = _apart(device)
+    with torch.cuda.stream(stream):
+        made = make()
+        ready = stream.record_event()
+
+    def take() -> torch.Tensor:
+        using = torch.cuda.current_stream(device)
+        using.wait_event(ready)
+        # It was allocated for another stream, which may not have it back before it was used.
+        made.record_stream(using)
+        return made
+
+    return take
+
+
+@cache
+def _apart(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)

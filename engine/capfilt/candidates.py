@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import chain, repeat
 from typing import Any, Protocol
@@ -11,16 +11,15 @@ import torch
 
 from engine.capfilt.captioner import Captioner, Group
 from engine.capfilt.config import CapFiltConfig
+from engine.capfilt.encoder import Encoder, States
 from engine.capfilt.filter import PairFilter
-from engine.capfilt.pictures import Bad, Picture, batches
+from engine.capfilt.pictures import Bad, Picture, one_ahead, viewed
 from engine.capfilt.rule import SYNTHETIC, WEB, Candidate
 from engine.capfilt.table import Scored
 from engine.config import ConfigError
-from engine.data.augment import normalised
 from engine.data.captions import clean_caption
 from engine.data.images import BadSample
 from engine.data.shards import Shards
-from engine.data.whole_views import whole_views
 from engine.inference import LoadedBlip
 from kernels.transfer import values_later
 
@@ -53,20 +52,7 @@ class InWork:
 
     pictures: list[Picture]
     views: dict[int, torch.Tensor]
-    encoded: "States"
-
-
-@dataclass(frozen=True)
-class States:
-    """Pictures as a model encodes them.
-
-    Attributes:
-        states: [B, P, vision width].
-        finite: [] bool on the device, to be asked when there is nothing left to do beside it.
-    """
-
-    states: torch.Tensor
-    finite: torch.Tensor
+    encoded: States
 
 
 class Candidates(Protocol):
@@ -99,6 +85,11 @@ class CaptionAndScore:
             self.captioner = Captioner(captioner, config.caption, config.seed)
         with _named("filter", config.filter):
             self.filter = PairFilter(scorer, config.data.max_tokens)
+        # The captioner's are read by its captions, which may wait for places.
+        self._encode = {
+            blip: Encoder(blip, config.batch_size, lasting=blip is captioner)
+            for blip in dict.fromkeys((captioner, scorer))
+        }
 
     @torch.no_grad()
     def __call__(self, name: str, shards: Shards, tick: Tick) -> ShardTexts:
@@ -130,23 +121,24 @@ class CaptionAndScore:
     def _encoded(self, shards: Shards, bad: list[Bad]) -> Iterator[InWork]:
         """Batch after batch by the captioner; what cannot be used is noted."""
         blip, data = self.captioner.blip, self.config.data
-        sizes = {blip.model.config.image_size for blip in (blip, self.filter.blip)}
+        sizes = {one.model.config.image_size for one in self._encode}
         settings = {"workers": data.workers, "max_pixels": data.max_pixels}
-        for good, unusable in batches(
-            shards, self.config.batch_size, sizes, blip.device, **settings
-        ):
-            bad += unusable
-            if good:
-                pixels = {size: [picture.carried[size] for picture in good] for size in sizes}
-                views = {size: whole_views(pixels[size], size, blip.device) for size in sizes}
-                yield InWork(good, views, _encode(blip, views))
+        # With its number: another thread has a GPU of its own in mind.
+        device = next(blip.model.parameters()).device
+        made = viewed(shards, self.config.batch_size, sizes, device, **settings)
+        with closing(one_ahead(made)) as coming:
+            for good, unusable, taken in coming:
+                bad += unusable
+                if good:
+                    views = {size: take() for size, take in taken.items()}
+                    yield InWork(good, views, self._encode[blip](views))
 
     def _score(self, batch: InWork, made: list[list[str]]) -> Callable[[], list[Scored]]:
         """What to ask for a batch's scored texts."""
         pictures, encoded = batch.pictures, {"captioner": batch.encoded}
         states = batch.encoded.states
         if self.filter.blip is not self.captioner.blip:
-            encoded["filter"] = _encode(self.filter.blip, batch.views)
+            encoded["filter"] = self._encode[self.filter.blip](batch.views)
             states = encoded["filter"].states
         texts = [
             _stored(picture) + [(SYNTHETIC, one) for one in captions]
@@ -177,12 +169,6 @@ class CaptionAndScore:
             return clean_caption(text, self.config.data.max_words), ""
         except BadSample as bad:
             return "", bad.reason
-
-
-def _encode(blip: LoadedBlip, views: dict[int, torch.Tensor]) -> States:
-    with blip.autocast():
-        states = blip.model.encode_image(normalised(views[blip.model.config.image_size]))
-    return States(states, states.isfinite().all())
 
 
 def _candidates(

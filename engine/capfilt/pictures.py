@@ -1,20 +1,23 @@
 """A shard's pictures, decoded by threads, in batches that depend on the shard alone."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from engine.data.images import BadSample
 from engine.data.index import ShardError
 from engine.data.shards import Shards
-from engine.data.whole_views import carried, picture_for
+from engine.data.whole_views import carried, picture_for, whole_views
+from kernels.transfer import beside
 
 AHEAD = 2
+Thing = TypeVar("Thing")
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def batches(
     *,
     workers: int,
     max_pixels: int,
-) -> Iterator[tuple[list[Picture], list[Bad]]]:
+) -> Generator[tuple[list[Picture], list[Bad]], None, None]:
     """Every `batch_size` samples of the shard, without those that are bad.
 
     Args:
@@ -83,6 +86,30 @@ def batches(
             yield good, [one for one in found if isinstance(one, Bad)]
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def viewed(
+    shards: Shards, batch_size: int, sizes: set[int], device: torch.device, **settings: int
+) -> Generator[tuple[list[Picture], list[Bad], dict[int, Callable[[], torch.Tensor]]], None, None]:
+    """As `batches`, and by size what gives the pictures' views [B, 3, S, S] uint8 on the device,
+    which a GPU makes beside its other work."""
+    with closing(batches(shards, batch_size, sizes, device, **settings)) as decoded:
+        for good, bad in decoded:
+            views = {}
+            for size in sizes if good else ():
+                pixels = [picture.carried[size] for picture in good]
+                make = partial(whole_views, pixels, size, device)
+                views[size] = beside(make, device)
+            yield good, bad, views
+
+
+def one_ahead(things: Generator[Thing, None, None]) -> Generator[Thing, None, None]:
+    """The same things, each made by a thread while the one before it is used."""
+    with closing(things), ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, things, None)
+        while (thing := coming.result()) is not None:
+            coming = thread.submit(next, things, None)
+            yield thing
 
 
 def _read(

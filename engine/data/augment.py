@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 
 from engine.config import DataSection
 from engine.data.counter import Draws
+from kernels import normalise
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
@@ -128,15 +129,15 @@ def to_bytes(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(np.asarray(image).transpose(2, 0, 1), order="C"))
 
 
-def normalised(views: torch.Tensor) -> torch.Tensor:
-    """[..., 3, H, W] uint8 -> float32, on their device, normalised as the original does."""
-    scale, offset = _scale_and_offset(views.device)
-    return views.mul(scale).add_(offset)
+def normalised(views: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """[..., 3, H, W] uint8 -> float32 or another dtype, on their device, normalised as the original
+    does."""
+    return normalise(views, *_scale_and_offset(views.device), dtype)
 
 
 @lru_cache(maxsize=16)
 def _scale_and_offset(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """[3, 1, 1] each, kept on the device: a copy there would have to be waited for."""
+    """[3] each, kept on the device: a copy there would have to be waited for."""
     numbers = 1 / (255 * STD), -MEAN / STD
-    scale, offset = (torch.from_numpy(x)[:, None, None].to(device) for x in numbers)
+    scale, offset = (torch.from_numpy(x).to(device) for x in numbers)
     return scale, offset

@@ -13,6 +13,8 @@ NAME = "attention_joined"
 DTYPES = (torch.bfloat16, torch.float16)
 # What a program holds: its row of scores in registers, all keys and values in shared memory.
 LONGEST, WIDEST = 256, 64
+# Without a way back keys and values go by.
+LONGEST_STREAMED = 1024
 # Major compute capabilities whose products read shared memory: Hopper, Blackwell of data centres.
 # Others' read registers, and what does not fit in them goes through memory.
 FAST = (9, 10)
@@ -51,10 +53,10 @@ def attention_joined(
     Args:
         joined_BPE: [B, P, 3 H K], of each token the queries of all heads, the keys, the values.
         heads: H.
-        backend: `triton` (GPU; float16 and bfloat16, at most 256 tokens, heads at most 64 wide),
-            which reads and writes them where they lie; `split` (as `attention` of the three),
-            `reference` (the definition) or `auto`, which takes the first on Hopper and the like
-            alone.
+        backend: `triton` (GPU; float16 and bfloat16, heads at most 64 wide, at most 256 tokens,
+            or 1,024 where no gradient is asked for), which reads and writes them where they lie;
+            `split` (as `attention` of the three), `reference` (the definition) or `auto`, which
+            takes the first on Hopper and the like alone.
 
     Returns:
         [B, P, H K].
@@ -73,6 +75,10 @@ def attention_joined(
     problem = _triton_problem(joined_BPE, heads, backend)
     problems = {"triton": problem, "split": None, "reference": None}
     chosen = choose(NAME, backend, problems, joined_BPE)
+    if chosen == "triton" and joined_BPE.shape[1] > LONGEST:
+        from kernels.attention_joined import triton_streamed
+
+        return triton_streamed.forward(joined_BPE.contiguous(), heads)
     if chosen == "triton":
         return _AttentionJoined.apply(joined_BPE, heads, asked(joined_BPE))
     if chosen == "split":
@@ -88,8 +94,10 @@ def _triton_problem(joined: torch.Tensor, heads: int, backend: str) -> str | Non
         return "CPU"
     if joined.dtype not in DTYPES:
         return f"it takes float16 and bfloat16, not {str(joined.dtype)[6:]}"
-    if joined.shape[1] > LONGEST:
-        return f"{joined.shape[1]} tokens are more than {LONGEST}"
+    trains = torch.is_grad_enabled() and joined.requires_grad
+    longest = LONGEST if trains else LONGEST_STREAMED
+    if joined.shape[1] > longest:
+        return f"{joined.shape[1]} tokens are more than {longest}"
     width = joined.shape[2] // (3 * heads)
     if width > WIDEST:
         return f"heads of {width} are wider than {WIDEST}"

@@ -186,6 +186,16 @@ def kept_linear(
     return out
 
 
+def linear_into(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, out: torch.Tensor
+) -> None:
+    """`linear` without gradients, written where it is kept: out [..., O], in whose dtype it is."""
+    weight, bias = (in_dtype(tensor, out.dtype) for tensor in (weight, bias))
+    with torch.autocast(x.device.type, enabled=False):
+        rows = x.to(out.dtype).flatten(0, -2)
+        torch.addmm(bias, rows, weight.t(), out=out.view(len(rows), -1))
+
+
 def linears(
     x: torch.Tensor,
     weights: Sequence[torch.Tensor],

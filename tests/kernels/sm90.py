@@ -23,6 +23,7 @@ from kernels.itc_loss import triton_gemm, triton_kernels, triton_merge, triton_p
 from kernels.itc_loss.triton_tiles import TILES, tiles_of
 from kernels.linear_rows import triton_kernels as few
 from kernels.lm_loss import triton_kernels as lm
+from kernels.normalise import triton_kernels as normalise
 from kernels.nucleus_draw import triton_kernels as nucleus
 from kernels.resize import triton_kernels as resize
 from kernels.resize.filter import BITS
@@ -32,11 +33,11 @@ WIDTH = 256
 ROOM = {80: 163 * 1024, 86: 99 * 1024, 90: 227 * 1024}
 INTEGERS = {"rows", "queue_size", "width", "span", "stride_n", "stride_e", "group_size", "slices"}
 INTEGERS |= {"queries", "keys"} | {f"{t}_{d}" for t in ("query", "key", "value") for d in "bhls"}
-INTEGERS |= {"end", "min_length", "size"}
+INTEGERS |= {"end", "min_length", "size", "pixels", "parts"}
 INTEGERS |= {"columns", "first", "vocabulary", "stride", "heads", "length", "padded_rows"}
 SPECIAL = {"floor": "fp32", "smoothing": "fp32", "seed": "i64", "out_ptr": "*i64"}
 SPECIAL |= {"top_p": "fp32", "penalty": "fp32", "scale": "fp32", "uniforms_ptr": "*fp64"}
-SPECIAL |= {"counters_ptr": "*i32", "taps_ptr": "*i32", "told_ptr": "*i64"}
+SPECIAL |= {"views_ptr": "*u8", "counters_ptr": "*i32", "taps_ptr": "*i32", "told_ptr": "*i64"}
 WHOLE = {"ids_ptr", "query_ids_ptr", "key_ids_ptr", "queue_ids_ptr", "group_keys_ptr"}
 WHOLE |= {"targets_ptr", "tokens_ptr", "places_ptr", "origins_ptr", "lengths_ptr"}
 
@@ -140,6 +141,10 @@ def _cases() -> dict[str, Case]:
     cases["nucleus_draw"] = Case(
         nucleus.nucleus_draw_kernel, nucleus.WARPS, {"PARTS_LOG": 6, "LANES": nucleus.LANES},
         set(), "fp32",
+    )  # fmt: skip
+    cases["normalise"] = Case(
+        normalise.normalise_kernel, normalise.WARPS, {"BLOCK": normalise.BLOCK},
+        {"out_ptr"}, "bf16", {"pixels"},
     )  # fmt: skip
     for planar in (False, True):
         cases[f"resize_{'planar' if planar else 'lines'}"] = Case(

@@ -47,6 +47,28 @@ def test_longest() -> None:
     compare(normal(1, 256, 3 * 64).half(), 1)
 
 
+@pytest.mark.parametrize(
+    ("tokens", "heads", "width"), [(257, 2, 64), (320, 1, 32), (577, 1, 64), (300, 3, 20)]
+)
+def test_longer_ones_without_a_way_back(tokens: int, heads: int, width: int) -> None:
+    """Far scores come last, so that what was added up before must be scaled."""
+    joined = normal(2, tokens, 3 * heads * width).half()
+    joined[:, tokens // 2 :, : 2 * heads * width] *= 3
+    truth, plain, got = (
+        attention_joined(one, heads, backend=backend)
+        for one, backend in (
+            (joined.double(), "reference"),
+            (joined, "reference"),
+            (joined, "triton"),
+        )
+    )
+    assert got.dtype == plain.dtype and got.shape == plain.shape
+    allowed = 2 * (plain.double() - truth).abs().max() + FLOOR[got.dtype]
+    assert (got.double() - truth).abs().max() <= allowed
+    with pytest.raises(RuntimeError, match="more than 256"):
+        attention_joined(joined.requires_grad_(), heads, backend="triton")
+
+
 # NumPy tells of what a key that is not there weighs: nothing reads it.
 @pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
 @pytest.mark.parametrize("sign", [1, -1])
@@ -123,7 +145,7 @@ def test_wrong_input_is_named(shape: tuple[int, ...], heads: int, message: str) 
     ("shape", "dtype", "message"),
     [
         ((1, 5, 96), torch.float32, "it takes float16 and bfloat16, not float32"),
-        ((1, 257, 96), torch.float16, "257 tokens are more than 256"),
+        ((1, 1025, 96), torch.float16, "1025 tokens are more than 1024"),
         ((1, 5, 3 * 2 * 65), torch.float16, "heads of 65 are wider than 64"),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kernels import attention_rows, linears, linears_in_turn
+from kernels import attention_rows, linear, linear_into, linears, linears_in_turn
 from kernels.copies import Copies
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -176,3 +176,18 @@ def test_an_input_without_gradient_stays_so() -> None:
     with torch.no_grad():
         maps, passed = linears_in_turn(x, weights[::2], weights[1::2], backend="triton")
     assert passed is x and not any(each.requires_grad for each in maps)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_written_where_it_is_kept(dtype: torch.dtype) -> None:
+    x, weight, bias = random((2, 5, 16), (24, 16), (24,))
+    with torch.autocast(DEVICE, torch.bfloat16, enabled=dtype == torch.bfloat16):
+        want, room = (
+            linear(x, weight, bias),
+            torch.full((2, 5, 24), 7.0, device=DEVICE, dtype=dtype),
+        )
+        linear_into(x, weight, bias, room)
+    torch.testing.assert_close(
+        room, want.to(dtype), rtol=2**-8 if dtype == torch.bfloat16 else 1e-6, atol=1e-6
+    )

@@ -30,6 +30,8 @@ CASES = [
     ("attention_joined_backward_kernel", "bf16", 65),
     ("attention_joined_backward_kernel", "bf16", 197),
     ("attention_joined_backward_kernel", "bf16", 256),
+    ("attention_streamed_kernel", "bf16", 320),
+    ("attention_streamed_kernel", "bf16", 577),
     ("attention_pictures_kernel", "bf16", 64),
     ("attention_pictures_kernel", "fp32", 64),
     ("attention_pictures_backward_kernel", "bf16", 64),
@@ -72,9 +74,10 @@ for case in sys.argv[2:]:
     if "pictures" in name:
         folder = "attention_pictures"
         file = "triton_kernels" if name == "attention_pictures_kernel" else "triton_backward"
-    if "joined" in name:
+    if "joined" in name or "streamed" in name:
         folder = "attention_joined"
         file = "triton_backward" if "backward" in name else "triton_kernels"
+        file = "triton_streamed" if "streamed" in name else file
     if folder == "add_norm":
         file = "triton_backward" if "backward" in name else "triton_kernels"
     module = importlib.import_module(f"kernels.{folder}.{file}")
