@@ -3,7 +3,7 @@
 Which picture is where, and when, follows from the pictures alone; so do the captions.
 """
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from functools import partial
 from weakref import WeakKeyDictionary
 
@@ -31,6 +31,7 @@ def caption_groups(
     slots: int,
     *,
     record: bool = True,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> Iterator[torch.Tensor]:
     """Captions of groups of pictures, group by group in the order in which they come.
 
@@ -42,6 +43,7 @@ def caption_groups(
         slots: pictures at once.
         record: on a GPU, what is done for a token, and replay it; what was recorded is kept for
             the next call like it. Not worth it for few tokens and ever other sizes.
+        meanwhile: called when pictures were let in, and a GPU has work for a while.
 
     Yields:
         [B, captions a picture, max_length] ids, prompt included, padded after [SEP].
@@ -55,6 +57,7 @@ def caption_groups(
         free = held.free
         if len(free) >= ADMIT_AT * len(held.names) and (came := line.take(len(free))):
             held.admit(free, *came)
+            meanwhile()
         if held.running:
             for picture, rows in held.step(can_shrink=line.over):
                 line.put(picture, rows)

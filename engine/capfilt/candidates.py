@@ -23,6 +23,8 @@ from engine.data.shards import Shards
 from engine.inference import LoadedBlip
 from kernels.transfer import values_later
 
+# Gives the scored texts of a batch that the filter was asked about.
+Asked = Callable[[], list[Scored]]
 # Called after each batch with the pictures done so far; may raise to end the work.
 Tick = Callable[[int], None]
 
@@ -97,25 +99,36 @@ class CaptionAndScore:
         pictures: list[Scored] = []
         bad = [Bad(one.key, one.uid, one.reason) for one in shards.index(0).unread]
         in_work: deque[InWork] = deque()
-        scoring: deque[Callable[[], list[Scored]]] = deque()
+        captioned: deque[Callable[[], Asked]] = deque()
+        scoring: deque[Asked] = deque()
 
         def groups() -> Iterator[Group]:
             for batch in self._encoded(shards, bad):
                 in_work.append(batch)
-                # A GPU is at the new batch while what it told of the last ones is put down.
-                take_scored()
                 yield batch.encoded.states, [picture.uid for picture in batch.pictures]
 
-        def take_scored() -> None:
+        def put_down() -> None:
             while scoring:
                 pictures.extend(scoring.popleft()())
                 tick(len(pictures) + len(bad))
 
+        def ask() -> None:
+            while captioned:
+                scoring.append(captioned.popleft()())
+
+        def meanwhile() -> None:
+            """A GPU is at the new batch while texts of the last are made ready for the filter."""
+            put_down()
+            ask()
+
         # One context for both models, so that weights are cast once a shard.
         with self.captioner.blip.autocast():
-            for made in self.captioner.captions(groups(), self.config.batch_size):
-                scoring.append(self._score(in_work.popleft(), made))
-            take_scored()
+            for made in self.captioner.captions(groups(), self.config.batch_size, meanwhile):
+                # The filter's states of this batch come where those of the last one are.
+                ask()
+                captioned.append(self._score(in_work.popleft(), made))
+            meanwhile()
+            put_down()
         return ShardTexts(pictures, bad)
 
     def _encoded(self, shards: Shards, bad: list[Bad]) -> Iterator[InWork]:
@@ -133,35 +146,38 @@ class CaptionAndScore:
                     views = {size: take() for size, take in taken.items()}
                     yield InWork(good, views, self._encode[blip](views))
 
-    def _score(self, batch: InWork, made: list[list[str]]) -> Callable[[], list[Scored]]:
-        """What to ask for a batch's scored texts."""
+    def _score(self, batch: InWork, made: list[list[str]]) -> Callable[[], Asked]:
+        """What asks the filter for a batch's scores, once its encoder is at the pictures."""
         pictures, encoded = batch.pictures, {"captioner": batch.encoded}
-        states = batch.encoded.states
         if self.filter.blip is not self.captioner.blip:
             encoded["filter"] = self._encode[self.filter.blip](batch.views)
-            states = encoded["filter"].states
-        texts = [
-            _stored(picture) + [(SYNTHETIC, one) for one in captions]
-            for picture, captions in zip(pictures, made, strict=True)
-        ]
-        cleaned = [[self._clean(text) for _, text in many] for many in texts]
-        usable = [[text for text, problem in many if not problem] for many in cleaned]
-        scores = self.filter.scores_later(states, usable)
-        finite = values_later(torch.stack([one.finite for one in encoded.values()]))
+        states = encoded.get("filter", batch.encoded).states
 
-        def scored() -> list[Scored]:
-            for role, is_finite in zip(encoded, finite(), strict=True):
-                with _named(role, getattr(self.config, role)):
-                    if not is_finite:
-                        raise ConfigError(
-                            "the model's states are not finite: its weights are no good"
-                        )
-            return [
-                Scored(picture.key, picture.uid, _candidates(*rest))
-                for picture, *rest in zip(pictures, texts, cleaned, scores(), strict=True)
+        def ask() -> Asked:
+            texts = [
+                _stored(picture) + [(SYNTHETIC, one) for one in captions]
+                for picture, captions in zip(pictures, made, strict=True)
             ]
+            cleaned = [[self._clean(text) for _, text in many] for many in texts]
+            usable = [[text for text, problem in many if not problem] for many in cleaned]
+            scores = self.filter.scores_later(states, usable)
+            finite = values_later(torch.stack([one.finite for one in encoded.values()]))
 
-        return scored
+            def scored() -> list[Scored]:
+                for role, is_finite in zip(encoded, finite(), strict=True):
+                    with _named(role, getattr(self.config, role)):
+                        if not is_finite:
+                            raise ConfigError(
+                                "the model's states are not finite: its weights are no good"
+                            )
+                return [
+                    Scored(picture.key, picture.uid, _candidates(*rest))
+                    for picture, *rest in zip(pictures, texts, cleaned, scores(), strict=True)
+                ]
+
+            return scored
+
+        return ask
 
     def _clean(self, text: Any) -> tuple[str, str]:
         """The text as it is scored, and why it cannot be."""

@@ -1,6 +1,6 @@
 """The captioner: encoded pictures to synthetic captions, each a function of seed and uid."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
@@ -41,7 +41,12 @@ class Captioner:
         self.blip, self.settings, self.seed = blip, settings, seed
         self._prompt = blip.prompt_ids(settings.prompt, settings.max_length)
 
-    def captions(self, groups: Iterable[Group], slots: int) -> Iterator[list[list[str]]]:
+    def captions(
+        self,
+        groups: Iterable[Group],
+        slots: int,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> Iterator[list[list[str]]]:
         """`samples` captions of each picture, the prompt cut off; runs in the caller's autocast.
 
         A picture whose captions have ended makes room for one of the next group, so that as many
@@ -51,12 +56,14 @@ class Captioner:
             groups: states of the captioner's own encoder, and stable names of the pictures, which
                 the draws depend on.
             slots: pictures at once.
+            meanwhile: as in `caption_groups`.
 
         Yields:
             Captions of each picture of a group, in the order of the groups.
         """
         waiting = (self._encoded(*group) for group in groups)
-        for rows in caption_groups(self.blip.model, waiting, self._how(), slots):
+        how, model = self._how(), self.blip.model
+        for rows in caption_groups(model, waiting, how, slots, meanwhile=meanwhile):
             texts = self.blip.tokenizer.decode(rows[:, :, self._prompt.shape[1] :].flatten(0, 1))
             count = self.settings.samples
             yield [texts[first : first + count] for first in range(0, len(texts), count)]

@@ -21,7 +21,7 @@ from kernels.attention_joined.triton_kernels import (
 )
 
 # Queries of a program; keys at a time, and reads that run ahead.
-TILE_Q, TILE_S, WARPS, STAGES = 128, 64, 8, 3
+TILE_Q, TILE_S, WARPS, STAGES = 64, 64, 4, 3
 
 
 @triton.jit

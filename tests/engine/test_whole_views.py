@@ -15,6 +15,7 @@ from tests.nasty import JPEG, PICTURES
 SIZES = [(9, 9), (40, 17), (16, 50), (16, 16), (3, 50), (200, 150)]
 SIZE = 16
 MOST = 25_000_000
+HERE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def picture_of(size: tuple[int, int]) -> Image.Image:
@@ -54,8 +55,8 @@ def test_pixels_that_a_gpu_resizes_give_the_same_bytes(
     assert as_decoded == [width * height <= LARGE * SIZE * SIZE for width, height in SIZES]
     assert held[-1].shape == (SIZE, SIZE, 3)
     sides = [(one.shape[0], one.shape[1]) for one in held]
-    made = resize(packed(held, pinned=False), sides, SIZE, backend=backend)
-    assert torch.equal(made, views_of(pictures))
+    made = resize(packed(held, pinned=False).to(HERE), sides, SIZE, backend=backend)
+    assert torch.equal(made.cpu(), views_of(pictures))
 
 
 def outcome(content: bytes, device: torch.device) -> bytes | str:

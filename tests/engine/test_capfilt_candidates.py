@@ -1,0 +1,78 @@
+"""The order in which batches are encoded, captioned and scored changes no text and no score."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import engine
+from engine.capfilt import candidates
+from engine.capfilt.candidates import CaptionAndScore, ShardTexts
+from engine.capfilt.captioner import Captioner
+from engine.capfilt.config import CapFiltConfig, CaptionSection, PairsSection
+from engine.capfilt.encoder import Encoder, States
+from engine.data.shards import Shards
+from tests.capfilt_runs import EACH, make_world
+
+SIZE = 2
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_world(tmp_path_factory.mktemp("candidates"))
+
+
+def texts_of(world: Path, tick: Callable[[int], None] = lambda done: None) -> ShardTexts:
+    """Of the first shard."""
+    caption = CaptionSection(max_length=9, top_k=40)
+    config = CapFiltConfig(
+        captioner=str(world / "captioner"),
+        filter=str(world / "filter"),
+        batch_size=SIZE,
+        caption=caption,
+        data=PairsSection(train=str(world / "data"), workers=2),
+    )
+    models = [engine.load(world / name, device="cpu") for name in ("captioner", "filter")]
+    shards = Shards([sorted((world / "data").glob("*.tar"))[0]])
+    return CaptionAndScore(config, *models)("pairs", shards, tick)
+
+
+class OnePlace(Encoder):
+    """Writes a batch's states where those of the last one were, as a replay on a GPU does."""
+
+    def __init__(self, *given: object, lasting: bool) -> None:
+        super().__init__(*given, lasting=lasting)
+        self.place: States | None = None
+
+    def __call__(self, views: dict[int, torch.Tensor]) -> States:
+        made = super().__call__(views)
+        if self._lasting or self.place is None:
+            self.place = made
+            return made
+        self.place.states.copy_(made.states)
+        return self.place
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_states_that_are_written_over(
+    world: Path, monkeypatch: pytest.MonkeyPatch, together: bool
+) -> None:
+    """Also where captions of several batches end together, and none is let in between."""
+    captions = Captioner.captions
+
+    def at_once(self: Captioner, *given: object) -> Iterator[list[list[str]]]:
+        yield from list(captions(self, *given))
+
+    expected = texts_of(world)
+    assert len(expected.pictures) == EACH > 2 * SIZE
+    monkeypatch.setattr(candidates, "Encoder", OnePlace)
+    if together:
+        monkeypatch.setattr(Captioner, "captions", at_once)
+    assert texts_of(world) == expected
+
+
+def test_pictures_are_told_as_their_scores_come(world: Path) -> None:
+    told: list[int] = []
+    texts_of(world, told.append)
+    assert told == list(range(SIZE, EACH + 1, SIZE))
