@@ -40,8 +40,9 @@ UNEQUAL = (1.0, 0.25, 0.6, 0.1, 0.8, 0.35, 0.15, 0.5, 0.9, 0.2) * 2
 # Pictures of each shard of the run that is timed as a whole. On a GPU the first shard of a process
 # is not: kernels are compiled and recorded in it.
 CLEANED = {"cpu": [16], "gpu": [2048] * 4}
-# Tokens of its captions: the prompt's and twelve more, which captions of the web's pictures have.
-CLEANED_LENGTH = 16
+# What is added to the logit of its captions' end, so that they have twelve tokens beside the
+# prompt's in the mean, and some have one and others sixteen.
+ENDS = 6.9
 # Photos of which they are, and their size.
 PHOTOS, PHOTO = 64, (500, 375)
 # Pictures at once, and processes that decode them.
@@ -167,11 +168,10 @@ def test_cleaned_pictures_a_second(plan: Plan, record: Record, processes: int) -
         pytest.skip("two_process_speedup says what a second process brings")
     precision = "bf16" if has_bf16(plan.device) else "fp32"
     how = ["--device", plan.device.type, "--precision", precision, *TAKEN[plan.hardware]]
-    how += ["--caption.max_length", f"{CLEANED_LENGTH}"]
     counts = [2] if plan.preset == "tiny" else CLEANED[plan.hardware] * processes
     photos = [photo(number, *PHOTO) for number in range(min(PHOTOS, max(counts)))]
     with tempfile.TemporaryDirectory() as folder:
-        make_world(Path(folder), plan.preset, plan.caption_size, counts, photos)
+        make_world(Path(folder), plan.preset, plan.caption_size, counts, photos, ends=ENDS)
         # By another name they are other weights, whose encoder the captioner's does not spare.
         other = Path(folder) / "filter"
         other.symlink_to("weights")
@@ -190,6 +190,7 @@ def make_world(
     image_size: int,
     counts: Sequence[int],
     photos: Sequence[bytes] = (),
+    ends: float = 0.0,
 ) -> None:
     """Weights of a preset that captions and scores are made with, and shards of so many pictures.
 
@@ -199,11 +200,13 @@ def make_world(
         image_size: in pixels; 0 is the preset's.
         counts: pictures of each shard.
         photos: JPEGs that they are, again and again; none makes them of noise, 64 px each.
+        ends: added to the logit of a caption's end.
     """
     torch.manual_seed(0)
     config = preset(name, **({"image_size": image_size} if image_size else {}))
-    state = {"network": vars(config)}
-    checkpoint.write_as(folder / "weights", 0, {"model": Blip(config).state_dict()}, state)
+    state, weights = {"network": vars(config)}, Blip(config).state_dict()
+    weights["text_decoder.cls.predictions.bias"][config.sep_token_id] += ends
+    checkpoint.write_as(folder / "weights", 0, {"model": weights}, state)
     chance = random.Random(0)
     for number, count in enumerate(counts):
         with ShardWriter(folder / "data", f"pairs_{number:02d}", count) as writer:

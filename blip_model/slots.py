@@ -3,6 +3,7 @@
 Which picture is where, and when, follows from the pictures alone; so do the captions.
 """
 
+import math
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from functools import partial
 from weakref import WeakKeyDictionary
@@ -55,7 +56,8 @@ def caption_groups(
     held = _taken(model, name) or _Held(model, how, slots, record)
     while True:
         free = held.free
-        if len(free) >= ADMIT_AT * len(held.names) and (came := line.take(len(free))):
+        enough = len(free) >= ADMIT_AT * len(held.names)
+        if enough and (came := line.take(held.wanted(len(free)))):
             held.admit(free, *came)
             meanwhile()
         if held.running:
@@ -117,9 +119,11 @@ class _Held:
         self._logits: torch.Tensor | None = None
         # Of the parts and not of this: a cycle would keep caches until somebody collects it.
         parts = (self.cache, self.work)
-        work = (partial(_enter, self.cache), partial(_next, *parts), partial(_follow, self.cache))
-        self._enter = work[0]
-        self._fill, self._choose, self._extend = map(Replayed, work) if record else work
+        self._enter = partial(_enter, self.cache)
+        work = (self._enter, self._enter, partial(_next, *parts), partial(_follow, self.cache))
+        self._fill, self._add, self._choose, self._extend = map(Replayed, work) if record else work
+        # As many as there are slots come again and again, and where steps are replayed so many.
+        self._some = math.ceil(ADMIT_AT * slots) if record and self._ahead else 0
 
     @property
     def free(self) -> list[int]:
@@ -131,6 +135,10 @@ class _Held:
         """Pictures in work."""
         return len(self.names) - len(self.free)
 
+    def wanted(self, free: int) -> int:
+        """Pictures to let in where so many slots are free."""
+        return min(free, self._some) if self._some and free < len(self.names) else free
+
     def admit(self, free: list[int], names: list[Name], pictures: Encoded) -> None:
         """Let pictures take the first of the free slots."""
         taken = free[: len(names)]
@@ -138,10 +146,11 @@ class _Held:
         for slot, name in zip(taken, names, strict=True):
             self.names[slot], self._lengths[slot] = name, pictures.prompt_ids.shape[1]
         self.work.begin(slots, pictures.prompt_ids, pictures.uniforms)
-        # As many as there are slots come again and again; other numbers do not.
         came = (pictures.states, pictures.prompt_ids)
-        is_full = len(names) == len(self.names)
-        (fresh,) = self._fill(None, *came) if is_full else self._enter(slots, *came)
+        if len(names) == len(self.names):
+            (fresh,) = self._fill(None, *came)
+        else:
+            (fresh,) = (self._add if len(names) == self._some else self._enter)(slots, *came)
         shape = (len(self.names), self.cache.rows, fresh.shape[1])
         if self._logits is None:
             self._logits = fresh.new_zeros(shape).flatten(0, 1)
