@@ -98,6 +98,8 @@ FIGURES = {
     "kernel_attention_cross_ratio": Figure(),
     "kernel_attention_cross_ratio_sdpa": Figure(),
     "kernel_attention_joined_ratio": Figure(),
+    "kernel_attention_joined_larger_ratio": Figure(),
+    "kernel_normalise_ratio": Figure(),
     "kernel_attention_packed_ratio": Figure(),
     "kernel_attention_rows_ratio": Figure(),
     "kernel_looking_ratio": Figure(),

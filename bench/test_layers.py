@@ -27,6 +27,7 @@ from kernels import (
     ema_,
     linear_gelu,
     mlp,
+    normalise,
 )
 
 
@@ -118,6 +119,37 @@ def test_attention_joined(
     times = compare_kernels(f"attention_joined, {plan.kernel_batch} rows", sides)
     faster = ratio(times["split"], times["triton"])
     record.figure(f"kernel_attention_joined_ratio{plan.suffix}", faster)
+
+
+@torch.no_grad()
+def test_attention_of_a_larger_picture(
+    compare_kernels: Compare, plan: Plan, record: Record, config: BlipConfig
+) -> None:
+    """The same of 384 pixels for those who do not train: captions, scores."""
+    tokens, width = (384 // config.patch_size) ** 2 + 1, 3 * config.vision_width
+    settings = {"device": plan.device, "dtype": torch.bfloat16}
+    joined = torch.randn(plan.kernel_batch // 2, tokens, width, **settings)
+    sides = {
+        name: lambda b=name: [attention_joined(joined, config.vision_heads, backend=b)]
+        for name in ("split", "triton")
+    }
+    agree(sides, 0.05)
+    times = compare_kernels(f"attention_joined, {tokens} tokens", sides)
+    faster = ratio(times["split"], times["triton"])
+    record.figure(f"kernel_attention_joined_larger_ratio{plan.suffix}", faster)
+
+
+def test_normalise(
+    compare_kernels: Compare, plan: Plan, record: Record, config: BlipConfig
+) -> None:
+    """Bytes of pictures of 384 pixels to what their patches are made of."""
+    views = torch.randint(0, 256, (plan.kernel_batch // 2, 3, 384, 384), device=plan.device)
+    inputs = (views.to(torch.uint8), *torch.randn(2, 3, device=plan.device), torch.bfloat16)
+    names = {"definition": "reference", "ours": "triton"}
+    sides = {name: lambda b=by: [normalise(*inputs, backend=b)] for name, by in names.items()}
+    agree(sides, 0.01)
+    times = compare_kernels(f"normalise, {len(views)} pictures", sides)
+    record.figure(f"kernel_normalise_ratio{plan.suffix}", ratio(times["definition"], times["ours"]))
 
 
 def test_attention_packed(

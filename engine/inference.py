@@ -276,7 +276,7 @@ def load(
     if precision not in ("fp32", "bf16"):
         raise ConfigError(f"precision is {precision!r}: choose fp32 or bf16")
     device = choose_device(device)
-    weights = open_weights(str(place))
+    weights = open_weights(place)
     config = weights.config
     if section is not None and section.image_size is not None:
         if section.image_size != config.image_size:

@@ -81,7 +81,7 @@ def account(section: ModelSection, loaded: Loaded) -> str:
     return line
 
 
-def open_weights(place: str, *, shapes_only: bool = False, **known: Any) -> Weights:
+def open_weights(place: str | Path, *, shapes_only: bool = False, **known: Any) -> Weights:
     """Open BLIP weights of any kind; never executes anything from them.
 
     Args:
@@ -93,6 +93,10 @@ def open_weights(place: str, *, shapes_only: bool = False, **known: Any) -> Weig
     Raises:
         CheckpointError: nothing there, damaged, no BLIP weights, or not complete.
     """
+    if not isinstance(place, str | Path):
+        named = "name a run folder, a file or a model of a hub"
+        raise CheckpointError(f"weights are {place!r}: {named}")
+    place = str(place)
     path = locate(place)
     try:
         if is_checkpoint(path):

@@ -49,7 +49,7 @@ def choose_decoders(
 
     `auto` takes DALI where views can be made on a GPU and what it makes of a picture there agrees
     with the definition; for the rest simplejpeg, and Pillow where that is not installed. It leaves
-    torchvision out as long as no GPU has been measured with it.
+    torchvision out, whose kernels wait for those of a training beside them (LOG.md).
 
     Args:
         choice: `auto`, `dali`, `torchvision`, `simplejpeg` or `pillow`. The first two run on a CPU

@@ -98,7 +98,8 @@ def _table(path: Path, rows: list[Any], needed: str) -> pa.Table:
             raise ConfigError(f"{path}: row {number} {problem}")
         given = row.get("answer", [])
         people = [_text(answer) for answer in ([given] if isinstance(given, str) else given)]
-        of_vqa, counts = row["dataset"] == "vqa", Counter(people)
+        # Who said nothing counts as somebody, and nothing is no answer to learn.
+        of_vqa, counts = row["dataset"] == "vqa", Counter(filter(None, people))
         # As JSON, which tells 1 from "1".
         question_id = json.dumps(row["question_id"]) if "question_id" in row else ""
         if needed == "question_id" and first_row.setdefault(question_id, number) != number:
@@ -142,6 +143,8 @@ def _wrong_answer(row: dict[str, Any]) -> str | None:
     else:
         right = isinstance(answer, list) and answer and all(isinstance(a, str) for a in answer)
         wanted = "a list of people's texts, as VQA's are"
+    if right and not any(map(_text, [answer] if isinstance(answer, str) else answer)):
+        return f"({row['image']}) has an 'answer' without a word"
     return None if right else f"({row['image']}) has an 'answer' that is not {wanted}"
 
 

@@ -61,6 +61,8 @@ def batches(config: RunConfig, rank: int, ranks: int, start: int, stop: int) -> 
         ({"dataset": "gqa"}, "(0.png) has a 'dataset' that is neither 'vqa' nor 'vg': 'gqa'"),
         ({"answer": "red"}, "(0.png) has an 'answer' that is not a list of people's texts"),
         ({"answer": []}, "(0.png) has an 'answer' that is not a list of people's texts"),
+        ({"answer": ["", " "]}, "(0.png) has an 'answer' without a word"),
+        ({"dataset": "vg", "answer": ""}, "(0.png) has an 'answer' without a word"),
         ({"answer": ["red", 3]}, "(0.png) has an 'answer' that is not a list of people's texts"),
         ({"dataset": "vg"}, "(0.png) has an 'answer' that is not a text, as Visual Genome's"),
         ({"question_id": 1}, "has the question_id 1 of row 0"),
@@ -115,6 +117,17 @@ def test_weights_are_shares_of_the_people_and_a_fifth_for_visual_genome(tmp_path
     assert asked.people == ("red",) * 7 + ("light red",) * 2 + ("none",)
     assert (genome.answers, genome.people) == ((("yellow", 0.2),), ())
     assert genome.captions == ["What colour is it, really?"]
+
+
+def test_nothing_is_no_answer_to_learn(tmp_path: Path) -> None:
+    """Who said it is one of the people all the same."""
+    path = write_questions(tmp_path, 1)
+    rows = json.loads(path.read_text())
+    rows[0]["answer"] = ["red"] * 6 + [" "] * 4
+    path.write_text(json.dumps(rows))
+    asked = open_questions(str(path)).read(0)
+    assert asked.answers == (("red", 0.6),)
+    assert asked.people == ("red",) * 6 + ("",) * 4
 
 
 def test_questions_are_cleaned_as_the_original_does() -> None:
