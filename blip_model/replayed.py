@@ -16,7 +16,8 @@ class Replayed:
 
     All that the function reads and changes beside its arguments must stay where it is in memory,
     and it must never wait for the device. What it returns is overwritten by the next call. On a
-    CPU every call is the function's own.
+    CPU every call is the function's own, and so it is where a GPU has no memory for a recording,
+    which keeps what the function only needs for a while.
 
     Args:
         function: of tensors of fixed shapes, each of which may be None in all calls.
@@ -24,19 +25,32 @@ class Replayed:
 
     def __init__(self, function: Callable[..., Tensors]) -> None:
         self._function, self._graph, self._is_warm = function, None, False
+        self._has_room = True
 
     def __call__(self, *inputs: torch.Tensor | None) -> Tensors:
         device = next(tensor.device for tensor in inputs if tensor is not None)
         if device.type != "cuda" or not self._is_warm:
             self._is_warm = True
             return self._function(*inputs)
-        if self._graph is None:
-            self._record(inputs)
+        if self._graph is None and self._has_room:
+            try:
+                self._record(inputs)
+            except torch.OutOfMemoryError:
+                self._has_room = False
+        if not self._has_room:
+            return self._without(inputs)
         for kept, given in zip(self._inputs, inputs, strict=True):
             if given is not None and given is not kept:
                 kept.copy_(given)
         self._graph.replay()
         return self._outputs
+
+    def _without(self, inputs: Tensors) -> Tensors:
+        if self._graph is not None:
+            self._graph, self._inputs = None, ()
+            # What was recorded until there was no room.
+            torch.cuda.empty_cache()
+        return self._function(*inputs)
 
     def _record(self, inputs: Tensors) -> None:
         """Nothing is computed meanwhile. Casts that autocast has kept would not outlive it."""

@@ -49,6 +49,24 @@ def test_every_call_happens_once(device: str) -> None:
         torch.testing.assert_close(counter.total.cpu(), expected)
 
 
+@pytest.mark.gpu
+def test_without_room_for_a_recording_it_is_called_as_it_is() -> None:
+    if not GPU:
+        pytest.skip("needs an NVIDIA GPU")
+    counter = Counter("cuda")
+
+    def add(number: torch.Tensor, nothing: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+        made = counter.add(number, nothing)
+        if torch.cuda.is_current_stream_capturing():
+            raise torch.OutOfMemoryError("no room")
+        return made
+
+    replayed = Replayed(add)
+    for number in range(1, 5):
+        doubled, _ = replayed(torch.ones(3, device="cuda"), None)
+        assert (doubled == 2 * number).all()
+
+
 def group(model: BlipCaption, how: Nucleus | Beams, count: int) -> Encoded:
     """Pictures that wait."""
     generator = torch.Generator().manual_seed(count)

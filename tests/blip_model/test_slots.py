@@ -16,10 +16,13 @@ from blip_model.text_cache import DecodingCache
 from blip_model.waiting import Encoded
 from kernels.nucleus_draw.reference import inverse_draw, nucleus_probabilities
 from kernels.token_scores import shaped
+from tests.overwriting import Overwriting
 from tests.tiny import tiny_config
 
 COUNT, END, LENGTH = 19, 2, 24
 SIZES = {1: [1, 1, 17], 2: [2, 3, 14], 3: [19], 4: [4, 4, 4, 4, 3], 5: [7, 1, 11], 7: [7, 7, 5]}
+# Two are let in at once.
+SIZES |= {12: [12, 5, 2]}
 SAMPLED = Nucleus(max_length=LENGTH, min_length=5, temperature=3.0, samples=2)
 SEARCHED = Beams(num_beams=3, max_length=LENGTH, min_length=5, repetition_penalty=1.3)
 
@@ -110,7 +113,7 @@ def test_captions_are_those_of_every_picture_alone(
 
 
 @pytest.mark.parametrize("how", [SAMPLED, SEARCHED], ids=["sampled", "searched"])
-@pytest.mark.parametrize("slots", [1, 4, 7])
+@pytest.mark.parametrize("slots", [1, 4, 7, 12])
 def test_who_runs_ahead_makes_the_same_captions(
     model: BlipCaption,
     pictures: Encoded,
@@ -119,8 +122,10 @@ def test_who_runs_ahead_makes_the_same_captions(
     slots: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As a GPU does: the next token is in work before it is known who ended."""
+    """As a GPU does: the next token is in work before it is known who ended, and replays write
+    over what they gave before."""
     monkeypatch.setattr("blip_model.slots.runs_ahead", lambda device: True)
+    monkeypatch.setattr("blip_model.slots.Replayed", Overwriting)
     found = list(caption_groups(model, grouped(pictures, SIZES[slots]), how, slots))
     name = "sampled" if how is SAMPLED else "searched"
     assert torch.equal(torch.cat(found), expected[name])

@@ -4,16 +4,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 import engine
-from engine.capfilt import candidates
 from engine.capfilt.candidates import CaptionAndScore, ShardTexts
 from engine.capfilt.captioner import Captioner
 from engine.capfilt.config import CapFiltConfig, CaptionSection, PairsSection
-from engine.capfilt.encoder import Encoder, States
 from engine.data.shards import Shards
 from tests.capfilt_runs import EACH, make_world
+from tests.overwriting import Overwriting
 
 SIZE = 2
 
@@ -38,24 +36,8 @@ def texts_of(world: Path, tick: Callable[[int], None] = lambda done: None) -> Sh
     return CaptionAndScore(config, *models)("pairs", shards, tick)
 
 
-class OnePlace(Encoder):
-    """Writes a batch's states where those of the last one were, as a replay on a GPU does."""
-
-    def __init__(self, *given: object, lasting: bool) -> None:
-        super().__init__(*given, lasting=lasting)
-        self.place: States | None = None
-
-    def __call__(self, views: dict[int, torch.Tensor]) -> States:
-        made = super().__call__(views)
-        if self._lasting or self.place is None:
-            self.place = made
-            return made
-        self.place.states.copy_(made.states)
-        return self.place
-
-
 @pytest.mark.parametrize("together", [False, True])
-def test_states_that_are_written_over(
+def test_replays_that_write_over_what_they_gave(
     world: Path, monkeypatch: pytest.MonkeyPatch, together: bool
 ) -> None:
     """Also where captions of several batches end together, and none is let in between."""
@@ -66,7 +48,9 @@ def test_states_that_are_written_over(
 
     expected = texts_of(world)
     assert len(expected.pictures) == EACH > 2 * SIZE
-    monkeypatch.setattr(candidates, "Encoder", OnePlace)
+    monkeypatch.setattr("engine.capfilt.encoder.Replayed", Overwriting)
+    monkeypatch.setattr("blip_model.slots.Replayed", Overwriting)
+    monkeypatch.setattr("blip_model.slots.runs_ahead", lambda device: True)
     if together:
         monkeypatch.setattr(Captioner, "captions", at_once)
     assert texts_of(world) == expected
