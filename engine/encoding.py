@@ -40,13 +40,19 @@ class Encoding:
         tokenizer: of its vocabulary.
         precision: `fp32`, or `bf16` for matrix products.
         progress: work of more than ten seconds says on stderr how far it is.
+        step: of our training after which the weights were saved, where that is known.
     """
 
     def __init__(
-        self, model: Blip, tokenizer: Tokenizer, precision: str = "fp32", progress: bool = True
+        self,
+        model: Blip,
+        tokenizer: Tokenizer,
+        precision: str = "fp32",
+        progress: bool = True,
+        step: int | None = None,
     ) -> None:
         self.model, self.tokenizer, self.precision = model.eval(), tokenizer, precision
-        self.progress = progress
+        self.progress, self.step = progress, step
         self.device = next(model.parameters()).device
 
     def autocast(self) -> Any:

@@ -297,4 +297,4 @@ def load(
         store_products(model, torch.bfloat16 if precision == "bf16" else torch.float32)
     vocabulary = section.vocabulary if section else None
     tokenizer = open_tokenizer(vocabulary, config)
-    return LoadedBlip(model, tokenizer, precision, progress)
+    return LoadedBlip(model, tokenizer, precision, progress, weights.step)

@@ -45,6 +45,7 @@ class Weights:
         tensors: in our names, complete for the parts that are there.
         config: sizes, to which every shape fits.
         dropped: names in the file that nothing was made of.
+        step: of our training after which they were saved, where that is known.
     """
 
     place: str
@@ -52,6 +53,7 @@ class Weights:
     tensors: dict[str, torch.Tensor]
     config: BlipConfig
     dropped: tuple[str, ...] = ()
+    step: int | None = None
 
 
 @dataclass(frozen=True)
@@ -97,13 +99,14 @@ def open_weights(place: str | Path, *, shapes_only: bool = False, **known: Any) 
         named = "name a run folder, a file or a model of a hub"
         raise CheckpointError(f"weights are {place!r}: {named}")
     place = str(place)
-    path = locate(place)
+    path, step = locate(place), None
     try:
         if is_checkpoint(path):
             checkpoint = read(path, only=() if shapes_only else ("model",))
             raw, origin = checkpoint.tensors.get("model", {}), "ours"
             raw = read_tensors(path, shapes_only=True) if shapes_only else raw
             tensors, config = from_original(raw), _saved_config(checkpoint.state)
+            step = checkpoint.step
         else:
             raw = read_tensors(path, shapes_only=shapes_only)
             if any(name.startswith("vision_model.") for name in raw):
@@ -118,7 +121,7 @@ def open_weights(place: str | Path, *, shapes_only: bool = False, **known: Any) 
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{place}: no BLIP weights that fit together: {error}") from None
     dropped = tuple(sorted(name for name in raw if name.endswith("position_ids")))
-    return Weights(place, origin, tensors, config, dropped)
+    return Weights(place, origin, tensors, config, dropped, step)
 
 
 def _saved_config(state: dict[str, Any]) -> BlipConfig | None:

@@ -156,7 +156,10 @@ def open_state(config: BootstrapConfig, pairs: dict[str, str]) -> State:
         if found["format"] != FORMAT or [one.round for one in rounds] != list(range(len(rounds))):
             raise ValueError
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise ConfigError(f"{path}: not a readable state of a loop of this version") from None
+        raise ConfigError(
+            f"{path}: not a readable state of a loop of this version: put the file back as it was, "
+            "or choose another output_dir"
+        ) from None
     ours = settings_of(config, pairs)
     differing = differences(theirs, ours)
     if differing:

@@ -100,7 +100,7 @@ def _problem(row: Any) -> str | None:
     label = row.get("label")
     if not isinstance(label, str) or label not in LABELS:
         known = " nor ".join(repr(name) for name in reversed(LABELS))
-        return f"({', '.join(images)}) has a 'label' that is neither {known}: {str(label)[:40]!r}"
+        return f"({', '.join(images)}) has a 'label' that is neither {known}: {repr(label)[:40]}"
     return None
 
 

@@ -140,7 +140,7 @@ def _evaluated(config: RunConfig, task: str, share: Share) -> dict[str, Any]:
     share.meet(None)
     results = EVALUATORS[task](blip, samples, config.evaluate)
     bad = [f"{key} ({reason})" for key, reason in samples.bad[:BAD_NAMED]]
-    told = {"checkpoint": config.model.checkpoint, "data": config.data.eval}
+    told = {"checkpoint": config.model.checkpoint, "step": blip.step, "data": config.data.eval}
     return results | {"bad_named": bad, **told, "settings": _settings(config, task)}
 
 

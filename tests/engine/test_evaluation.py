@@ -26,7 +26,7 @@ from tests.tiny import spread, tiny_config
 COUNT = 14
 WAYS = ("text_to_image", "image_to_text")
 KEYS = {"task", "metrics", "chance", "count", "bad_samples", "bad_named", "examples"}
-KEYS |= {"checkpoint", "data", "settings"}
+KEYS |= {"checkpoint", "step", "data", "settings"}
 RECALLS = [f"{way}_r{k}" for way in WAYS for k in (1, 5, 10)]
 
 
@@ -162,7 +162,7 @@ def test_results_of_retrieval(folder: Path, tmp_path: Path) -> None:
     results = results_of(config_of(folder, tmp_path / "out"), "retrieval")
     assert set(results) == KEYS
     assert results["task"] == "retrieval"
-    assert results["checkpoint"] == str(folder / "weights")
+    assert (results["checkpoint"], results["step"]) == (str(folder / "weights"), 0)
     assert set(results["metrics"]) == {*RECALLS, *(f"{name}_without_matching" for name in RECALLS)}
     assert set(results["chance"]) == set(RECALLS)
     assert results["chance"]["text_to_image_r5"] == pytest.approx(5 / COUNT)
