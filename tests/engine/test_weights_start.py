@@ -256,3 +256,9 @@ def test_weights_of_another_preset_are_named() -> None:
         start_from(Blip(preset("tiny")), weights)
     assert preset_like(replace(preset("small"), image_size=384)) == "small"
     assert preset_like(replace(preset("tiny"), vision_layers=3)) is None
+
+
+@pytest.mark.parametrize("nothing", [None, 5, b"weights"])
+def test_what_is_no_name_is_told(nothing: object) -> None:
+    with pytest.raises(CheckpointError, match="name a run folder, a file or a model of a hub"):
+        open_weights(nothing)
