@@ -99,7 +99,10 @@ def open_weights(place: str | Path, *, shapes_only: bool = False, **known: Any) 
         named = "name a run folder, a file or a model of a hub"
         raise CheckpointError(f"weights are {place!r}: {named}")
     place = str(place)
-    path, step = locate(place), None
+    try:
+        path, step = locate(place), None
+    except OSError as error:
+        raise CheckpointError(f"{place[:99]}: {error.strerror}") from None
     try:
         if is_checkpoint(path):
             checkpoint = read(path, only=() if shapes_only else ("model",))

@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from threading import Lock
 from typing import Any, TypeVar
 
 import torch
@@ -105,11 +106,22 @@ def viewed(
 
 def one_ahead(things: Generator[Thing, None, None]) -> Generator[Thing, None, None]:
     """The same things, each made by a thread while the one before it is used."""
-    with closing(things), ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(next, things, None)
-        while (thing := coming.result()) is not None:
-            coming = thread.submit(next, things, None)
-            yield thing
+    at_work = Lock()
+
+    def following() -> Thing | None:
+        with at_work:
+            return next(things, None)
+
+    with ThreadPoolExecutor(1) as thread:
+        try:
+            coming = thread.submit(following)
+            while (thing := coming.result()) is not None:
+                coming = thread.submit(following)
+                yield thing
+        finally:
+            # A signal while the thread was started leaves one that its pool does not wait for.
+            with at_work:
+                things.close()
 
 
 def _read(

@@ -75,12 +75,11 @@ class CapFilt:
             return self._run()
         except OSError as error:
             # A disk that fails, a folder that somebody removed.
-            full = error.errno in FULL
-            problem = "the disk is full" if full else f"{error.filename or ''}: {error.strerror}"
-            raise ConfigError(
-                f"output_dir {self.folder.root}: {problem.removeprefix(': ')}; what is finished is "
-                "saved: start again"
-            ) from None
+            full, name = error.errno in FULL, error.filename2 or error.filename or ""
+            problem = "the disk is full" if full else f"{name}: {error.strerror}"
+            saved = "what is finished is saved: " if self.folder.root.is_dir() else ""
+            words = f"{problem.removeprefix(': ')}; {saved}start again"
+            raise ConfigError(f"output_dir {self.folder.root}: {words}") from None
         finally:
             self.finishing.close()
             self.leases.close()
@@ -99,9 +98,9 @@ class CapFilt:
                 self._next(left, progress)
         except Interrupted:
             self.finishing.wait()
-            if progress:
-                done = len(names) - len(self._left(names))
-                progress.say(f"stopped: {done} of {len(names)} shards saved; start again to go on")
+            progress = progress or Progress(self.ledger, names, self.here.is_main)
+            done = len(names) - len(self._left(names))
+            progress.say(f"stopped: {done} of {len(names)} shards saved; start again to go on")
             return STOPPED
         except ConfigError as error:
             if not self.here.is_main:

@@ -1,6 +1,7 @@
 """Batches made one ahead of their use."""
 
 import threading
+import time
 from collections.abc import Generator
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from engine.capfilt.pictures import batches, one_ahead, viewed
 from engine.data.shards import Shards
 from engine.data.whole_views import whole_views
+from engine.training.signals import Interrupted
 from tests.capfilt_runs import make_world
 
 CPU = torch.device("cpu")
@@ -49,6 +51,29 @@ def test_an_error_comes_where_it_happened_and_everything_is_closed() -> None:
     assert next(left) == 0
     left.close()
     assert closed == [2, 9]
+
+
+def test_a_signal_while_the_thread_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pool does not know of it then, and it is at work."""
+    begun, ended, start = threading.Event(), [], threading.Thread.start
+
+    def things() -> Generator[int, None, None]:
+        try:
+            begun.set()
+            time.sleep(0.3)
+            yield 0
+        finally:
+            ended.append(0)
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        assert begun.wait(10)
+        raise Interrupted
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(Interrupted):
+        next(one_ahead(things()))
+    assert ended == [0]
 
 
 def test_views_are_those_of_the_batches(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -262,3 +262,5 @@ def test_weights_of_another_preset_are_named() -> None:
 def test_what_is_no_name_is_told(nothing: object) -> None:
     with pytest.raises(CheckpointError, match="name a run folder, a file or a model of a hub"):
         open_weights(nothing)
+    with pytest.raises(CheckpointError, match="x: File name too long"):
+        open_weights("x" * 300)
