@@ -8,8 +8,8 @@ Pictures are decoded whole and at their size, so it has no use for `data.fast_vi
 
 import importlib.util
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 
@@ -18,6 +18,7 @@ from engine.data.jpeg_header import colour_sides
 from engine.data.planned_view import PlannedViews
 from engine.data.view_maker import refuse_another, trial
 from kernels import resize
+from kernels.transfer import beside
 
 # Pixels that are decoded at once, three bytes each; a batch of larger pictures is several parts.
 AT_ONCE = 1 << 26
@@ -55,35 +56,30 @@ class TorchvisionViews:
         return importlib.util.find_spec("torchvision") is not None
 
     def __init__(self, device: torch.device, size: int) -> None:
-        self.device, self.size, self._stream = device, size, None
+        self.device, self.size = device, size
         if device.type == "cuda":
             # torchvision makes its decoder anew for a device that is named otherwise.
             number = torch.cuda.current_device() if device.index is None else device.index
             self.device = torch.device("cuda", number)
-            self._stream = torch.cuda.Stream(self.device)
-        self._under_way: deque[tuple[PlannedViews, torch.Tensor, torch.cuda.Event | None]] = deque()
+        self._under_way: deque[tuple[PlannedViews, Callable[[], torch.Tensor]]] = deque()
         planned, expected = trial(size)
         self.start(planned)
         refuse_another(self.take(planned), expected)
 
     def start(self, planned: PlannedViews) -> None:
         """As `ViewMaker.start`."""
-        with self._apart():
-            contents, boxes = planned.contents(), planned.boxes.tolist()
-            sides = [colour_sides(memoryview(content)) for content in contents]
-            views = []
-            for part in parts([width * height for width, height in sides], AT_ONCE):
-                encoded = [torch.from_numpy(content) for content in contents[part]]
-                views.append(resized(self._decoded(encoded), boxes[part], self.size))
-            mirror = planned.mirror.to(self.device).bool()[:, None, None, None]
-            made = torch.cat(views)
-            made = torch.where(mirror, made.flip(3), made)
-            ready = None if self._stream is None else self._stream.record_event()
-        self._under_way.append((planned, made, ready))
+        self._under_way.append((planned, beside(partial(self._made, planned), self.device)))
 
-    def _apart(self) -> AbstractContextManager:
-        """On a stream of its own, beside the steps'."""
-        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+    def _made(self, planned: PlannedViews) -> torch.Tensor:
+        contents, boxes = planned.contents(), planned.boxes.tolist()
+        sides = [colour_sides(memoryview(content)) for content in contents]
+        views = []
+        for part in parts([width * height for width, height in sides], AT_ONCE):
+            encoded = [torch.from_numpy(content) for content in contents[part]]
+            views.append(resized(self._decoded(encoded), boxes[part], self.size))
+        mirror = planned.mirror.to(self.device).bool()[:, None, None, None]
+        made = torch.cat(views)
+        return torch.where(mirror, made.flip(3), made)
 
     def _decoded(self, encoded: list[torch.Tensor]) -> list[torch.Tensor]:
         """[3, H, W] uint8 of each.
@@ -92,21 +88,16 @@ class TorchvisionViews:
         memory that it writes to (its pull request 9606). That memory is this stream's own, and
         nothing is to be done on it once it was waited for.
         """
-        if self._stream is not None:
-            self._stream.synchronize()
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
         return self.decode(encoded, self.device)
 
     def take(self, planned: PlannedViews) -> torch.Tensor:
         """As `ViewMaker.take`."""
         if not self._under_way or self._under_way[0][0] is not planned:
             raise RuntimeError("not the oldest batch under way")
-        _, views, ready = self._under_way.popleft()
-        if ready is not None:
-            steps = torch.cuda.current_stream(self.device)
-            steps.wait_event(ready)
-            # It was allocated for another stream and is used by the steps'.
-            views.record_stream(steps)
-        return views
+        _, taken = self._under_way.popleft()
+        return taken()
 
 
 def parts(pixels: Sequence[int], most: int) -> Iterator[slice]:
