@@ -3,52 +3,57 @@
 With v = sum_j p_j k_j, v_m the same under the momentum softmax, k+ the mean positive key and
 t = alpha v_m + (1 - alpha) k+, a row's loss is LSE - q t / tau, its gradient g = (v - t) / tau,
 and the temperature's is -q g / tau. So one pass over the keys yields everything, and no
-B x (B + Q) matrix outlives a chunk.
+B x (B + Q) matrix outlives a chunk. Online and momentum queries are rows of one product.
 """
 
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 CHUNK = 4096
+# MKL multiplies many keys by 16 columns in less time than by 8, and by 32 than by 24.
+COLUMNS = 16
 
 
 @dataclass
 class RunningSoftmax:
-    """Softmax-weighted sum of keys for rows that see the keys in pieces."""
+    """Softmax-weighted sum of keys for R rows that see the keys in pieces."""
 
-    maximum: torch.Tensor
-    total: torch.Tensor
-    weighted: torch.Tensor
+    maximum_R: torch.Tensor
+    total_R: torch.Tensor
+    weighted_ER: torch.Tensor
 
     @classmethod
     def start(cls, rows: torch.Tensor) -> "RunningSoftmax":
-        """Nothing seen yet, for rows [B, E]."""
-        return cls(
-            rows.new_full((len(rows), 1), float("-inf")),
-            rows.new_zeros(len(rows), 1),
-            torch.zeros_like(rows),
-        )
+        """Nothing seen yet, for rows [R, E]."""
+        nothing = rows.new_zeros(len(rows))
+        return cls(torch.full_like(nothing, float("-inf")), nothing, torch.zeros_like(rows.T))
 
-    def add(self, scores: torch.Tensor, keys: torch.Tensor) -> None:
-        """Take scores [B, N] of keys [N, E] in; -inf hides a key."""
-        maximum = torch.maximum(self.maximum, scores.amax(1, keepdim=True))
+    def add(self, scores_NR: torch.Tensor, keys_NE: torch.Tensor) -> None:
+        """Take scores of keys in, and overwrite them; -inf hides a key."""
+        maximum = torch.maximum(self.maximum_R, _largest(scores_NR))
         finite = maximum.clamp(min=torch.finfo(maximum.dtype).min)
-        weights = (scores - finite).exp()
-        shrink = (self.maximum - finite).exp()
-        self.total = self.total * shrink + weights.sum(1, keepdim=True)
-        self.weighted = self.weighted * shrink + weights @ keys
-        self.maximum = maximum
+        weights = scores_NR.sub_(finite).exp_()
+        shrink = (self.maximum_R - finite).exp()
+        self.total_R = self.total_R * shrink + weights.sum(0)
+        self.weighted_ER = self.weighted_ER * shrink + keys_NE.T @ weights
+        self.maximum_R = maximum
 
     @property
-    def mean(self) -> torch.Tensor:
-        """sum_j p_j k_j, [B, E]."""
-        return self.weighted / self.total
+    def mean_RE(self) -> torch.Tensor:
+        """sum_j p_j k_j."""
+        return (self.weighted_ER / self.total_R).T
 
     @property
-    def log_sum_exp(self) -> torch.Tensor:
-        """[B]."""
-        return (self.maximum + self.total.log()).squeeze(1)
+    def log_sum_exp_R(self) -> torch.Tensor:
+        """Of the scores."""
+        return self.maximum_R + self.total_R.log()
+
+
+def _largest(scores_NR: torch.Tensor) -> torch.Tensor:
+    """In each column; PyTorch's `amax` of 16 columns takes five times as long as its `max`."""
+    return scores_NR.max(0).values if scores_NR.shape[1] == COLUMNS else scores_NR.amax(0)
 
 
 def loss_and_gradients(
@@ -64,33 +69,35 @@ def loss_and_gradients(
     group_size: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Mean loss, and its gradients by the queries [B, E] and the temperature."""
-    query, momentum_query = query_BE.float(), momentum_query_BE.float()
-    online, soft = RunningSoftmax.start(query), RunningSoftmax.start(query)
-    positive_sum, positives = torch.zeros_like(query), query.new_zeros(len(query), 1)
-    rows = torch.arange(len(query), device=query.device)
+    query, count = query_BE.float(), len(query_BE)
+    rows_RE = torch.cat((query, momentum_query_BE.float()))
+    rows_RE = F.pad(rows_RE / temperature, (0, 0, 0, -len(rows_RE) % COLUMNS))
+    softmax = RunningSoftmax.start(rows_RE)
+    positive_sum_EB, positives_B = torch.zeros_like(query.T), query.new_zeros(count)
+    places = torch.arange(len(rows_RE), device=query.device)
+    # Momentum queries see what their online ones see; rows that fill up see something too.
+    groups_R = (places % count) // group_size
     segments = ((keys_BE, key_ids, True), (queue_QE, queue_ids, False))
     for keys_of_segment, ids_of_segment, in_batch in segments:
         for start in range(0, len(keys_of_segment), CHUNK):
             keys = keys_of_segment[start : start + CHUNK].float()
-            scores = query @ keys.T / temperature
-            soft_scores = momentum_query @ keys.T / temperature
-            columns = torch.arange(start, start + len(keys), device=query.device)
+            scores = keys @ rows_RE.T
+            here = torch.arange(start, start + len(keys), device=query.device)[:, None]
             match = None
             if query_ids is not None:
-                match = query_ids[:, None] == ids_of_segment[None, start : start + CHUNK]
+                match = ids_of_segment[start : start + CHUNK, None] == query_ids
             elif in_batch:
-                match = rows[:, None] == columns[None]
-            if in_batch and group_size < len(query):
-                other_group = rows[:, None] // group_size != columns[None] // group_size
-                scores = scores.masked_fill(other_group, float("-inf"))
-                soft_scores = soft_scores.masked_fill(other_group, float("-inf"))
-                match = match & ~other_group
-            online.add(scores, keys)
-            soft.add(soft_scores, keys)
+                match = here == places[:count]
+            if in_batch and group_size < count:
+                other_group = here // group_size != groups_R
+                scores.masked_fill_(other_group, float("-inf"))
+                match = match & ~other_group[:, :count]
+            softmax.add(scores, keys)
             if match is not None:
-                positive_sum += match.to(keys.dtype) @ keys
-                positives += match.sum(1, keepdim=True)
-    target = alpha * soft.mean + (1 - alpha) * positive_sum / positives
-    gradient = (online.mean - target) / (temperature * len(query))
-    loss = online.log_sum_exp - (query * target).sum(1) / temperature
+                positive_sum_EB += keys.T @ match.to(keys.dtype)
+                positives_B += match.sum(0)
+    online, soft = softmax.mean_RE[:count], softmax.mean_RE[count : 2 * count]
+    target = alpha * soft + (1 - alpha) * (positive_sum_EB / positives_B).T
+    gradient = (online - target) / (temperature * count)
+    loss = softmax.log_sum_exp_R[:count] - (query * target).sum(1) / temperature
     return loss.mean(), gradient, -(query * gradient / temperature).sum()
