@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.interleaved import Interleaved, Side, timed
+from bench.interleaved import LEAST_SECONDS, Interleaved, Side, timed
 from bench.plan import Plan, plan
 from bench.record import Record
 from bench.replayed import replayed
 from bench.sides import Program, ProgramFailed, Remote, apart
 from engine.runtime import keep_memory
 
-Compare = Callable[[str, dict[str, Side]], dict[str, list[float]]]
+Compare = Callable[..., dict[str, list[float]]]
 Start = Callable[..., dict[str, Side]]
 
 
@@ -91,13 +91,16 @@ def start(plan: Plan) -> Iterator[Start]:
 def compare(benchmark: pytest.FixtureRequest, plan: Plan, record: Record) -> Compare:
     """Time sides in turns, the plan's number of rounds; seconds a call by side."""
 
-    def run(name: str, sides: dict[str, Side]) -> dict[str, list[float]]:
+    def run(
+        name: str, sides: dict[str, Side], least_seconds: float = LEAST_SECONDS
+    ) -> dict[str, list[float]]:
         wait = torch.cuda.synchronize if plan.device.type == "cuda" else lambda: None
         timer = Interleaved(
             {
                 side: work.seconds if isinstance(work, Remote) else timed(work, wait)
                 for side, work in sides.items()
-            }
+            },
+            least_seconds,
         )
         timer.warm_up()
         benchmark.pedantic(timer.round, rounds=plan.rounds)

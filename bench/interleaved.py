@@ -60,10 +60,12 @@ class Interleaved:
 
     Attributes:
         readings: of the sides, by name.
+        least_seconds: that a reading takes: several calls where one takes less.
         seconds: by side, one entry a round: of one call.
     """
 
     readings: Mapping[str, Reading]
+    least_seconds: float = LEAST_SECONDS
     seconds: dict[str, list[float]] = field(default_factory=dict)
     _calls: dict[str, int] = field(default_factory=dict)
     _rounds: int = 0
@@ -73,8 +75,8 @@ class Interleaved:
         for name, read in self.readings.items():
             first = read(1)
             # What a first call allocates and looks up once would make the count too small.
-            once = first if first >= LEAST_SECONDS else read(1)
-            calls = LEAST_SECONDS / max(once, LEAST_SECONDS / MOST_CALLS)
+            once = first if first >= self.least_seconds else read(1)
+            calls = self.least_seconds / max(once, self.least_seconds / MOST_CALLS)
             self._calls[name] = max(1, round(calls))
             self.seconds[name] = []
 
