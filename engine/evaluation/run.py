@@ -242,5 +242,9 @@ def write_results(path: Path, results: dict[str, Any] | list[dict[str, Any]]) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     # Two evaluations may end at once.
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        # Nothing of it stays where the disk refuses.
+        temporary.unlink(missing_ok=True)
