@@ -160,17 +160,17 @@ def _require_space(folder: Path, needed: int) -> None:
 
 
 def _disk_problem(folder: Path, step: int, error: Exception) -> str:
-    full = getattr(error, "errno", None) in FULL or any(
-        f"os error {number}" in str(error) for number in FULL
-    )
-    what = "the disk is full" if full else " ".join(str(error).split())
+    said, number = str(error), getattr(error, "errno", None)
+    full = [one for one in FULL if one == number or f"os error {one}" in said]
+    what = "the disk is full" if full else " ".join(said.split())
+    if errno.EFBIG in full:
+        what += ", or its files may grow no larger (ulimit -f)"
     with contextlib.suppress(OSError):
         what += f" ({shutil.disk_usage(folder).free / 1e6:.1f} MB free)"
-    advice = "make room and start again, " if full else ""
-    return (
-        f"checkpoint of step {step} could not be written to {folder}: {what}; "
-        f"{advice}the last checkpoint is intact"
-    )
+    advice = "; make room and start again" if full else ""
+    if steps(folder):
+        advice += "; the last checkpoint is intact"
+    return f"checkpoint of step {step} could not be written to {folder}: {what}{advice}"
 
 
 def read(path: Path, *, only: tuple[str, ...] | None = None) -> Checkpoint:

@@ -103,7 +103,7 @@ def main() -> int:
 def _task(words: Sequence[str]) -> str:
     """The task that flags or a recipe name, before anything is parsed."""
     task = ""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words, ""][1:], strict=True):
         flag, _, value = word.partition("=")
         value = value or following
         if flag == "--task":

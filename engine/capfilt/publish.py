@@ -6,10 +6,16 @@ there and here, so that whoever sees it sees a finished shard. A process that is
 leaves files that the next one writes again, with the same bytes.
 """
 
+import json
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+from engine.capfilt.folder import IDENTITY
 from engine.config import ConfigError
+from engine.data.purge import PURGED
+from engine.differences import differences, flat
 from engine.remote.config import RemoteSection
 from engine.remote.store import ABSENT, Store
 
@@ -31,6 +37,49 @@ class Publisher:
         self.store = Store(url, section)
         if self.store.read_only:
             raise ConfigError(f"publish_to {url}: web servers are only read from")
+
+    def is_taken_by(self, identity: dict[str, Any]) -> bool:
+        """Whether this run's files go there already; False where nothing does.
+
+        Args:
+            identity: of the run.
+
+        Raises:
+            ConfigError: another run's do, or pictures were taken out there, which would come back.
+            TransferError: it could not be looked.
+        """
+        if self.size(self.root / PURGED) is not None:
+            raise ConfigError(
+                f"publish_to {self.url}: pictures were purged there and would come back: choose "
+                f"another place, or delete {PURGED} there if they may"
+            )
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                self.store.fetch(self.at(self.root / IDENTITY), Path(folder, IDENTITY))
+            except ABSENT:
+                return False
+            try:
+                theirs = flat(json.loads(Path(folder, IDENTITY).read_bytes()))
+            except (ValueError, AttributeError):
+                raise ConfigError(
+                    f"publish_to {self.url}: its {IDENTITY} does not say what run this is: choose "
+                    "another place"
+                ) from None
+        if differing := differences(theirs, flat(identity)):
+            raise ConfigError(
+                f"publish_to {self.url}: holds what was made with other settings or weights "
+                f"({', '.join(differing)}): choose another place"
+            )
+        return True
+
+    def take(self) -> None:
+        """Say there whose files they are, before the first comes.
+
+        Raises:
+            TransferError: it could not be written.
+        """
+        path = self.root / IDENTITY
+        self.send([(path, path)])
 
     def send(self, files: Iterable[tuple[Path, Path]]) -> None:
         """Copy files, in order.

@@ -56,10 +56,10 @@ class CapFilt:
         self.publisher: Publisher | None = None
         if config.publish_to:
             self.publisher = Publisher(self.folder.root, config.publish_to, config.remote)
-        candidates, what = self._candidates()
-        identity.refuse_other(config, what)
-        identity.settle(self.folder, config, what)
-        self.ledger = Ledger(self.folder, identity.hash_identity(what))
+        candidates, self.identity = self._candidates()
+        identity.refuse_other(config, self.identity)
+        identity.settle(self.folder, config, self.identity)
+        self.ledger = Ledger(self.folder, identity.hash_identity(self.identity))
         self.job = ShardJob(self.folder, self.ledger, candidates, config.rule, self.publisher)
         self.leases = Leases(self.folder.leases, config.lease_seconds)
         self.times = Times(self.folder.root)
@@ -89,6 +89,8 @@ class CapFilt:
         progress: Progress | None = None
         try:
             with self.stop.interrupting():
+                if self.publisher and not self.publisher.is_taken_by(self.identity):
+                    self.publisher.take()
                 self._look_over()
             progress = Progress(self.ledger, names, self.here.is_main)
             first = len(names) * self.here.rank // max(self.here.world_size, 1) % len(names)

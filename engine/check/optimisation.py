@@ -114,11 +114,12 @@ def lengths(setup: Setup) -> Iterator[Finding]:
     last = schedule.learning_rate(train, steps - 1, samples)
     falls = train.warmup_steps < steps and train.min_learning_rate < train.learning_rate
     if falls and last > ANNEALED * train.learning_rate:
+        cure = "" if train.schedule == "cosine" else "set train.schedule to cosine, or "
         yield warning(
             "never_anneals",
             f"train.schedule {train.schedule} ends at {last:.2g} of the peak's "
-            f"{train.learning_rate:.2g}: the weights are never averaged by small steps; set "
-            "train.schedule to cosine, or train longer",
+            f"{train.learning_rate:.2g}: the weights are never averaged by small steps; "
+            f"{cure}train longer",
         )
     epochs = schedule.epochs(train, samples)
     ramp = setup.config.model.alpha_ramp_epochs

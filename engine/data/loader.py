@@ -1,7 +1,5 @@
 """From slots to batches: the same global batches for any number of ranks and workers."""
 
-import signal
-import sys
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
@@ -29,10 +27,10 @@ from engine.data.open_source import open_source
 from engine.data.planned_view import PlannedView, PlannedViews, plan
 from engine.data.source import RawSample, Source
 from engine.data.tokenizer import Tokenizer
+from engine.data.workers import start_worker
 
 SUBSTITUTES, READ_AT_ONCE = 100, 8
 CROP, SUBSTITUTE, TEXT = 1, 2, 3
-LEFT = (EOFError, ConnectionError)
 
 
 @dataclass(frozen=True)
@@ -251,7 +249,7 @@ def build_loader(
         collate_fn=collate,
         pin_memory=pinned,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_start_worker if workers else None,
+        worker_init_fn=start_worker if workers else None,
     )
     if there.on_device is None:
         return loader
@@ -264,25 +262,3 @@ def build_loader(
 def on_gpu(config: RunConfig) -> bool:
     """Whether the run computes on a GPU."""
     return torch.cuda.is_available() and config.device != "cpu"
-
-
-def from_worker(error: Exception) -> str:
-    """What an error says, without the traceback that a loader process wraps around it."""
-    text = str(error).strip()
-    if "Original Traceback" not in text:
-        return text
-    return text.splitlines()[-1].partition(": ")[2]
-
-
-def _start_worker(_: int) -> None:
-    """One thread, and the main process decides when a stopped run ends.
-
-    Ctrl-C and the DeepSpeed launcher signal workers too, and a worker that dies takes the run down
-    before it has saved. A second signal does end a worker.
-    """
-    torch.set_num_threads(1)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _: signal.signal(number, signal.SIG_DFL))
-    # A stop may come while a batch is handed over: nothing is wrong with who is hung up on.
-    told = sys.excepthook
-    sys.excepthook = lambda kind, *more: None if issubclass(kind, LEFT) else told(kind, *more)

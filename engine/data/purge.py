@@ -10,6 +10,8 @@ from engine.data.index import build_index, index_path, read_index, store_index
 from engine.data.tar_members import BLOCK, ShardError, key_of, members
 from engine.manifest import sync
 
+# In the folder of a set: uids of what was taken out, which must not come back.
+PURGED = "purged.jsonl"
 END = bytes(2 * BLOCK)
 # As tarfile fills up the end.
 RECORD = 20 * BLOCK

@@ -21,7 +21,7 @@ from engine.remote.web import AddressError, Web
 log = logging.getLogger(__name__)
 WEB = ("http", "https")
 # Nothing that executes, and no chains of protocols (`simplecache::`).
-STORES = ("s3", "gs", "gcs", "az", "abfs", "file", "memory")
+STORES = ("s3", "gs", "gcs", "az", "abfs", "file")
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 LONGEST_WAIT = 60.0
 # The disk that is read to has no room: nothing of the store.
@@ -71,7 +71,7 @@ class Store:
         self.section = section
         scheme, chain = urlsplit(url).scheme, "::" in url
         if chain or scheme not in (*WEB, *STORES):
-            known = ", ".join(f"{name}://" for name in (*STORES[:-1], *WEB))
+            known = ", ".join(f"{name}://" for name in (*STORES, *WEB))
             raise ConfigError(f"{url}: not a place that is read or written; known are {known}")
         if "@" in urlsplit(url).netloc and scheme in WEB:
             # It would stand in logs and in the saved settings.

@@ -16,11 +16,12 @@ from engine.data.bad_samples import BadSampleLedger
 from engine.data.batch import Batch
 from engine.data.counter import key_of
 from engine.data.decoders import in_effect
-from engine.data.loader import build_loader, from_worker
+from engine.data.loader import build_loader
 from engine.data.micro_batches import micro_batch_size
 from engine.data.mixture import open_mixture
 from engine.data.source import Source
 from engine.data.tokenizer import Tokenizer, mean_tokens, open_tokenizer, refuse_long_texts
+from engine.data.workers import ended_with, from_worker
 from engine.runtime import Runtime
 from engine.training import run_folder, schedule, state
 from engine.training.culprits import culprits
@@ -79,7 +80,8 @@ class Trainer:
                 return 0
             self._prepare(resumed)
             try:
-                code = self._loop()
+                with ended_with(self.batches()) as batches:
+                    code = self._loop(batches)
             except OSError as error:
                 if error.errno not in checkpoint.FULL:
                     raise
@@ -151,8 +153,8 @@ class Trainer:
             )
         )
 
-    def _loop(self) -> int:
-        batches, going = self.batches(), None
+    def _loop(self, batches: Iterator[Batch]) -> int:
+        going = None
         while self.step < self.last_step:
             number = self.step + (going is not None)
             if going and (number == self.last_step or self.stop or self._says(number)):
@@ -267,8 +269,7 @@ class Trainer:
             return online["temp"].item()
 
     def _in_effect(self) -> RunConfig:
-        single = self.objective.slots.single
-        return in_effect(self.config, self.runtime.device.type, single=single)
+        return in_effect(self.config, self.runtime.device.type, single=self.objective.slots.single)
 
     def _save(self) -> None:
         self.stepper.check_copies()

@@ -1,9 +1,11 @@
 """Captioning and filtering by URL: the same bytes, and a network that fails is no damaged shard."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from engine.capfilt.folder import IDENTITY
 from engine.remote.config import RemoteSection
 from engine.remote.store import Store
 from tests.capfilt_runs import EACH, SHARDS, clean, from_table, make_world, outcome
@@ -62,8 +64,8 @@ def test_by_url_the_bytes_are_the_same_whatever_fails_on_the_way(
         before = len(store.tries)
         again = by_url(world, tmp_path / "run")
         assert "complete, nothing to do" in again.err
-        # Settings, identity and summary.
-        assert len(store.tries) == before + 3
+        # Whose the place is; then settings, identity and summary.
+        assert len(store.tries) == before + 4
         del store.store["/pairs/out/shards/pairs_00001.tar"]
         assert by_url(world, tmp_path / "run").code == 0
         assert published().keys() == out.keys()
@@ -91,29 +93,74 @@ def test_from_a_web_server_without_indexes(world: Path, tmp_path: Path) -> None:
     assert outcome(tmp_path / "run") == outcome(world / "local")
 
 
-def test_a_network_that_fails_is_no_damaged_shard(world: Path, tmp_path: Path) -> None:
+def refused(transfer: Callable[..., None], part: str) -> Callable[..., None]:
+    """A store's transfer that fails for places with this in their names."""
+
+    def transferred(self: Bucket, *places: str, **more: object) -> None:
+        if any(part in place for place in places):
+            raise OSError("no")
+        transfer(self, *places, **more)
+
+    return transferred
+
+
+@pytest.mark.parametrize(
+    ("way", "part", "said"),
+    [
+        ("get_file", "pairs/in/", "s3://pairs/in/pairs_00000.tar: could not be read in 3 tries"),
+        # Nothing is finished that is not there.
+        ("put_file", "/shards/", "s3://pairs/out/shards/pairs_00000.tar: could not be written in"),
+        ("put_file", "/run.json", "s3://pairs/out/run.json: could not be written in 3 tries"),
+    ],
+)
+def test_a_network_that_fails_is_no_damaged_shard(
+    world: Path, tmp_path: Path, way: str, part: str, said: str
+) -> None:
     with bucket() as store:
         fill(world)
-        store.failures = -1
-        ended = by_url(world, tmp_path / "run")
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(store, way, refused(getattr(store, way), part))
+            ended = by_url(world, tmp_path / "run")
         assert ended.code == 2
         last = ended.err.splitlines()[-1]
-        assert last.startswith("error: s3://pairs/in/pairs_00000.tar: could not be read in 3 tries")
+        assert last.startswith(f"error: {said}")
         assert last.endswith("what is finished is saved: start again to go on")
-        for part in ("quarantine", "ledger", ".work/leases"):
-            assert not list((tmp_path / "run" / part).iterdir())
-        # Back again, but not for what is written: nothing is finished that is not there.
-        store.failures = 0
-        put, store.put_file = store.put_file, lambda *_, **__: (_ for _ in ()).throw(OSError("no"))
-        try:
-            ended = by_url(world, tmp_path / "run")
-        finally:
-            store.put_file = put
-        assert ended.code == 2
-        assert "s3://pairs/out/shards/pairs_00000.tar: could not be written in 3" in ended.err
-        assert not list((tmp_path / "run" / "ledger").iterdir())
+        for left in ("quarantine", "ledger", ".work/leases"):
+            assert not list((tmp_path / "run" / left).iterdir())
+        # Back again.
         assert by_url(world, tmp_path / "run").code == 0
         assert published()["shards/pairs_00002.tar"]
+
+
+def test_a_place_of_another_run_and_one_with_purged_pictures_are_left_alone(
+    world: Path, tmp_path: Path
+) -> None:
+    place, sets = tmp_path / "place", "--rule.itm_threshold"
+    goes_there = ("--publish_to", place.as_uri())
+
+    def made(output: str, threshold: str) -> object:
+        return from_table(world, world / "local", tmp_path / output, *goes_there, sets, threshold)
+
+    assert made("first", "0.3").code == 0
+    # The settings name the folder that the run was made in.
+    files = [f for f in place.rglob("*") if f.is_file() and f.name not in ("config.yaml", IDENTITY)]
+    before = {path: path.read_bytes() for path in files}
+    assert len(before) > SHARDS
+    other = made("second", "0.4")
+    assert other.code == 2
+    assert "holds what was made with other settings" in other.err
+    assert "itm_threshold 0.3 -> 0.4" in other.err
+    # The same run from somewhere else changes no byte.
+    assert made("third", "0.3").code == 0
+    assert {path: path.read_bytes() for path in before} == before
+    (place / "purged.jsonl").write_text('{"uid": "1"}\n')
+    again = made("first", "0.3")
+    assert again.code == 2
+    assert "pictures were purged there and would come back" in again.err
+    (place / "purged.jsonl").unlink()
+    (place / IDENTITY).write_text("[")
+    assert "does not say what run this is" in made("fourth", "0.3").err
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_a_missing_shard_and_a_damaged_one(world: Path, tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from launch import check
 from tests.check_runs import make_good, run
+from tests.commands import call
 
 
 @pytest.fixture
@@ -46,3 +48,9 @@ def test_a_file_that_cannot_be_read_is_one_finding(place: Path) -> None:
     (place / "run.yaml").write_text("a: [")
     code, said = run(place)
     assert (code, [one["name"] for one in said["findings"]]) == (2, ["config"])
+
+
+def test_no_words_at_all_name_no_data() -> None:
+    ended = call(check.main)
+    assert ended.code == 2
+    assert "no data given" in ended.out

@@ -96,6 +96,9 @@ def test_purging_by_command(folder: Path) -> None:
     done = call(collect.main, "purge", "--uids", "uids.txt", "--data", "data")
     assert (done.code, done.err) == (0, "")
     assert done.out == "pictures taken out: 1; uids: 1, shards: 1\n"
+    (folder / "uids.txt").write_text("a typo\n")
+    done = call(collect.main, "purge", "--uids", "uids.txt", "--data", "data")
+    assert done.out.endswith("out: 0; uids: 1, shards: 1; in none of the shards: a typo\n")
 
 
 def test_a_full_disk_is_one_line_and_the_next_launch_goes_on(tmp_path: Path) -> None:

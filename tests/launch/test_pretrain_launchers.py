@@ -89,3 +89,17 @@ def test_machines_of_a_hostfile_train_as_one_process(tmp_path: Path) -> None:
     assert set(ours) == set(theirs) == {1, 2, 3, 4}
     for step, values in theirs.items():
         assert ours[step] == pytest.approx(values, rel=1e-4), step
+
+
+def test_an_error_ends_a_run_whose_pairs_other_processes_load(tmp_path: Path) -> None:
+    """Python waits for these processes at its end."""
+    config = write_config(tmp_path, "run", write_shards(tmp_path / "data", 48))
+    words = [sys.executable, "launch/pretrain.py", "--config", config, "--data.workers", "1"]
+    # No checkpoint fits into files that small.
+    limited = ["bash", "-c", 'ulimit -f 64; exec "$@"', "bash", *map(str, words)]
+    ended = subprocess.run(limited, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 2, ended.stderr
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith("error: checkpoint of step")
+    assert "its files may grow no larger" in last
+    assert "intact" not in last

@@ -17,11 +17,12 @@ import pyarrow.parquet as pq
 from engine.collect.web.look import BYTES
 from engine.config import ConfigError
 from engine.data.index import build_index, index_path, store_index
+from engine.data.purge import PURGED
 from engine.data.shards import add_members
 from engine.folder_lock import open_lock, try_lock
 from engine.manifest import sync, write_whole
 
-SETTINGS, SUMMARY, PURGED = "settings.json", "summary.json", "purged.jsonl"
+SETTINGS, SUMMARY = "settings.json", "summary.json"
 SCHEMA = pa.schema(
     [
         pa.field("row", pa.int64(), nullable=False),

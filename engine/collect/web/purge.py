@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from engine.capfilt.purge import CleanedSet
-from engine.collect.web.folder import PURGED, SETTINGS, CollectionFolder
+from engine.collect.web.folder import SETTINGS, CollectionFolder
 from engine.config import ConfigError
 from engine.data.index import ShardError
 from engine.data.kept_texts import SHARDS, is_cleaned
 from engine.data.pack import shards_of
-from engine.data.purge import Found, purge_shard
+from engine.data.picture_files import printable
+from engine.data.purge import PURGED, Found, purge_shard
 from engine.manifest import write_whole
 
+# Of the uids that no shard has.
+NAMED = 5
 COLLECTION, CLEANED, LOOSE = "collection", "cleaned", "loose"
 # What a table keeps of a row: its number, its uid and that nothing is there.
 GONE: dict[str, Any] = {"url": None, "key": None, "kept": False, "reason": "purged", "look": None}
@@ -54,13 +57,19 @@ def purge(uids_file: Path, places: Sequence[str], progress: Callable[[str], None
         (one.root / name, partial(one.purge, name, uids)) for one in cleaned for name in one.names
     ]
     done, problems = 0, []
+    met: set[str] = set()
+
+    def note(shard: Path, found: list[tuple[str, str]]) -> None:
+        met.update(uid for _, uid in found)
+        _note_found(shard, found)
+
     with ExitStack() as locks:
         for one in collections:
             locks.enter_context(one.locked())
             _note(one.root, ({"uid": uid} for uid in sorted(uids)))
         for shard, take_out in work:
             try:
-                done += take_out(lambda found, at=shard: _note_found(at, found))
+                done += take_out(partial(note, shard))
             except ShardError as error:
                 problems.append(str(error))
             except OSError as error:
@@ -72,7 +81,11 @@ def purge(uids_file: Path, places: Sequence[str], progress: Callable[[str], None
     if problems:
         some = f"{len(problems)} of {len(work)} shards"
         raise ShardError(f"{some} are left as they were: {'; '.join(problems)}")
-    progress(f"pictures taken out: {done}; uids: {len(uids)}, shards: {len(work)}")
+    line = f"pictures taken out: {done}; uids: {len(uids)}, shards: {len(work)}"
+    if unmet := sorted(uids - met):
+        more = f" and {len(unmet) - NAMED} more" if len(unmet) > NAMED else ""
+        line += f"; in none of the shards: {printable(', '.join(unmet[:NAMED]))}{more}"
+    progress(line)
     return done
 
 
