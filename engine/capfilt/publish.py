@@ -61,10 +61,8 @@ class Publisher:
             try:
                 theirs = flat(json.loads(Path(folder, IDENTITY).read_bytes()))
             except (ValueError, AttributeError):
-                raise ConfigError(
-                    f"publish_to {self.url}: its {IDENTITY} does not say what run this is: choose "
-                    "another place"
-                ) from None
+                # A process of this run is at it, or was killed.
+                return False
         if differing := differences(theirs, flat(identity)):
             raise ConfigError(
                 f"publish_to {self.url}: holds what was made with other settings or weights "

@@ -158,8 +158,10 @@ def test_a_place_of_another_run_and_one_with_purged_pictures_are_left_alone(
     assert again.code == 2
     assert "pictures were purged there and would come back" in again.err
     (place / "purged.jsonl").unlink()
-    (place / IDENTITY).write_text("[")
-    assert "does not say what run this is" in made("fourth", "0.3").err
+    # Of a process that was killed in its first moment.
+    (place / IDENTITY).write_text("{")
+    assert made("first", "0.3").code == 0
+    assert made("second", "0.4").code == 2
     assert {path: path.read_bytes() for path in before} == before
 
 
