@@ -211,6 +211,8 @@ def test_places_that_are_refused(world: Path, tmp_path: Path) -> None:
     for more, said in [
         (("--output_dir", "s3://pairs/out"), "set publish_to to the URL"),
         (("--publish_to", "https://example.org/out"), "web servers are only read from"),
+        # Gone with the process.
+        (("--publish_to", "memory://out"), "not a place that is read or written"),
         (("--data.train", "pipe:cat x://y.tar"), "not a place that is read or written"),
         (("--data.train", "https://example.org/*.tar"), "web servers list no files"),
     ]:

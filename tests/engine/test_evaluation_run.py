@@ -12,7 +12,7 @@ import torch
 from blip_model import Blip
 from engine import checkpoint
 from engine.config import ConfigError, DataSection, EvaluateSection, ModelSection, RunConfig
-from engine.evaluation.run import evaluate, refuse_other_results
+from engine.evaluation.run import evaluate, refuse_other_results, write_results
 from tests.commands import contents
 from tests.shards import write_shards
 from tests.tiny import spread, tiny_config
@@ -88,3 +88,10 @@ def test_the_order_of_the_data_is_free_and_nonsense_is_none(tmp_path: Path) -> N
         folder = left_behind(tmp_path, **noted | {"data": data})
         with pytest.raises(ConfigError, match="was not written by an evaluation"):
             refuse_other_results(folder, "caption", WEIGHTS, "a", {})
+
+
+def test_results_that_cannot_be_put_in_their_place_leave_nothing(tmp_path: Path) -> None:
+    (tmp_path / "cases.json").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_results(tmp_path / "cases.json", {"count": 1})
+    assert [path.name for path in tmp_path.iterdir()] == ["cases.json"]
