@@ -15,6 +15,8 @@ import psutil
 
 STOPPED = 75
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# Wakes a wait, and is ignored by all else.
+WAKING = signal.SIGURG
 # Seconds: what comes so soon after the first belongs to it.
 SAME_REQUEST = 1.0
 # Set by DeepSpeed's launcher and by torchrun.
@@ -34,6 +36,7 @@ class StopRequest:
         self._interrupts = False
         for number in SIGNALS:
             signal.signal(number, self._receive)
+        signal.signal(WAKING, lambda number, _: None)
         # Python runs no handler while the main thread waits for other ranks inside a collective:
         # the second signal is seen by a thread of its own.
         reader, writer = os.pipe()
@@ -41,7 +44,7 @@ class StopRequest:
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         # A loader's worker would write its own signals into the same pipe.
         os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
-        threading.Thread(target=_end_on_the_second, args=(reader,), daemon=True).start()
+        threading.Thread(target=self._watch, args=(reader,), daemon=True).start()
         if "LOCAL_SIZE" in os.environ:
             threading.Thread(target=_stop_when_orphaned, daemon=True).start()
 
@@ -69,23 +72,33 @@ class StopRequest:
             self._interrupts = False
             raise Interrupted
 
+    def _watch(self, reader: int) -> None:
+        # A Ctrl-C reaches a rank from the terminal; SIGTERM follows, from the launcher and from
+        # whoever notices that its command is gone. However late on a busy machine, that is the
+        # same request.
+        launched = any(name in os.environ for name in LAUNCHED)
+        counted = (signal.SIGINT,) if launched else SIGNALS
+        first = None
+        # Until the other end is closed, by whoever goes on without this request.
+        while told := os.read(reader, 1):
+            (number,) = told
+            if number in SIGNALS:
+                threading.Thread(target=self._wake, daemon=True).start()
+            if number not in counted:
+                continue
+            first = first or time.monotonic()
+            if time.monotonic() - first > SAME_REQUEST:
+                # Not 75: whether something was saved is not known.
+                os._exit(128 + number)
+        os.close(reader)
 
-def _end_on_the_second(reader: int) -> None:
-    # A Ctrl-C reaches a rank from the terminal; SIGTERM follows, from the launcher and from whoever
-    # notices that its command is gone. However late on a busy machine, that is the same request.
-    launched = any(name in os.environ for name in LAUNCHED)
-    counted = (signal.SIGINT,) if launched else SIGNALS
-    first = None
-    # Until the other end is closed, by whoever goes on without this request.
-    while told := os.read(reader, 1):
-        (number,) = told
-        if number not in counted:
-            continue
-        first = first or time.monotonic()
-        if time.monotonic() - first > SAME_REQUEST:
-            # Not 75: whether something was saved is not known.
-            os._exit(128 + number)
-    os.close(reader)
+    def _wake(self) -> None:
+        # A signal that comes just before the main thread falls asleep, or to another thread, is
+        # only noted: the handler would run after the sleep.
+        main = threading.main_thread()
+        while self._interrupts and main.is_alive():
+            signal.pthread_kill(main.ident, WAKING)
+            time.sleep(POLL)
 
 
 def _stop_when_orphaned() -> None:
