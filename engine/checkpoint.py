@@ -29,7 +29,11 @@ __all__ = ["MANIFEST", "STATE", "CheckpointError", "sync", "verify"]
 log = logging.getLogger(__name__)
 # A replaced checkpoint stays readable under its second name until the new one is in place.
 NAME = re.compile(r"step_(\d{8,})(\.replaced)?")
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk is full for this user (quota)",
+    errno.EFBIG: "the disk is full, or its files may grow no larger (ulimit -f)",
+}
 
 
 @dataclass(frozen=True)
@@ -161,10 +165,8 @@ def _require_space(folder: Path, needed: int) -> None:
 
 def _disk_problem(folder: Path, step: int, error: Exception) -> str:
     said, number = str(error), getattr(error, "errno", None)
-    full = [one for one in FULL if one == number or f"os error {one}" in said]
-    what = "the disk is full" if full else " ".join(said.split())
-    if errno.EFBIG in full:
-        what += ", or its files may grow no larger (ulimit -f)"
+    full = [words for one, words in FULL.items() if one == number or f"os error {one}" in said]
+    what = full[0] if full else " ".join(said.split())
     with contextlib.suppress(OSError):
         what += f" ({shutil.disk_usage(folder).free / 1e6:.1f} MB free)"
     advice = "; make room and start again" if full else ""

@@ -73,6 +73,7 @@ RUN = [
 ]
 
 PRETRAIN = [
+    ("--data.train s3://pairs/0.tar", "s3://pairs/0.tar: a URL; only files of this machine"),
     ("--data.train missing", "missing: no such file or folder"),
     ("--data.train missing/*.tar", "missing/*.tar: no file matches"),
     ("--data.train data/pairs_{00000..00009}.tar", "data/pairs_00002.tar: no such file"),

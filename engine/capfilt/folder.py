@@ -1,6 +1,7 @@
 """The output folder: where everything lies, and files that are whole or not there at all."""
 
 import contextlib
+import errno
 import os
 import shutil
 import uuid
@@ -71,7 +72,7 @@ class OutputFolder:
             yield folder
         except OSError as error:
             if error.errno in FULL:
-                raise ConfigError(self._full(name)) from None
+                raise ConfigError(self._full(name, FULL[error.errno])) from None
             raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -88,12 +89,13 @@ class OutputFolder:
         """
         free = shutil.disk_usage(self.root).free
         if free < needed:
-            raise ConfigError(f"{self._full(name)} (it needs about {needed / 1e6:.1f} MB)")
+            problem = self._full(name, FULL[errno.ENOSPC])
+            raise ConfigError(f"{problem} (it needs about {needed / 1e6:.1f} MB)")
 
-    def _full(self, name: str) -> str:
+    def _full(self, name: str, what: str) -> str:
         free = shutil.disk_usage(self.root).free
         return (
-            f"output_dir {self.root}: the disk is full ({free / 1e6:.1f} MB free) while making "
+            f"output_dir {self.root}: {what} ({free / 1e6:.1f} MB free) while making "
             f"shard {name}; what is finished is saved: make room and start again"
         )
 

@@ -75,8 +75,8 @@ class CapFilt:
             return self._run()
         except OSError as error:
             # A disk that fails, a folder that somebody removed.
-            full, name = error.errno in FULL, error.filename2 or error.filename or ""
-            problem = "the disk is full" if full else f"{name}: {error.strerror}"
+            name = error.filename2 or error.filename or ""
+            problem = FULL.get(error.errno) or f"{name}: {error.strerror}"
             saved = "what is finished is saved: " if self.folder.root.is_dir() else ""
             words = f"{problem.removeprefix(': ')}; {saved}start again"
             raise ConfigError(f"output_dir {self.folder.root}: {words}") from None

@@ -89,8 +89,10 @@ def named_paths(spec: str) -> list[Path]:
     """Paths that a glob or a `{00000..00009}` range stands for; a range's may be missing.
 
     Raises:
-        ConfigError: a glob that nothing matches, or a range without a number.
+        ConfigError: a URL, a glob that nothing matches, or a range without a number.
     """
+    if "://" in spec:
+        raise ConfigError(f"{spec}: a URL; only files of this machine are read here: copy it first")
     paths = []
     for name in filled_ranges(spec):
         if glob.has_magic(name) and not Path(name).exists():

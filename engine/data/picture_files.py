@@ -14,7 +14,7 @@ LONGEST_NAME = 1000
 
 def find_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     """Files below a folder with one of these endings, in order of their names; links to folders
-    are not followed, and those that lead nowhere count: whoever opens one says so.
+    are not followed. Links that lead nowhere and pipes count: whoever opens one says so.
 
     Raises:
         ConfigError: a folder that cannot be read.
@@ -28,8 +28,7 @@ def find_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             path = Path(place, name)
-            right = path.suffix.lower() in suffixes and not name.startswith(".")
-            if right and (path.is_file() or path.is_symlink() and not path.exists()):
+            if path.suffix.lower() in suffixes and not name.startswith("."):
                 found.append(path)
     return sorted(found)
 

@@ -86,7 +86,7 @@ class Trainer:
                 if error.errno not in checkpoint.FULL:
                     raise
                 raise CheckpointError(
-                    f"{self.folder}: the disk is full; the last checkpoint is intact"
+                    f"{self.folder}: {checkpoint.FULL[error.errno]}; the last checkpoint is intact"
                 ) from None
             finally:
                 self.telemetry.close()

@@ -30,6 +30,6 @@ def test_a_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
     (tmp_path / "round.png").symlink_to("round.png")
     os.mkfifo(tmp_path / "pipe.png")
     names = [path.name for path in find_pictures(tmp_path)]
-    assert names == ["gone.png", "round.png", "there.png"]
+    assert names == ["gone.png", "pipe.png", "round.png", "there.png"]
     with pytest.raises(ConfigError, match=r"gone\.png: No such file or directory"):
         open_picture(tmp_path / "gone.png")
