@@ -159,7 +159,7 @@ def _require_space(folder: Path, needed: int) -> None:
     if free < needed:
         raise CheckpointError(
             f"checkpoint needs {needed / 1e6:.1f} MB in {folder}, {free / 1e6:.1f} MB are free: "
-            "make room and start again, the last checkpoint is intact"
+            f"make room and start again{_intact(folder)}"
         )
 
 
@@ -170,9 +170,14 @@ def _disk_problem(folder: Path, step: int, error: Exception) -> str:
     with contextlib.suppress(OSError):
         what += f" ({shutil.disk_usage(folder).free / 1e6:.1f} MB free)"
     advice = "; make room and start again" if full else ""
-    if steps(folder):
-        advice += "; the last checkpoint is intact"
-    return f"checkpoint of step {step} could not be written to {folder}: {what}{advice}"
+    return (
+        f"checkpoint of step {step} could not be written to {folder}: {what}{advice}"
+        f"{_intact(folder)}"
+    )
+
+
+def _intact(folder: Path) -> str:
+    return "; the last checkpoint is intact" if steps(folder) else "; there was none before"
 
 
 def read(path: Path, *, only: tuple[str, ...] | None = None) -> Checkpoint:
@@ -213,7 +218,7 @@ def newest_good(folder: Path) -> Path | None:
     damaged = []
     found = next((p for p in reversed(steps(folder)) if not _damage(p, damaged)), None)
     for problem in damaged:
-        log.warning("%s; %s", problem, f"using {found.name}" if found else "there is no other")
+        log.warning("%s; %s", problem, f"using {found.name}" if found else "no other is whole")
     return found
 
 

@@ -74,7 +74,8 @@ class TrainSection:
             without accumulation.
         negative_group_size: pairs that serve each other as in-batch keys and hard negatives, the
             batch of one GPU in the original; null takes min(global_batch_size, 64). The loss does
-            not depend on the number of ranks as long as groups stay whole.
+            not depend on the number of ranks as long as groups stay whole, but by rounding and by
+            the masks of dropout, which are drawn a micro-batch at a time.
         learning_rate: peak.
         min_learning_rate: floor.
         warmup_steps: linear from warmup_learning_rate to the peak.

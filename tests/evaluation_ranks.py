@@ -76,7 +76,7 @@ def configurations(folder: Path, output: Path) -> Iterator[tuple[str, RunConfig]
                 precision="fp32",
                 device="cpu",
                 model=ModelSection(preset="tiny", checkpoint=str(folder / network)),
-                data=DataSection(eval=str(folder / data), frames=2),
+                data=DataSection(eval=str(folder / data), frames=2, max_bad_fraction=0.4),
                 evaluate=EvaluateSection(**(vars(settings) | chosen)),
             ),
         )

@@ -145,7 +145,7 @@ EVALUATE = [
     ("--data.eval missing", "missing: no such file or folder"),
     ("--data.eval empty", "empty: no .tar shard in this folder"),
     ("--data.eval page.tar", "page.tar: not a tar file"),
-    ("--data.eval pairs.json", "no usable pair for evaluation"),
+    ("--data.eval pairs.json", "the first is a.png (missing): mend the data or raise it"),
     ("--output_dir results", "results.json holds the retrieval results of elsewhere"),
     ("--output_dir notes", "notes/results.json was not written by an evaluation"),
     ("--task caption --evaluate.max_length 65", "at most the network's 64 positions"),

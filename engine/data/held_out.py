@@ -9,6 +9,7 @@ import torch
 from engine.config import ConfigError
 from engine.data.augment import evaluation_view
 from engine.data.images import BadSample, decode_image
+from engine.data.picture_files import printable
 from engine.data.source import RawSample, Source
 from engine.data.videos import decode_video
 from engine.progress import Progress
@@ -50,6 +51,7 @@ class HeldOut:
 
     Attributes:
         share: of this process; set before batches are asked for.
+        max_bad_fraction: of the rows; figures of fewer would say nothing about the set.
         keys: of the items that could be read.
         rows: of the source, of the same items.
         bad: (key, reason) of what was left out.
@@ -61,6 +63,7 @@ class HeldOut:
     max_pixels: int
     frames: int | None = None
     share: Share = field(default_factory=Share, init=False)
+    max_bad_fraction: float = field(default=1.0, init=False)
     keys: list[str] = field(default_factory=list, init=False)
     rows: list[int] = field(default_factory=list, init=False)
     bad: list[tuple[str, str]] = field(default_factory=list, init=False)
@@ -118,16 +121,19 @@ class HeldOut:
         """Rows of this process's batches; the lists are fresh for each. Collective at its end.
 
         Raises:
-            ConfigError: not one usable row of all.
+            ConfigError: not one usable row of all, or too many that are not.
         """
         names = [one.name for one in fields(self) if one.name not in ("share", "own")]
         names = [name for name in names if isinstance(getattr(self, name), list)]
         mine: dict[int, Lists] = {}
+        bad: list[tuple[str, str]] = []
         for rows in self.share.parts(len(self.source), size):
             for name in names:
                 setattr(self, name, [])
             yield rows
             mine[rows.start] = {name: getattr(self, name) for name in names}
+            bad += self.bad
+            self._refuse_many(bad)
         for name in names:
             setattr(self, name, [])
         self.own = []
@@ -138,6 +144,16 @@ class HeldOut:
                 self.own.append(Own(number, places, range(before, len(self.keys))))
         if not self.keys:
             raise ConfigError(f"no usable {what} for evaluation; the first: {self.bad[:1]}")
+        self._refuse_many(self.bad)
+
+    def _refuse_many(self, bad: list[tuple[str, str]]) -> None:
+        limit, count = self.max_bad_fraction, len(self.source)
+        if len(bad) > limit * count:
+            key, reason = bad[0]
+            raise ConfigError(
+                f"bad samples: {len(bad)} of {count}, more than data.max_bad_fraction {limit}; the "
+                f"first is {printable(key)} ({reason}): mend the data or raise it"
+            )
 
     def _add(self, part: Lists) -> list[int]:
         """Put the lists of a batch behind those of the batches before.

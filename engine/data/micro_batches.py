@@ -1,5 +1,6 @@
 """Which slots a rank's micro-batches hold, for any number of ranks."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -51,9 +52,11 @@ def micro_batch_size(config: RunConfig, ranks: int) -> int:
             f"x micro-batch {micro}: change one of them"
         )
     if micro % train.group_size:
+        fits = math.gcd(micro, train.group_size)
+        smaller = f" ({fits} fits)" if fits > 1 else ""
         raise ConfigError(
             f"a rank's micro-batch of {micro} pairs would split negative groups of "
             f"{train.group_size}: use fewer ranks, a larger micro-batch or a smaller "
-            "train.negative_group_size"
+            f"train.negative_group_size{smaller}"
         )
     return micro

@@ -34,7 +34,8 @@ class DataSection:
             and `engine.data.torchvision_views` say how far from it.
         max_pixels: larger pictures are bad samples (decompression bombs).
         frames: seen of each video, at equal distances.
-        max_bad_fraction: the run stops when more of its samples are bad.
+        max_bad_fraction: more bad samples stop a run, which judges from the 200th on, and leave an
+            evaluation without figures.
         curriculum: smaller pictures and shorter texts for the first steps, stage by stage, for
             example [{until_step: 10000, image_size: 160, max_tokens: 20}]; mfu is then null.
     """

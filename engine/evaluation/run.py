@@ -1,9 +1,10 @@
 """One evaluation from its configuration to `results.json`."""
 
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from engine.evaluation.retrieval import evaluate_retrieval
 from engine.evaluation.video import evaluate_video_qa, evaluate_video_retrieval
 from engine.evaluation.visdial import evaluate_visdial
 from engine.evaluation.vqa import evaluate_vqa
+from engine.folder_lock import hold
 from engine.inference import LoadedBlip, load
 from engine.runtime import Runtime
 from engine.share import ALONE, Share
@@ -100,7 +102,7 @@ def evaluate(config: RunConfig, task: str, here: Runtime = ALONE) -> dict[str, A
             that refuses; on every process.
     """
     share = Share(here)
-    with share.one_fate():
+    with share.one_fate(), _alone(Path(config.output_dir), here):
         results = _evaluated(config, task, share)
         if here.is_main:
             try:
@@ -111,6 +113,24 @@ def evaluate(config: RunConfig, task: str, here: Runtime = ALONE) -> dict[str, A
     if here.is_main:
         _print(Path(config.output_dir), results)
     return results
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, here: Runtime) -> Iterator[None]:
+    """Keep others out of the folder, whose results would take the place of these."""
+    if not here.is_main:
+        yield
+        return
+    with contextlib.ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            is_free = held.enter_context(hold(folder))
+        except OSError as error:
+            problem = f"cannot be written: {error.strerror}"
+            raise ConfigError(f"output_dir {folder}: {problem}") from None
+        if not is_free:
+            raise ConfigError(f"output_dir {folder}: another evaluation is writing here")
+        yield
 
 
 def _evaluated(config: RunConfig, task: str, share: Share) -> dict[str, Any]:
@@ -135,7 +155,7 @@ def _evaluated(config: RunConfig, task: str, share: Share) -> dict[str, Any]:
     size = blip.model.config.image_size
     seen = {"frames": config.data.frames} if task in VIDEOS else {}
     samples = collecting(source, size, config.data.max_words, config.data.max_pixels, **seen)
-    samples.share = share
+    samples.share, samples.max_bad_fraction = share, config.data.max_bad_fraction
     # What one process refuses all know before the work.
     share.meet(None)
     results = EVALUATORS[task](blip, samples, config.evaluate)

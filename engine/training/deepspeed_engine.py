@@ -210,6 +210,13 @@ class DeepSpeedEngine:
         self.inner_optimizer.follow(pairs, momentum)
         return True
 
+    def temperature(self) -> float | None:
+        """The contrast's; None where there is none. Collective."""
+        if self.model.temp is None:
+            return None
+        with self.whole_parameters(["temp"]) as online:
+            return online["temp"].item()
+
     def clamp_temperature_(self) -> None:
         """Clamp the temperature where there is one, in ZeRO's own copy of it too."""
         temp = self.model.temp

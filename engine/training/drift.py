@@ -1,5 +1,7 @@
 """Settings that must not change between a run and its continuation."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from engine.config import RunConfig, to_dict
@@ -7,7 +9,8 @@ from engine.data.decoders import ON_DEVICE
 from engine.differences import flat
 from engine.manifest import CheckpointError
 
-# Settings that may differ between a run and its continuation: none of them changes a number.
+# Settings that may differ between a run and its continuation: none of them changes a number, but
+# that dropout draws its masks a micro-batch at a time, which is said.
 FREE = {
     "output_dir",
     "resume",
@@ -39,6 +42,52 @@ FREE = {
 
 # What younger settings than a checkpoint were before they were there, where not their default.
 BEFORE = {"data.fast_views": False}
+
+
+# What a run once started from, and does not look at again.
+ORIGINS = ("checkpoint", "init_vision", "init_text")
+
+
+def as_begun(
+    state: dict[str, Any], config: RunConfig, micro_batch: int
+) -> tuple[RunConfig, list[str]]:
+    """What a continuation really does.
+
+    Args:
+        state: of its checkpoint.
+        config: as it is given now.
+        micro_batch: pairs that a process takes in one forward pass now.
+
+    Returns:
+        The configuration with the origins that the run has, and lines about what is otherwise than
+        somebody may expect.
+    """
+    begun = {name: state["config"]["model"].get(name) for name in ORIGINS}
+    lines = [
+        f"model.{name} {other} is not looked at: the run began from {begun[name] or 'nothing'}"
+        for name in ORIGINS
+        if (other := getattr(config.model, name)) and not _same(other, begun[name])
+    ]
+    # Of checkpoints that are older than the line it is not known.
+    before, masks = state.get("micro_batch_size", micro_batch), _drawn(config)
+    if before != micro_batch and masks:
+        lines.append(
+            f"{micro_batch} pairs in a process's forward pass, {before} until now: the masks of "
+            f"{masks} are others than they would have been; all else is the same but for rounding"
+        )
+    return replace(config, model=replace(config.model, **begun)), lines
+
+
+def _drawn(config: RunConfig) -> str:
+    """What draws masks a micro-batch at a time, in words; "" where nothing does."""
+    network = config.model.network()
+    rates = {"dropout": network.dropout, "drop path": network.vision_drop_path}
+    return " and ".join(name for name, rate in rates.items() if rate)
+
+
+def _same(place: str, other: str | None) -> bool:
+    """Whether both name one place, from here or in full."""
+    return place == other or bool(other) and Path(place).resolve() == Path(other).resolve()
 
 
 def refuse_drift(saved: dict[str, Any], config: RunConfig, where: str) -> None:

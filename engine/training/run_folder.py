@@ -49,7 +49,10 @@ def find_checkpoint(config: RunConfig, data_fingerprint: str) -> Checkpoint | No
     if config.resume == "auto":
         path = checkpoint.newest_good(found)
         if path is None and checkpoint.steps(found):
-            raise CheckpointError(f"{found}: every checkpoint is damaged; nothing to continue")
+            raise CheckpointError(
+                f"{found}: no checkpoint is whole: bring a copy of one back, or start anew in "
+                "another output_dir"
+            )
     else:
         path = Path(config.resume)
         if not path.is_dir():

@@ -6,6 +6,7 @@ Under a launcher, which sends signals of its own, only a second Ctrl-C does.
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 WAKING = signal.SIGURG
 # Seconds: what comes so soon after the first belongs to it.
 SAME_REQUEST = 1.0
+# Seconds from which on somebody may wonder whether a stop was heard.
+LONG = 3.0
 # Set by DeepSpeed's launcher and by torchrun.
 LAUNCHED = ("LOCAL_SIZE", "LOCAL_WORLD_SIZE")
 POLL = 0.5
@@ -78,12 +81,15 @@ class StopRequest:
         # same request.
         launched = any(name in os.environ for name in LAUNCHED)
         counted = (signal.SIGINT,) if launched else SIGNALS
-        first = None
+        first, heard = None, False
         # Until the other end is closed, by whoever goes on without this request.
         while told := os.read(reader, 1):
             (number,) = told
             if number in SIGNALS:
                 threading.Thread(target=self._wake, daemon=True).start()
+                if not heard:
+                    threading.Thread(target=_tell, args=(launched,), daemon=True).start()
+                heard = True
             if number not in counted:
                 continue
             first = first or time.monotonic()
@@ -99,6 +105,15 @@ class StopRequest:
         while self._interrupts and main.is_alive():
             signal.pthread_kill(main.ident, WAKING)
             time.sleep(POLL)
+
+
+def _tell(launched: bool) -> None:
+    """Say that a stop was heard, where it takes long."""
+    time.sleep(LONG)
+    if os.environ.get("RANK", "0") == "0":
+        again = "another Ctrl-C" if launched else "another signal"
+        line = f"stopping once what is under way is done and saved; {again} ends at once, unsaved"
+        print(line, file=sys.stderr, flush=True)
 
 
 def _stop_when_orphaned() -> None:

@@ -197,7 +197,8 @@ class TwoPhaseStep:
         config, train = self.config, self.config.train
         first = step * train.global_batch_size
         first += (part * self.runtime.world_size + self.runtime.rank) * len(batch)
-        # No random state is ever saved: dropout is keyed by the slots, negatives by their group.
+        # No random state is ever saved: dropout is keyed by the micro-batch's first slot, negatives
+        # by their group.
         torch.manual_seed(key_of(config.seed, DROPOUT, first) >> 1)
         alpha = schedule.soft_target_weight(
             config.model.alpha, config.model.alpha_ramp_epochs, train, step, self.samples

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import sys
 import time
@@ -13,6 +14,7 @@ import torch
 from engine.config import RunConfig
 from engine.runtime import Runtime
 
+log = logging.getLogger(__name__)
 LOSSES = ("loss_itc", "loss_itm", "loss_lm")
 # Dense bf16 tensor-core peaks, FLOP/s, from the vendor's data sheets.
 PEAKS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12}
@@ -65,7 +67,7 @@ class Telemetry:
         self._live = sys.stderr.isatty()
         if runtime.is_main:
             path = folder / "metrics.jsonl"
-            _cut_after(path, start_step)
+            _cut_after(path, start_step, config.train.log_every)
             self._file = path.open("a", encoding="utf-8")
             if config.tensorboard:
                 from torch.utils.tensorboard import SummaryWriter
@@ -173,17 +175,30 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def _cut_after(path: Path, step: int) -> None:
-    """Remove lines of steps that the resumed run makes again, and a line that was cut short."""
-    if not path.is_file():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (ValueError, KeyError, TypeError):
-            continue
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-    os.replace(temporary, path)
+def _cut_after(path: Path, step: int, log_every: int) -> None:
+    """Remove lines of steps that the resumed run makes again, and what is no line; say what is not
+    as a run leaves it. Lines of a run that nothing is left of stay, under another name."""
+    content = path.read_bytes() if path.is_file() else b""
+    logged = [(number, line) for line in content.splitlines() if (number := _step_of(line))]
+    kept = [line for number, line in logged if number <= step]
+    last = max((number for number, _ in logged if number <= step), default=0)
+    if logged and not step:
+        before = path.with_stem(f"{path.stem}_before")
+        os.replace(path, before)
+        told = f"{logged[-1][0]} steps were logged and no checkpoint holds any of them"
+        log.warning("%s: %s: starting anew; their lines are in %s", path, told, before.name)
+    elif step - last > log_every:
+        log.warning("%s: has no line of steps %d to %d", path, last + 1, step)
+    if content:
+        temporary = path.with_suffix(".tmp")
+        temporary.write_bytes(b"".join(line + b"\n" for line in kept))
+        os.replace(temporary, path)
+
+
+def _step_of(line: bytes) -> int | None:
+    """That a line is of; None where it is damaged or was cut short."""
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return step if isinstance(step, int) else None

@@ -26,6 +26,7 @@ from engine.runtime import Runtime
 from engine.training import run_folder, schedule, state
 from engine.training.culprits import culprits
 from engine.training.deepspeed_engine import DeepSpeedEngine
+from engine.training.drift import as_begun
 from engine.training.methods import as_configured
 from engine.training.objectives import Objective
 from engine.training.signals import STOPPED, Interrupted, StopRequest
@@ -118,6 +119,9 @@ class Trainer:
             self.ledger.reasons.update(resumed.state["bad_samples"])
             self.ledger.seen = resumed.state["samples_seen"]
             self._say(f"continuing {resumed.path} at step {self.step}")
+            config, changed = as_begun(resumed.state, config, self.micro)
+            for line in changed:
+                self._say(line)
         told = (config.data.max_tokens, self.objective.prompt)
         tokens = mean_tokens(self.source, self.tokenizer, *told)
         flops, losses = self.objective.flops(tokens), self.objective.losses
@@ -207,7 +211,7 @@ class Trainer:
             )
         if self.step % train.log_every == 0 or self.step == self.last_step:
             rate = self._rate(self.step - 1)
-            self.telemetry.log(self.step, rate, self._temperature(), self.ledger.total)
+            self.telemetry.log(self.step, rate, self.engine.temperature(), self.ledger.total)
         if every and self.step % every == 0:
             self._save()
             self._saved = self.step
@@ -262,12 +266,6 @@ class Trainer:
     def _rate(self, step: int) -> float:
         return schedule.learning_rate(self.config.train, step, len(self.source))
 
-    def _temperature(self) -> float | None:
-        if self.engine.model.temp is None:
-            return None
-        with self.engine.whole_parameters(["temp"]) as online:
-            return online["temp"].item()
-
     def _in_effect(self) -> RunConfig:
         return in_effect(self.config, self.runtime.device.type, single=self.objective.slots.single)
 
@@ -277,6 +275,7 @@ class Trainer:
         facts = {
             "updates": self.engine.updates(),
             "samples_seen": self.step * self.config.train.global_batch_size,
+            "micro_batch_size": self.micro,
             "skipped_steps": self.telemetry.skipped_steps,
             "unfinished_interval": self.telemetry.unfinished(),
             "bad_samples": dict(self.ledger.reasons),

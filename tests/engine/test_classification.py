@@ -64,7 +64,7 @@ def results_of(folder: Path, output: Path, place: str = "set", **settings: Any) 
         precision="fp32",
         device="cpu",
         model=ModelSection(preset="tiny", checkpoint=str(folder / "weights")),
-        data=DataSection(eval=str(folder / place)),
+        data=DataSection(eval=str(folder / place), max_bad_fraction=0.3),
         evaluate=EvaluateSection(**({"batch_size": 4} | settings)),
     )
     evaluate(config, "classification")

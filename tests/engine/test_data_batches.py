@@ -199,7 +199,7 @@ def test_too_many_bad_samples_stop_the_run_with_the_reasons(tmp_path: Path) -> N
     ("ranks", "changes", "message"),
     [
         (3, {}, "not a multiple of 3 ranks"),
-        (4, {}, "would split negative groups of 4"),
+        (4, {}, r"would split negative groups of 4: .*negative_group_size \(2 fits\)"),
         (1, {"micro_batch_size": 2}, "would split negative groups"),
     ],
 )

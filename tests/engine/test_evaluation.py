@@ -71,7 +71,7 @@ def config_of(folder: Path, output: Path, place: str = "data", **evaluation: Any
         precision="fp32",
         device="cpu",
         model=ModelSection(preset="tiny", checkpoint=str(folder / "weights")),
-        data=DataSection(eval=str(folder / place)),
+        data=DataSection(eval=str(folder / place), max_bad_fraction=0.3),
         evaluate=EvaluateSection(**({"batch_size": 4, "max_length": 9} | evaluation)),
     )
 
@@ -276,7 +276,7 @@ def test_nothing_to_evaluate_is_one_line(folder: Path, tmp_path: Path, task: str
         ("", "no pairs: set data.eval"),
         (str(tmp_path / "empty"), "no .tar shard in this folder"),
         (str(tmp_path / "missing"), "no such file or folder"),
-        (str(tmp_path / "bad.json"), "no usable pair for evaluation; .*missing"),
+        (str(tmp_path / "bad.json"), r"1 of 1, more than .*; the first is missing\.png \(mis"),
     ]:
         with pytest.raises(ConfigError, match=message) as problem:
             evaluate(replace(config, data=replace(config.data, eval=place)), task)

@@ -8,6 +8,7 @@ import torch
 
 from engine.data.held_out import HeldOut, Own
 from engine.evaluation.run import evaluate
+from engine.folder_lock import hold
 from tests.evaluation_ranks import TASKS, configurations, write_world
 from tests.forked import run, succeed
 
@@ -61,7 +62,7 @@ def words_of(world: Path, output: Path, model: str = "med") -> list[object]:
         *("--model.checkpoint", world / model, "--model.preset", "tiny"),
         *("--data.eval", world / "rows.json", "--output_dir", output),
         *("--evaluate.batch_size", 3, "--evaluate.shortlist", 4, "--evaluate.max_length", 8),
-        *("--evaluate.min_length", 2, "--evaluate.num_beams", 2),
+        *("--evaluate.min_length", 2, "--evaluate.num_beams", 2, "--data.max_bad_fraction", 0.4),
     ]
 
 
@@ -89,3 +90,15 @@ def test_an_error_of_one_rank_ends_all_with_one_line(
     first, second = (said for _, said in ended)
     errors = [line for line in first.splitlines(keepends=True) if not line.startswith("INFO: ")]
     assert (errors, second) == ([expected], "")
+
+
+def test_a_folder_takes_one_evaluation_at_a_time(world: Path, tmp_path: Path) -> None:
+    log, out = tmp_path / "log", tmp_path / "out"
+    out.mkdir()
+    with hold(out) as is_free:
+        assert is_free
+        ((code, said),) = run("launch.evaluate", words_of(world, out), log)
+    assert code == 2
+    assert said.splitlines()[-1] == f"error: output_dir {out}: another evaluation is writing here"
+    assert not list(out.iterdir())
+    succeed("launch.evaluate", words_of(world, out), log)

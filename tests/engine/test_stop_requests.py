@@ -5,6 +5,9 @@ import subprocess
 import sys
 import time
 
+import pytest
+
+WAITS = "stopping once what is under way is done and saved; another signal ends at once, unsaved\n"
 ASLEEP = """
 import signal, time
 from engine.training.signals import Interrupted, StopRequest
@@ -32,3 +35,27 @@ def test_a_wait_is_left_that_the_signal_itself_did_not_wake() -> None:
         finally:
             asleep.kill()
     assert asleep.returncode == 0
+
+
+BUSY = """
+import signal, time
+from engine.training.signals import StopRequest
+stop = StopRequest()
+print("busy", flush=True)
+while not stop:
+    time.sleep(0.01)
+began = time.monotonic()
+while time.monotonic() - began < {seconds}:
+    pass
+"""
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0.0, ""), (6.0, WAITS)])
+def test_a_stop_that_takes_long_is_answered(seconds: float, said: str) -> None:
+    words = [sys.executable, "-c", BUSY.format(seconds=seconds)]
+    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(words, **piped) as busy:
+        assert busy.stdout.readline() == "busy\n"
+        busy.send_signal(signal.SIGTERM)
+        assert busy.communicate(timeout=60) == ("", said)
+    assert busy.returncode == 0

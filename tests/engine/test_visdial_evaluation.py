@@ -41,7 +41,7 @@ def results_of(folder: Path, out: Path, data: str = "dialogues.json", **settings
         precision="fp32",
         device="cpu",
         model=ModelSection(preset="tiny", checkpoint=str(folder / "model")),
-        data=DataSection(eval=str(folder / data), workers=0, max_words=50),
+        data=DataSection(eval=str(folder / data), workers=0, max_words=50, max_bad_fraction=0.4),
         evaluate=EvaluateSection(**({"batch_size": 30} | settings)),
     )
     return evaluate(config, "visdial"), json.loads((out / "ranks.json").read_text())

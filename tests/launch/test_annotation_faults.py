@@ -142,6 +142,10 @@ def test_a_picture_that_cannot_be_shown(
         key = f"{name} (question 2)" if task == "video_qa" else name
         refused(ended, path, f"FILE: row 2: {key}: not a usable video: {reason}")
         return
+    refused(ended, path, "bad samples: ")
+    assert "more than data.max_bad_fraction 0.05; the first is " in ended.err
+    assert f"({reason}): mend the data or raise it" in ended.err
+    ended = evaluated(world, path, task, "--data.max_bad_fraction", 0.3)
     assert ended.code == 0
     (line,) = [one for one in ended.err.splitlines() if "left out as bad, the first" in one]
     results = json.loads((tmp_path / "out" / "results.json").read_text())
