@@ -187,7 +187,7 @@ def _cut_after(path: Path, step: int, log_every: int) -> None:
         os.replace(path, before)
         told = f"{logged[-1][0]} steps were logged and no checkpoint holds any of them"
         log.warning("%s: %s: starting anew; their lines are in %s", path, told, before.name)
-    elif step - last > log_every:
+    elif content and step - last > log_every:
         log.warning("%s: has no line of steps %d to %d", path, last + 1, step)
     if content:
         temporary = path.with_suffix(".tmp")
