@@ -1,5 +1,6 @@
 """Pictures and texts as a loaded model takes them: opened, cleaned, encoded, batch by batch."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 from blip_model import Blip
 from blip_model.vqa import BlipVqa
 from engine.config import ConfigError
-from engine.data.captions import clean_caption
+from engine.data.captions import clean_caption, valid_text
 from engine.data.images import BadSample
 from engine.data.picture_files import printable
 from engine.data.tokenizer import Tokenizer
@@ -17,6 +18,7 @@ from engine.given import require_many
 from engine.pictures import Picture, Pictures, given_pictures, view_batches
 from engine.progress import Progress
 
+log = logging.getLogger(__name__)
 ANSWERS = "answering decoder"
 # Of a text that count, as in training.
 MAX_WORDS = 30
@@ -41,6 +43,7 @@ class Encoding:
         precision: `fp32`, or `bf16` for matrix products.
         progress: work of more than ten seconds says on stderr how far it is.
         step: of our training after which the weights were saved, where that is known.
+        prompt: that the weights were trained to caption behind, where that is known.
     """
 
     def __init__(
@@ -50,9 +53,10 @@ class Encoding:
         precision: str = "fp32",
         progress: bool = True,
         step: int | None = None,
+        prompt: str | None = None,
     ) -> None:
         self.model, self.tokenizer, self.precision = model.eval(), tokenizer, precision
-        self.progress, self.step = progress, step
+        self.progress, self.step, self._taught = progress, step, prompt
         self.device = next(model.parameters()).device
 
     def autocast(self) -> Any:
@@ -92,6 +96,34 @@ class Encoding:
                 states = self.model.encode_image(views)
             yield states
             progress.add(len(views))
+
+    def prompt_ids(self, prompt: str, max_length: int) -> torch.Tensor:
+        """What captions begin with, [1, L] on the device, [DEC] first.
+
+        Raises:
+            ConfigError: it is no text; captions of `max_length` tokens have no room for it, or the
+                network has too few positions for them.
+        """
+        positions = self.model.config.max_positions
+        if not isinstance(prompt, str):
+            raise ConfigError(f"prompt is {type(prompt).__name__}: one text for all pictures")
+        if self._taught is not None and self._taught.split() != prompt.split():
+            log.warning(
+                "captions begin with %r, which is not the prompt %r that these weights were "
+                "trained behind: they caption worse; set it to that",
+                prompt,
+                self._taught,
+            )
+            self._taught = None
+        ids, _ = self.tokenizer.encode([valid_text(prompt)], positions)
+        ids = ids[:, :-1].to(self.device)
+        ids[:, 0] = self.model.config.bos_token_id
+        if not ids.shape[1] < max_length <= positions:
+            raise ConfigError(
+                f"max_length is {max_length}: must be above the prompt's {ids.shape[1]} tokens "
+                f"and at most the network's {positions} positions"
+            )
+        return ids
 
     def require(self, part: str) -> None:
         """Refuse weights that lack a part.

@@ -14,7 +14,7 @@ from blip_model.stored_products import store_products
 from engine.answering import Answerer, answers_among
 from engine.attention_map import AttentionMap, attention_map
 from engine.config import ConfigError, ModelSection
-from engine.data.captions import clean_question, valid_text
+from engine.data.captions import clean_question
 from engine.data.tokenizer import open_tokenizer
 from engine.encoding import ANSWERS, Encoding
 from engine.given import refuse_wrong, require_many
@@ -103,26 +103,6 @@ class LoadedBlip(Encoding):
                     self.model, states, ids, top_p=top_p, generator=generator, **lengths
                 )[:, 0]
         return self.tokenizer.decode(rows[:, ids.shape[1] :])
-
-    def prompt_ids(self, prompt: str, max_length: int) -> torch.Tensor:
-        """What captions begin with, [1, L] on the device, [DEC] first.
-
-        Raises:
-            ConfigError: it is no text; captions of `max_length` tokens have no room for it, or the
-                network has too few positions for them.
-        """
-        positions = self.model.config.max_positions
-        if not isinstance(prompt, str):
-            raise ConfigError(f"prompt is {type(prompt).__name__}: one text for all pictures")
-        ids, _ = self.tokenizer.encode([valid_text(prompt)], positions)
-        ids = ids[:, :-1].to(self.device)
-        ids[:, 0] = self.model.config.bos_token_id
-        if not ids.shape[1] < max_length <= positions:
-            raise ConfigError(
-                f"max_length is {max_length}: must be above the prompt's {ids.shape[1]} tokens "
-                f"and at most the network's {positions} positions"
-            )
-        return ids
 
     @torch.no_grad()
     def embed_images(self, images: Pictures, *, batch_size: int = 64) -> torch.Tensor:
@@ -297,4 +277,4 @@ def load(
         store_products(model, torch.bfloat16 if precision == "bf16" else torch.float32)
     vocabulary = section.vocabulary if section else None
     tokenizer = open_tokenizer(vocabulary, config)
-    return LoadedBlip(model, tokenizer, precision, progress, weights.step)
+    return LoadedBlip(model, tokenizer, precision, progress, weights.step, weights.prompt)

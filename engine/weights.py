@@ -46,6 +46,7 @@ class Weights:
         config: sizes, to which every shape fits.
         dropped: names in the file that nothing was made of.
         step: of our training after which they were saved, where that is known.
+        prompt: that a captioner was trained behind, where that is known.
     """
 
     place: str
@@ -54,6 +55,7 @@ class Weights:
     config: BlipConfig
     dropped: tuple[str, ...] = ()
     step: int | None = None
+    prompt: str | None = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def open_weights(place: str | Path, *, shapes_only: bool = False, **known: Any) 
         raise CheckpointError(f"weights are {place!r}: {named}")
     place = str(place)
     try:
-        path, step = locate(place), None
+        path, step, prompt = locate(place), None, None
     except OSError as error:
         raise CheckpointError(f"{place[:99]}: {error.strerror}") from None
     try:
@@ -109,7 +111,7 @@ def open_weights(place: str | Path, *, shapes_only: bool = False, **known: Any) 
             raw, origin = checkpoint.tensors.get("model", {}), "ours"
             raw = read_tensors(path, shapes_only=True) if shapes_only else raw
             tensors, config = from_original(raw), _saved_config(checkpoint.state)
-            step = checkpoint.step
+            step, prompt = checkpoint.step, _saved_prompt(checkpoint.state)
         else:
             raw = read_tensors(path, shapes_only=shapes_only)
             if any(name.startswith("vision_model.") for name in raw):
@@ -124,7 +126,7 @@ def open_weights(place: str | Path, *, shapes_only: bool = False, **known: Any) 
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{place}: no BLIP weights that fit together: {error}") from None
     dropped = tuple(sorted(name for name in raw if name.endswith("position_ids")))
-    return Weights(place, origin, tensors, config, dropped, step)
+    return Weights(place, origin, tensors, config, dropped, step, prompt)
 
 
 def _saved_config(state: dict[str, Any]) -> BlipConfig | None:
@@ -134,6 +136,12 @@ def _saved_config(state: dict[str, Any]) -> BlipConfig | None:
     if isinstance(state.get("config"), dict):
         return ModelSection(**state["config"]["model"]).network()
     return None
+
+
+def _saved_prompt(state: dict[str, Any]) -> str | None:
+    """What a run of captioning was taught to go on from."""
+    run = state.get("config") or {}
+    return run.get("evaluate", {}).get("prompt") if run.get("task") == "caption" else None
 
 
 def initialise(model: Blip, section: ModelSection) -> Loaded:
