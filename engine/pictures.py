@@ -149,7 +149,8 @@ def open_picture(picture: Picture, number: int | None = None) -> Image.Image:
             return to_rgb(picture)
         return decode_image(_content(picture), MAX_PIXELS)
     except BadSample as bad:
-        raise ConfigError(f"{name}: not a usable picture: {bad.reason}") from None
+        known = " (JPEG, PNG and WebP are read)" if bad.reason == "wrong_format" else ""
+        raise ConfigError(f"{name}: not a usable picture: {bad.reason}{known}") from None
     except ConfigError:
         raise
     except Exception as error:  # noqa: BLE001 - Pillow refuses arrays and torn files in many ways

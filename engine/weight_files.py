@@ -83,7 +83,7 @@ def read_tensors(path: Path, *, shapes_only: bool = False) -> dict[str, torch.Te
         raise CheckpointError(f"{path}: not readable: {' '.join(str(error).split())}") from None
     except Exception:  # noqa: BLE001 - unpickling refuses hostile files in many ways
         raise CheckpointError(
-            f"{path}: refused: damaged, or a pickle that holds more than tensors"
+            f"{path}: refused: damaged, no weights, or a pickle that holds more than tensors"
         ) from None
     for wrapper in ("model", "state_dict"):
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):

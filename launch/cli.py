@@ -26,6 +26,8 @@ SMALLER = (
     "take smaller batches or pictures, or for training train.activation_checkpointing norms, "
     "vision or all; what was saved is there"
 )
+# What gloo says where the process at the other end has died, and that it is no bad input.
+LOST, OF_ANOTHER = ("Connection closed by peer", "Connection reset by peer"), 1
 NO_SETTINGS = ("help", "config", "print_config", "print_shtab")
 
 Config = TypeVar("Config")
@@ -258,12 +260,15 @@ def run_main(main: Callable[[], int | None]) -> None:
         code = BAD_INPUT
     except RuntimeError as error:
         # By name: not every program has imported torch. Any rank may be the one.
-        said = str(error).split(". ")[0]
+        said, code = str(error).split(". ")[0], BAD_INPUT
+        if any(lost in str(error) for lost in LOST):
+            line = "another process of this run has died; what was saved is there: start again"
+            print(f"error: {line}", file=sys.stderr)
+            sys.exit(OF_ANOTHER)
         if "can't allocate memory" in str(error):
             said = "out of memory"
         elif type(error).__name__ != "OutOfMemoryError":
             raise
         print(f"error: {said}: {SMALLER}", file=sys.stderr)
-        code = BAD_INPUT
     sys.stdout.flush()
     sys.exit(code or 0)

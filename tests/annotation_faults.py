@@ -59,11 +59,7 @@ WRONG: list[tuple[str, tuple, Any, str]] = [
             ((2, "image"), ["2.png"], "has no 'image' path"),
             ((2, "question"), DROPPED, "(2.png) has no 'question'"),
             ((2, "question"), " ", "(2.png) has no 'question'"),
-            (
-                (2, "dataset"),
-                DROPPED,
-                "(2.png) has a 'dataset' that is neither 'vqa' nor",
-            ),
+            ((2, "dataset"), DROPPED, "(2.png) has no 'dataset': 'vqa' or 'vg'"),
             ((2, "dataset"), ["vqa"], "(2.png) has a 'dataset' that is neither 'vqa' nor"),
             ((2, "question_id"), DROPPED, "(2.png) has no 'question_id'"),
             ((2, "question_id"), 1.5, "(2.png) has a 'question_id' that is neither a number nor"),

@@ -124,8 +124,10 @@ def _problem(row: Any, needed: str) -> str | None:
         return "has no 'image' path"
     if not isinstance(question, str) or not question.strip():
         return f"({image}) has no 'question'"
-    if row.get("dataset") not in ("vqa", "vg"):
-        found = str(row.get("dataset"))[:40]
+    if "dataset" not in row:
+        return f"({image}) has no 'dataset': 'vqa' or 'vg'"
+    if row["dataset"] not in ("vqa", "vg"):
+        found = str(row["dataset"])[:40]
         return f"({image}) has a 'dataset' that is neither 'vqa' nor 'vg': {found!r}"
     if needed not in row:
         return f"({image}) has no {needed!r}"

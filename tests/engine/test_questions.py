@@ -195,7 +195,7 @@ def results_of(folder: Path, out: Path, data: str = "questions.json", **settings
         precision="fp32",
         device="cpu",
         model=ModelSection(preset="tiny", checkpoint=str(folder / "model")),
-        data=DataSection(eval=str(folder / data), workers=0, max_words=50),
+        data=DataSection(eval=str(folder / data), workers=0, max_words=50, max_bad_fraction=0.4),
         evaluate=EvaluateSection(
             **({"batch_size": 5, "max_length": 6, "min_length": 1} | settings)
         ),

@@ -131,6 +131,16 @@ def test_a_killed_run_goes_on_bit_by_bit(tmp_path: Path) -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def test_the_death_of_another_process_is_one_line(tmp_path: Path) -> None:
+    config = write_config(tmp_path, "run", write_shards(tmp_path / "data", 48))
+    first, second = run(TRAIN, ["--kill", 2, config], tmp_path / "log", ranks=2)
+    assert second[0] == -signal.SIGKILL
+    assert first[0] == 1
+    line = "error: another process of this run has died; what was saved is there: start again\n"
+    assert first[1].endswith(line)
+    assert "Traceback" not in first[1]
+
+
 def test_ranks_may_change_and_no_sample_is_repeated_or_lost(tmp_path: Path) -> None:
     data = write_shards(tmp_path / "data", 48)
     ledger = tmp_path / "ledger"
