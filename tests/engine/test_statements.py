@@ -189,7 +189,7 @@ def evaluation(folder: Path, output: Path, **evaluate: Any) -> RunConfig:
         precision="fp32",
         device="cpu",
         model=ModelSection(preset="tiny", checkpoint=str(folder / "weights")),
-        data=DataSection(eval=str(folder / "statements.json")),
+        data=DataSection(eval=str(folder / "statements.json"), max_bad_fraction=0.1),
         evaluate=EvaluateSection(**({"batch_size": 4} | evaluate)),
     )
 
