@@ -65,7 +65,8 @@ def attention_map(
     last = len(model.text_encoder.encoder.layer) - 2
     layer = middle_layer(model) if layer is None else layer
     if not isinstance(layer, Integral) or not 0 <= layer <= last:
-        raise ConfigError(f"layer is {layer}: must be 0 to {last} of {last + 2} layers")
+        which = f"0 to {last}, of {last + 2} layers all but the last"
+        raise ConfigError(f"layer is {layer}: must be {which}")
     ids, mask = blip.encode(text)
     words = blip.tokenizer.words(clean_caption(text, MAX_WORDS), ids.shape[1])
     if not words:

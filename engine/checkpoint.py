@@ -208,6 +208,11 @@ def steps(folder: Path) -> list[Path]:
     return sorted((p for p in folder.iterdir() if NAME.fullmatch(p.name)), key=_order)
 
 
+def step_of(path: Path) -> int:
+    """The step that a checkpoint's name says."""
+    return _order(path)[0]
+
+
 def _order(path: Path) -> tuple[int, bool]:
     name = NAME.fullmatch(path.name)
     return int(name[1]), name[2] is None
@@ -242,7 +247,7 @@ def prune(folder: Path, keep_last: int, keep_every: int) -> None:
     if keep_last < 1:
         raise ValueError(f"keep_last is {keep_last}: at least one checkpoint must stay")
     found = steps(folder)
-    doomed = [p for p in found[:-keep_last] if not (keep_every and _order(p)[0] % keep_every == 0)]
+    doomed = [p for p in found[:-keep_last] if not (keep_every and step_of(p) % keep_every == 0)]
     staying = [path for path in reversed(found) if path not in doomed]
     if not doomed or all(_damage(path, []) for path in staying):
         return

@@ -9,8 +9,8 @@ from engine.data.decoders import ON_DEVICE
 from engine.differences import flat
 from engine.manifest import CheckpointError
 
-# Settings that may differ between a run and its continuation: none of them changes a number, but
-# that dropout draws its masks a micro-batch at a time, which is said.
+# Settings that may differ between a run and its continuation: none of them changes a number but
+# those of which `as_begun` tells.
 FREE = {
     "output_dir",
     "resume",
@@ -75,7 +75,16 @@ def as_begun(
             f"{micro_batch} pairs in a process's forward pass, {before} until now: the masks of "
             f"{masks} are others than they would have been; all else is the same but for rounding"
         )
+    length, planned = _length(to_dict(config)["train"]), _length(state["config"]["train"])
+    if length != planned and config.train.schedule != "step":
+        schedule = f"the rate of train.schedule {config.train.schedule}"
+        lines.append(f"{length} in all, {planned} until now: {schedule} is that of the new length")
     return replace(config, model=replace(config.model, **begun)), lines
+
+
+def _length(train: dict[str, Any]) -> str:
+    steps = train["max_steps"]
+    return f"{train['epochs']} epochs" if steps is None else f"{steps} steps"
 
 
 def _drawn(config: RunConfig) -> str:

@@ -64,6 +64,14 @@ def find_checkpoint(config: RunConfig, data_fingerprint: str) -> Checkpoint | No
         raise CheckpointError(
             f"{path} holds weights but no run to continue: give it as model.checkpoint"
         )
+    there = checkpoint.steps(found)
+    later = [one.name for one in there if checkpoint.step_of(one) > loaded.step]
+    if later and config.resume != "auto":
+        # The newest are kept: what this run saves would be the first to go.
+        raise ConfigError(
+            f"{folder} holds later checkpoints than {path} ({later[-1]}): choose another "
+            "output_dir, or leave resume at auto to continue from the newest"
+        )
     refuse_drift(loaded.state["config"], config, str(path))
     if loaded.state["data_fingerprint"] != data_fingerprint:
         raise CheckpointError(

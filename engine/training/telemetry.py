@@ -67,7 +67,9 @@ class Telemetry:
         self._live = sys.stderr.isatty()
         if runtime.is_main:
             path = folder / "metrics.jsonl"
-            _cut_after(path, start_step, config.train.log_every)
+            # A run that goes on in a new folder has no lines there yet.
+            known = (folder / "config.yaml").is_file()
+            _cut_after(path, start_step, config.train.log_every if known else start_step)
             self._file = path.open("a", encoding="utf-8")
             if config.tensorboard:
                 from torch.utils.tensorboard import SummaryWriter
@@ -187,7 +189,7 @@ def _cut_after(path: Path, step: int, log_every: int) -> None:
         os.replace(path, before)
         told = f"{logged[-1][0]} steps were logged and no checkpoint holds any of them"
         log.warning("%s: %s: starting anew; their lines are in %s", path, told, before.name)
-    elif content and step - last > log_every:
+    elif step - last > log_every:
         log.warning("%s: has no line of steps %d to %d", path, last + 1, step)
     if content:
         temporary = path.with_suffix(".tmp")

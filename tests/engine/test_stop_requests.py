@@ -59,3 +59,21 @@ def test_a_stop_that_takes_long_is_answered(seconds: float, said: str) -> None:
         busy.send_signal(signal.SIGTERM)
         assert busy.communicate(timeout=60) == ("", said)
     assert busy.returncode == 0
+
+
+LATE = """
+import os, signal
+from engine.training.signals import STOPPED, StopRequest
+from launch.cli import run_main
+
+class Late:
+    def __del__(self, kill=os.kill, here=os.getpid(), number=signal.SIGTERM):
+        kill(here, number)
+
+late, stop = Late(), StopRequest()
+run_main(lambda: STOPPED)
+"""
+
+
+def test_a_signal_while_python_ends_changes_no_exit_code() -> None:
+    assert subprocess.run([sys.executable, "-c", LATE], timeout=60, check=False).returncode == 75

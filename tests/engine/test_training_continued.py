@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from engine.config import ModelSection, RunConfig, to_dict
+from engine.config import ModelSection, RunConfig, TrainSection, to_dict
 from engine.training.drift import as_begun
 from tests.forked import run, succeed
 from tests.runs import metrics, write_config
@@ -87,6 +87,42 @@ def test_a_run_keeps_what_it_began_from(done: Path, there: Path) -> None:
     line = f"model.checkpoint {there}/nowhere is not looked at: the run began from nothing\n"
     assert line in said
     assert yaml.safe_load((there / "config.yaml").read_text())["model"]["checkpoint"] is None
+
+
+def test_going_back_takes_another_folder(done: Path, there: Path, tmp_path: Path) -> None:
+    """Of more checkpoints than are kept those of the highest steps stay."""
+    long = ["--train.max_steps", 8, "--checkpoint.every", 2, "--checkpoint.keep_last", 3]
+    assert go_on(done, there, *long)[0] == 0
+    before = sorted(path.name for path in (there / "checkpoints").iterdir())
+    first = there / "checkpoints" / "step_00000004"
+    code, said = go_on(done, there, "--resume", first)
+    assert code == 2
+    assert f"{there} holds later checkpoints than {first} (step_00000008): choose another" in said
+    assert sorted(path.name for path in (there / "checkpoints").iterdir()) == before
+    code, said = go_on(done, tmp_path / "branch", "--resume", first)
+    assert code == 0, said
+    assert "has no line" not in said
+
+
+def test_lines_that_are_gone_are_named(done: Path, there: Path) -> None:
+    (there / "metrics.jsonl").unlink()
+    code, said = go_on(done, there)
+    assert code == 0, said
+    assert "metrics.jsonl: has no line of steps 1 to 4\n" in said
+
+
+def test_a_rate_that_another_length_changes_is_said() -> None:
+    config = RunConfig(train=TrainSection(schedule="cosine", max_steps=8))
+    state = {"config": to_dict(config)}
+    assert as_begun(state, config, 8) == (config, [])
+    longer = replace(config, train=replace(config.train, max_steps=16))
+    _, (line,) = as_begun(state, longer, 8)
+    assert line.startswith("16 steps in all, 8 steps until now: the rate of train.schedule cosine")
+    # What is ignored changes nothing, and the step schedule's rate does not know the end.
+    other = replace(config, train=replace(config.train, epochs=3))
+    assert as_begun(state, other, 8) == (other, [])
+    steps = replace(longer, train=replace(longer.train, schedule="step"))
+    assert as_begun(state, steps, 8) == (steps, [])
 
 
 def test_what_draws_otherwise_is_said() -> None:

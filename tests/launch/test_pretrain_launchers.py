@@ -33,18 +33,19 @@ def wait_until(found: Path, process: subprocess.Popen, seconds: float = 600) -> 
     raise AssertionError(f"{found} did not appear: {terminal.kill(process)}")
 
 
-@pytest.mark.parametrize("from_terminal", [True, False], ids=["ctrl-c", "sigterm"])
-def test_a_signal_to_the_launcher_saves_the_run(tmp_path: Path, from_terminal: bool) -> None:
+@pytest.mark.parametrize("sent", ["ctrl-c", "sigterm", "sigterm to all"])
+def test_a_signal_to_the_launcher_saves_the_run(tmp_path: Path, sent: str) -> None:
     data = write_shards(tmp_path / "data", 48)
     config = write_config(tmp_path, "run", data, train={"max_steps": ENDLESS})
     port = str(free_port())
     words = ["--num_accelerators", "2", "--master_port", port, "launch/pretrain.py"]
     process = terminal.start([DEEPSPEED, *words, "--config", config, "--data.workers", 1])
     wait_until(tmp_path / "run" / "metrics.jsonl", process)
-    if from_terminal:
-        os.killpg(process.pid, signal.SIGINT)
-    else:
+    if sent == "sigterm":
         os.kill(process.pid, signal.SIGTERM)
+    else:
+        # Loader processes are sent it too, and by the launcher once more.
+        os.killpg(process.pid, signal.SIGINT if sent == "ctrl-c" else signal.SIGTERM)
     # Ends when the last process that writes there has ended, not with the command itself.
     said = terminal.finish(process, 600)
     assert "saved; start again to continue" in said
