@@ -206,7 +206,8 @@ class RunConfig:
     Args:
         output_dir: the run folder.
         resume: `auto` continues the newest good checkpoint of output_dir, a path continues that
-            one, `none` starts anew and refuses a folder that already holds a run.
+            one where output_dir holds no later, `none` starts anew and refuses a folder that
+            already holds a run.
         seed: of everything random.
         precision: fp32, or bf16 matrix products over fp32 weights.
         device: `auto`, `cpu` or `cuda`.
