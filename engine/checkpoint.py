@@ -159,7 +159,7 @@ def _require_space(folder: Path, needed: int) -> None:
     if free < needed:
         raise CheckpointError(
             f"checkpoint needs {needed / 1e6:.1f} MB in {folder}, {free / 1e6:.1f} MB are free: "
-            f"make room and start again{_intact(folder)}"
+            f"make room and start again{intact(folder)}"
         )
 
 
@@ -172,11 +172,12 @@ def _disk_problem(folder: Path, step: int, error: Exception) -> str:
     advice = "; make room and start again" if full else ""
     return (
         f"checkpoint of step {step} could not be written to {folder}: {what}{advice}"
-        f"{_intact(folder)}"
+        f"{intact(folder)}"
     )
 
 
-def _intact(folder: Path) -> str:
+def intact(folder: Path) -> str:
+    """What is left after a checkpoint could not be written there, as the end of a line."""
     return "; the last checkpoint is intact" if steps(folder) else "; there was none before"
 
 

@@ -38,9 +38,13 @@ def sync(path: Path) -> None:
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file that is there whole or not at all, after a power cut too."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    sync(partial)
-    os.replace(partial, path)
+    try:
+        partial.write_bytes(content)
+        sync(partial)
+        os.replace(partial, path)
+    finally:
+        # Nothing of it stays where the disk refuses.
+        partial.unlink(missing_ok=True)
     sync(path.parent)
 
 

@@ -111,7 +111,7 @@ def open_weights(place: str | Path, *, shapes_only: bool = False, **known: Any) 
             raw, origin = checkpoint.tensors.get("model", {}), "ours"
             raw = read_tensors(path, shapes_only=True) if shapes_only else raw
             tensors, config = from_original(raw), _saved_config(checkpoint.state)
-            step, prompt = checkpoint.step, _saved_prompt(checkpoint.state)
+            step, prompt = checkpoint.step, saved_prompt(checkpoint.state)
         else:
             raw = read_tensors(path, shapes_only=shapes_only)
             if any(name.startswith("vision_model.") for name in raw):
@@ -138,7 +138,7 @@ def _saved_config(state: dict[str, Any]) -> BlipConfig | None:
     return None
 
 
-def _saved_prompt(state: dict[str, Any]) -> str | None:
+def saved_prompt(state: dict[str, Any]) -> str | None:
     """What a run of captioning was taught to go on from."""
     run = state.get("config") or {}
     return run.get("evaluate", {}).get("prompt") if run.get("task") == "caption" else None

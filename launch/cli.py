@@ -16,7 +16,7 @@ from typing import Any, NoReturn, TypeVar
 from jsonargparse import ArgumentParser, Namespace
 
 from engine.config import ConfigError
-from engine.training.signals import STOPPED
+from engine.training.signals import SIGNALS, STOPPED
 from launch.settings_file import refuse_unreadable
 
 BAD_INPUT = 2
@@ -274,6 +274,6 @@ def run_main(main: Callable[[], int | None]) -> None:
     sys.stdout.flush()
     if code == STOPPED:
         # As it ends Python gives signals back what they do by default, and all is saved.
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
     sys.exit(code or 0)

@@ -17,6 +17,7 @@ from engine.weights import (
     Weights,
     initialise,
     open_weights,
+    saved_prompt,
     start_from,
     start_momentum,
 )
@@ -104,14 +105,11 @@ def other_prompt(key: str, ours: str, weights: str, place: str) -> Iterator[Find
     if path is None:
         return
     try:
-        saved = checkpoint.read(path, only=()).state.get("config")
+        theirs = saved_prompt(checkpoint.read(path, only=()).state)
     except CheckpointError:
         # Told where the weights are looked at.
         return
-    if not isinstance(saved, dict) or saved.get("task") != "caption":
-        return
-    theirs = saved.get("evaluate", {}).get("prompt")
-    if isinstance(theirs, str) and theirs != ours:
+    if theirs not in (None, ours):
         yield warning(
             "prompt",
             f"{key} {ours!r} is not the prompt {theirs!r} that {weights} {place} was trained "

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -33,6 +32,7 @@ from engine.evaluation.visdial import evaluate_visdial
 from engine.evaluation.vqa import evaluate_vqa
 from engine.folder_lock import hold
 from engine.inference import LoadedBlip, load
+from engine.manifest import write_whole
 from engine.runtime import Runtime
 from engine.share import ALONE, Share
 
@@ -101,43 +101,43 @@ def evaluate(config: RunConfig, task: str, here: Runtime = ALONE) -> dict[str, A
         ConfigError: no checkpoint, no data, results of another evaluation in output_dir, or a disk
             that refuses; on every process.
     """
-    share = Share(here)
-    with share.one_fate(), _alone(Path(config.output_dir), here):
-        results = _evaluated(config, task, share)
-        if here.is_main:
-            try:
-                _write(Path(config.output_dir), task, results)
-            except OSError as error:
-                problem = f"cannot be written: {error.strerror}"
-                raise ConfigError(f"output_dir {config.output_dir}: {problem}") from None
+    share, folder = Share(here), Path(config.output_dir)
+    with share.one_fate():
+        if not config.model.checkpoint:
+            raise ConfigError("no model: set model.checkpoint to a run folder or weights")
+        if not config.data.eval:
+            raise ConfigError("no pairs: set data.eval to shards or an annotation file")
+        with _alone(folder) if here.is_main else contextlib.nullcontext():
+            results = _evaluated(config, task, share)
+            if here.is_main:
+                try:
+                    _write(folder, task, results)
+                except OSError as error:
+                    raise _unwritable(folder, error) from None
     if here.is_main:
-        _print(Path(config.output_dir), results)
+        _print(folder, results)
     return results
 
 
 @contextlib.contextmanager
-def _alone(folder: Path, here: Runtime) -> Iterator[None]:
-    """Keep others out of the folder, whose results would take the place of these."""
-    if not here.is_main:
-        yield
-        return
+def _alone(folder: Path) -> Iterator[None]:
+    """Make the folder and keep others out, whose results would take the place of these."""
     with contextlib.ExitStack() as held:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             is_free = held.enter_context(hold(folder))
         except OSError as error:
-            problem = f"cannot be written: {error.strerror}"
-            raise ConfigError(f"output_dir {folder}: {problem}") from None
+            raise _unwritable(folder, error) from None
         if not is_free:
             raise ConfigError(f"output_dir {folder}: another evaluation is writing here")
         yield
 
 
+def _unwritable(folder: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"output_dir {folder}: cannot be written: {error.strerror}")
+
+
 def _evaluated(config: RunConfig, task: str, share: Share) -> dict[str, Any]:
-    if not config.model.checkpoint:
-        raise ConfigError("no model: set model.checkpoint to a run folder or weights")
-    if not config.data.eval:
-        raise ConfigError("no pairs: set data.eval to shards or an annotation file")
     if share.here.is_main:
         given = config.model.checkpoint, config.data.eval, _settings(config, task)
         refuse_other_results(Path(config.output_dir), task, *given)
@@ -206,7 +206,7 @@ def refuse_other_results(
     data: str | Sequence[str],
     settings: dict[str, Any],
 ) -> None:
-    """Make the folder; results in it may only be an older evaluation of the same.
+    """Results in a folder may only be an older evaluation of the same.
 
     Args:
         folder: that the results go to.
@@ -221,7 +221,6 @@ def refuse_other_results(
     """
     path = folder / "results.json"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             return
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -238,7 +237,7 @@ def refuse_other_results(
         else:
             problem = f"holds the {found['task']} results of {found['checkpoint']}"
     except OSError as error:
-        raise ConfigError(f"output_dir {folder}: cannot be written: {error.strerror}") from None
+        raise _unwritable(folder, error) from None
     except (ValueError, KeyError, TypeError, AttributeError):
         problem = "was not written by an evaluation"
     raise ConfigError(f"{path} {problem}: choose another output_dir")
@@ -260,11 +259,4 @@ def _said(data: str | Sequence[str]) -> str:
 def write_results(path: Path, results: dict[str, Any] | list[dict[str, Any]]) -> None:
     """Write JSON whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Two evaluations may end at once.
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        # Nothing of it stays where the disk refuses.
-        temporary.unlink(missing_ok=True)
+    write_whole(path, (json.dumps(results, indent=1) + "\n").encode())

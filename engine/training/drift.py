@@ -1,4 +1,4 @@
-"""Settings that must not change between a run and its continuation."""
+"""Settings between a run and its continuation: which must not change, and what others change."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -85,11 +85,9 @@ class StopRequest:
         # Until the other end is closed, by whoever goes on without this request.
         while told := os.read(reader, 1):
             (number,) = told
-            if number in SIGNALS:
-                threading.Thread(target=self._wake, daemon=True).start()
-                if not heard:
-                    threading.Thread(target=_tell, args=(launched,), daemon=True).start()
+            if number in SIGNALS and not heard:
                 heard = True
+                threading.Thread(target=self._answer, args=(launched,), daemon=True).start()
             if number not in counted:
                 continue
             first = first or time.monotonic()
@@ -98,22 +96,20 @@ class StopRequest:
                 os._exit(128 + number)
         os.close(reader)
 
-    def _wake(self) -> None:
+    def _answer(self, launched: bool) -> None:
         # A signal that comes just before the main thread falls asleep, or to another thread, is
         # only noted: the handler would run after the sleep.
         main = threading.main_thread()
         while self._interrupts and main.is_alive():
             signal.pthread_kill(main.ident, WAKING)
             time.sleep(POLL)
-
-
-def _tell(launched: bool) -> None:
-    """Say that a stop was heard, where it takes long."""
-    time.sleep(LONG)
-    if os.environ.get("RANK", "0") == "0":
-        again = "another Ctrl-C" if launched else "another signal"
-        line = f"stopping once what is under way is done and saved; {again} ends at once, unsaved"
-        print(line, file=sys.stderr, flush=True)
+        time.sleep(LONG)
+        if os.environ.get("RANK", "0") == "0":
+            again = "another Ctrl-C" if launched else "another signal"
+            line = (
+                f"stopping once what is under way is done and saved; {again} ends at once, unsaved"
+            )
+            print(line, file=sys.stderr, flush=True)
 
 
 def _stop_when_orphaned() -> None:

@@ -68,8 +68,8 @@ class Telemetry:
         if runtime.is_main:
             path = folder / "metrics.jsonl"
             # A run that goes on in a new folder has no lines there yet.
-            known = (folder / "config.yaml").is_file()
-            _cut_after(path, start_step, config.train.log_every if known else start_step)
+            moved = not (folder / "config.yaml").is_file()
+            _cut_after(path, start_step, gap=start_step if moved else config.train.log_every)
             self._file = path.open("a", encoding="utf-8")
             if config.tensorboard:
                 from torch.utils.tensorboard import SummaryWriter
@@ -177,23 +177,24 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def _cut_after(path: Path, step: int, log_every: int) -> None:
-    """Remove lines of steps that the resumed run makes again, and what is no line; say what is not
-    as a run leaves it. Lines of a run that nothing is left of stay, under another name."""
+def _cut_after(path: Path, step: int, gap: int) -> None:
+    """Remove lines of steps that the resumed run makes again, and what is no line; say where more
+    than `gap` steps before it have none. Lines of a run that nothing is left of stay, under another
+    name."""
     content = path.read_bytes() if path.is_file() else b""
     logged = [(number, line) for line in content.splitlines() if (number := _step_of(line))]
-    kept = [line for number, line in logged if number <= step]
-    last = max((number for number, _ in logged if number <= step), default=0)
+    kept = [(number, line) for number, line in logged if number <= step]
+    last = max((number for number, _ in kept), default=0)
     if logged and not step:
         before = path.with_stem(f"{path.stem}_before")
         os.replace(path, before)
         told = f"{logged[-1][0]} steps were logged and no checkpoint holds any of them"
         log.warning("%s: %s: starting anew; their lines are in %s", path, told, before.name)
-    elif step - last > log_every:
+    elif step - last > gap:
         log.warning("%s: has no line of steps %d to %d", path, last + 1, step)
     if content:
         temporary = path.with_suffix(".tmp")
-        temporary.write_bytes(b"".join(line + b"\n" for line in kept))
+        temporary.write_bytes(b"".join(line + b"\n" for _, line in kept))
         os.replace(temporary, path)
 
 

@@ -86,9 +86,9 @@ class Trainer:
             except OSError as error:
                 if error.errno not in checkpoint.FULL:
                     raise
-                raise CheckpointError(
-                    f"{self.folder}: {checkpoint.FULL[error.errno]}; the last checkpoint is intact"
-                ) from None
+                left = checkpoint.intact(self.folder / "checkpoints")
+                full = f"{self.folder}: {checkpoint.FULL[error.errno]}{left}"
+                raise CheckpointError(full) from None
             finally:
                 self.telemetry.close()
             self.engine.close()
