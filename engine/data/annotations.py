@@ -120,11 +120,14 @@ def _read_table(path: Path, textless: bool = False) -> pa.Table:
         elif path.suffix == ".parquet":
             rows = pa.parquet.read_table(path)
         else:
-            options = pa.csv.ParseOptions(delimiter="\t" if path.suffix == ".tsv" else ",")
+            delimiter = "\t" if path.suffix == ".tsv" else ","
+            options = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+            # Only one thread knows the row of a fault; it is no slower.
+            reading = pa.csv.ReadOptions(use_threads=False)
             # As they stand there: a column of nothing but digits is no column of numbers.
             texts = dict.fromkeys((*IMAGE_COLUMNS, *CAPTION_COLUMNS, "uid", "url"), TEXT)
             kinds = pa.csv.ConvertOptions(column_types=texts)
-            rows = pa.csv.read_csv(path, parse_options=options, convert_options=kinds)
+            rows = pa.csv.read_csv(path, reading, options, kinds)
     except (OSError, ValueError, RecursionError, pa.ArrowException) as error:
         problem = str(error).splitlines()[0]
         raise ConfigError(f"{path}: not readable as {path.suffix[1:]}: {problem}") from None

@@ -148,6 +148,10 @@ class DemoHandler(BaseHTTPRequestHandler):
         """The page."""
         self._answer(self._get)
 
+    def do_HEAD(self) -> None:
+        """Whether the page is there, as what watches over servers asks."""
+        self._answer(self._get)
+
     def do_POST(self) -> None:
         """What the page asks for."""
         self._answer(self._post)
@@ -244,7 +248,8 @@ class DemoHandler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content)
+        if self.command != "HEAD":
+            self.wfile.write(content)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """What the standard library refuses by itself; nothing of the request is repeated."""

@@ -228,6 +228,7 @@ def test_annotation_lists_are_read_directly(tmp_path: Path) -> None:
         ("a.csv", "image,caption\n", "no rows"),
         ("a.csv", "image,caption,caption\n0.png,x,y\n", "several columns named 'caption'"),
         ("a.csv", "image,caption,uid,uid\n0.png,x,y,z\n", "several columns named 'uid'"),
+        ("a.csv", "image,caption\n0.png,x\n1.png,x, y\n", "Row #3: Expected 2 columns, got 3"),
         ("a.parquet", "rubbish", "not readable as parquet"),
     ],
 )
@@ -242,6 +243,14 @@ def test_names_of_columns_that_are_no_text_are_refused(tmp_path: Path) -> None:
     path.write_bytes("image,caption,café\n0.png,x,y\n".encode("latin-1"))
     with pytest.raises(ConfigError, match="a.csv: names of columns are not UTF-8"):
         open_source(str(path))
+
+
+def test_captions_may_have_several_lines(tmp_path: Path) -> None:
+    """Some lie across the ends of the parts that a long table is read by."""
+    rows = ['0.png,"a drawing\nof a fox, perhaps"\n'] * 40_000
+    source = open_source(annotated(tmp_path, "a.csv", "image,caption\n" + "".join(rows)))
+    assert len(source) == 40_000
+    assert source.read(39_999).captions == ["a drawing\nof a fox, perhaps"]
 
 
 def test_columns_that_are_not_read_may_share_a_name(tmp_path: Path) -> None:

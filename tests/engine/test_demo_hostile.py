@@ -147,11 +147,24 @@ def test_what_the_page_did_not_send_is_refused(client: Client, headers: dict) ->
         assert client.ask("POST", path, picture(1), headers).status == 403
 
 
-@pytest.mark.parametrize("method", ["HEAD", "PUT", "DELETE", "OPTIONS", "TRACE", "<script>"])
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "OPTIONS", "TRACE", "<script>"])
 def test_other_methods_are_refused(client: Client, method: str) -> None:
     answer = client.ask(method, "/")
     assert answer.status == 501
     assert b"<" not in answer.content
+
+
+@pytest.mark.parametrize(("path", "status"), [("/", 200), ("/other", 404)])
+def test_whether_the_page_is_there(client: Client, path: str, status: int) -> None:
+    length = len(client.ask("GET", path).content)
+    request = f"HEAD {path} HTTP/1.0\r\nHost: 127.0.0.1:{client.port}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", client.port), timeout=PATIENCE) as asking:
+        asking.sendall(request.encode())
+        with asking.makefile("rb") as answer:
+            headers, _, content = answer.read().partition(b"\r\n\r\n")
+    assert headers.startswith(b"HTTP/1.0 %d " % status)
+    assert b"Content-Length: %d" % length in headers
+    assert content == b""
 
 
 @pytest.mark.parametrize(
