@@ -27,6 +27,8 @@ def fusing_problem(tensor: torch.Tensor, backend: str) -> str | None:
         return "torch.compile joins the operations itself"
     if not tensor.is_cuda and backend != "triton":
         return "CPU"
+    if tensor.dtype == torch.float64:
+        return "it computes in float32"
     return triton_problem(tensor, products=False)
 
 

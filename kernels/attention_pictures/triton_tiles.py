@@ -13,7 +13,8 @@ def load_queries(
     K: tl.constexpr,
 ) -> tuple[tl.tensor, ...]:  # fmt: skip
     """A tile of queries from `start` on, their upstream gradients, what both agree on, logarithms
-    of what weights are divided by, and random words. Weights are then times `rescale`."""
+    of what weights are divided by, random words, and of how large a weight may be. Weights are then
+    times `rescale`."""
     place = start + tl.arange(0, Q)
     present = place < end
     token = tl.load(order_ptr + place, present, 0)
@@ -23,11 +24,12 @@ def load_queries(
     # The mean of the gradients of a query's weights (Dao et al. 2022, arXiv:2205.14135,
     # appendix B).
     agreed = tl.sum(upstream.to(tl.float32) * out.to(tl.float32), 1) * (1 / rescale)
-    log_sum = tl.load(log_sum_ptr + head * tokens + place, present, 0.0) - tl.log2(rescale)
+    most = tl.log2(rescale)
+    log_sum = tl.load(log_sum_ptr + head * tokens + place, present, 0.0) - most
     first, second = place, place
     if DROPOUT:
         first, second = words(word_ptr, head, tokens, heads, place, present)
-    return query, upstream, agreed, log_sum, first, second
+    return query, upstream, agreed, log_sum, first, second, most
 
 
 @triton.jit
@@ -46,7 +48,7 @@ def weigh(
     queries, key, value, block, scale, threshold, WHOLE: tl.constexpr, DROPOUT: tl.constexpr
 ) -> tuple[tl.tensor, tl.tensor]:
     """Weights [queries, keys] that dropout leaves, and gradients of scores."""
-    query, upstream, agreed, log_sum, first, second = queries
+    query, upstream, agreed, log_sum, first, second, most = queries
     # In this order whoever waits for the second has both, and a weight needs no register until its
     # gradient is there.
     by_weights = tl.dot(upstream, tl.trans(value), input_precision="ieee")
@@ -54,7 +56,7 @@ def weigh(
     scores = scores * scale - log_sum[:, None]
     if not WHOLE:
         # A key that is not there adds 0, as it is 0, but its weight might be infinite.
-        scores = tl.minimum(scores, 0.0)
+        scores = tl.minimum(scores, most)
     # A query that is not there has finite weights and no gradient: it adds 0.
     weights = tl.exp2(scores)
     dropped = weights

@@ -72,7 +72,7 @@ def opaque(
 @opaque.register_fake
 def _shapes(query: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     number = query.new_empty((), dtype=torch.float32)
-    return number, torch.empty_like(query, dtype=torch.float32), torch.empty_like(number)
+    return number, query.new_empty(query.shape, dtype=torch.float32), torch.empty_like(number)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -232,7 +232,8 @@ def linears_in_turn(
 
     Where it is one product, the next reads the input that comes back: on the way back its gradient
     of the input comes here, and this product adds its own to it. Otherwise autograd would keep and
-    add up the gradients of all.
+    add up the gradients of all. A hook on what comes back must copy the gradient that it is given,
+    which is written over.
 
     Args:
         x: [..., I], read by this product and by those that read what comes back, or by others too.

@@ -64,7 +64,7 @@ def loss_and_gradients(
     if even and padded > vocabulary:
         words = torch.cat([words, words.new_zeros(padded - vocabulary, words.shape[1])])
     loss = torch.zeros((), dtype=kind, device=states_TD.device)
-    by_states = torch.empty_like(states_TD) if needed[0] else None
+    by_states = states_TD.new_empty(states_TD.shape) if needed[0] else None
     by_words = torch.zeros_like(words, dtype=kind) if needed[1] and not tokens else None
     by_bias = torch.zeros_like(bias_V, dtype=kind) if needed[2] else None
     for start in range(0, tokens, max(rows, 1)):

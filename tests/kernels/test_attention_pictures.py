@@ -197,13 +197,17 @@ def test_dropout_keeps_its_share_and_scales() -> None:
         assert 0.8 < kept.float().mean(axis).std() / expected < 1.2
 
 
-def test_gradients_under_dropout_have_the_mask_of_the_forward_pass() -> None:
-    """The mask is seen in calls of their own with the same seed and another width."""
+@pytest.mark.parametrize("last", [0, 3])
+def test_gradients_under_dropout_have_the_mask_of_the_forward_pass(last: float) -> None:
+    """The mask is seen in calls of their own with the same seed and another width. Where all look
+    at the last key, its weight is nearly 1, and more once it is scaled."""
     counts, keys = [7, 0, 40], 70
     pictures, blocks = layout(counts, 5)
     kept = mask_of(blocks, 2, 3, keys, 11, 0.4).ne(0)
     shape = (3, keys, 2, 32)
     inputs = [normal(len(pictures), 2, 32), normal(*shape, seed=1), normal(*shape, seed=2)]
+    if last:
+        inputs[0], inputs[1][:, -1] = inputs[0].abs(), last
     torch.manual_seed(11)
     ours = outcome("triton", inputs, blocks, 0.4)
     leaves = [tensor.double().requires_grad_() for tensor in inputs]

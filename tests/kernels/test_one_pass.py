@@ -16,6 +16,11 @@ def unit(rows: int, width: int = 16) -> torch.Tensor:
     return torch.nn.functional.normalize(torch.randn(rows, width, device=DEVICE), dim=1)
 
 
+def turned(rows: torch.Tensor) -> torch.Tensor:
+    """The same, its columns side by side in memory."""
+    return rows.detach().T.contiguous().T.requires_grad_()
+
+
 @pytest.mark.parametrize("backend", ["torch", "triton"])
 def test_contrast(backend: str) -> None:
     torch.manual_seed(0)
@@ -24,7 +29,8 @@ def test_contrast(backend: str) -> None:
     alpha = torch.tensor(0.4, dtype=torch.float64, device=DEVICE)
     rest = (soft, keys, queue)
     inputs = (query, temperature, *rest, alpha, None, None, None, 3, backend, torch.float32)
-    torch.library.opcheck(itc.opaque, inputs, test_utils=CHECKS)
+    for given in (inputs, (turned(query), *inputs[1:])):
+        torch.library.opcheck(itc.opaque, given, test_utils=CHECKS)
     found = []
     for loss in (
         itc.opaque(*inputs)[0],
@@ -43,7 +49,8 @@ def test_captioning(backend: str) -> None:
     targets = torch.tensor([3, 69, -100, 0, 8], device=DEVICE)
     weights = torch.rand(5, device=DEVICE)
     inputs = (*leaves, targets, weights, 0.1, torch.float32, backend)
-    torch.library.opcheck(lm.opaque, inputs, test_utils=CHECKS)
+    for given in (inputs, (turned(states), *inputs[1:])):
+        torch.library.opcheck(lm.opaque, given, test_utils=CHECKS)
     found = []
     for loss in (
         lm.opaque(*inputs)[0],

@@ -1,9 +1,9 @@
-"""The momentum update and the gather."""
+"""The momentum update, the gather, and what joined operations are not for."""
 
 import pytest
 import torch
 
-from kernels import all_gather, ema_
+from kernels import add_norm, all_gather, ema_, linear_gelu
 
 
 def test_ema_is_the_weighted_sum() -> None:
@@ -30,3 +30,13 @@ def test_ema_refuses_lists_of_different_lengths() -> None:
 def test_one_process_gathers_itself() -> None:
     tensor = torch.randn(2, 3)
     assert all_gather(tensor) is tensor
+
+
+def test_float64_is_not_computed_in_float32() -> None:
+    states, ones = torch.randn(2, 16, dtype=torch.float64), torch.ones(16, dtype=torch.float64)
+    for call in (
+        lambda: linear_gelu(states, torch.diag(ones), ones, backend="triton"),
+        lambda: add_norm(states, states, ones, ones, 1e-5, backend="triton"),
+    ):
+        with pytest.raises(RuntimeError, match="'triton' cannot run here: it computes in float32"):
+            call()
