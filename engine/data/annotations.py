@@ -7,11 +7,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 import pyarrow.parquet
 import xxhash
 
 from engine.config import ConfigError
+from engine.data import separated
 from engine.data.picture_files import is_pipe
 from engine.data.source import RawSample, stable_id
 
@@ -120,14 +120,8 @@ def _read_table(path: Path, textless: bool = False) -> pa.Table:
         elif path.suffix == ".parquet":
             rows = pa.parquet.read_table(path)
         else:
-            delimiter = "\t" if path.suffix == ".tsv" else ","
-            options = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-            # Only one thread knows the row of a fault; it is no slower.
-            reading = pa.csv.ReadOptions(use_threads=False)
-            # As they stand there: a column of nothing but digits is no column of numbers.
-            texts = dict.fromkeys((*IMAGE_COLUMNS, *CAPTION_COLUMNS, "uid", "url"), TEXT)
-            kinds = pa.csv.ConvertOptions(column_types=texts)
-            rows = pa.csv.read_csv(path, reading, options, kinds)
+            texts = (*IMAGE_COLUMNS, *CAPTION_COLUMNS, "uid", "url")
+            rows = separated.read_table(path, texts)
     except (OSError, ValueError, RecursionError, pa.ArrowException) as error:
         problem = str(error).splitlines()[0]
         raise ConfigError(f"{path}: not readable as {path.suffix[1:]}: {problem}") from None
@@ -268,11 +262,7 @@ def _column(path: Path, table: pa.Table, names: tuple[str, ...], what: str) -> s
 
 def _has(path: Path, table: pa.Table, name: str) -> bool:
     """Whether there is a column of this name."""
-    try:
-        count = table.column_names.count(name)
-    except UnicodeDecodeError:
-        # Arrow decodes names when they are looked at.
-        raise ConfigError(f"{path}: names of columns are not UTF-8") from None
+    count = table.column_names.count(name)
     if count > 1:
         raise ConfigError(f"{path}: several columns named {name!r}")
     return count == 1

@@ -1,6 +1,5 @@
 """Lists of (url, alt text), read in pieces: CSV, TSV, Parquet, JSON lines. Never held whole."""
 
-import csv
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import xxhash
 from engine.config import ConfigError
 from engine.data.annotations import CAPTION_COLUMNS
 from engine.data.open_source import named_paths
+from engine.data.separated import COMMA, TAB, rows_of
 
 URL_COLUMNS = ("url", "image_url", "img_url", "picture_url", "link")
 CAPTION_NAMES = (*CAPTION_COLUMNS, "alt", "alttext", "description")
@@ -74,7 +74,7 @@ class Lists:
                     number += 1
             except ConfigError:
                 raise
-            except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
+            except (OSError, ValueError, pa.ArrowException) as error:
                 problem = " ".join(str(error).split())
                 kind = path.suffix[1:]
                 raise ConfigError(f"{path}: not readable as {kind}: {problem}") from None
@@ -102,16 +102,29 @@ def _text(value: Any) -> str | None:
 
 
 def _separated(path: Path) -> Iterator[tuple[Any, Any]]:
-    """Of a row that is too short, what is missing is None."""
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        lines = csv.reader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
-        head = next(lines, None)
+    """Of a row that is none, or has more fields than there are columns, both are None; of one that
+    is too short what is missing is, and so is what is not UTF-8."""
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        rows = rows_of(file, TAB if path.suffix == ".tsv" else COMMA)
+        head = next(rows, None)
         if head is None:
             raise ConfigError(f"{path}: no rows")
-        url, caption = (head.index(name) for name in _columns(path, head))
-        for line in lines:
-            if line:
-                yield tuple(line[n] if n < len(line) else None for n in (url, caption))
+        places = [head.index(name) for name in _columns(path, head)]
+        for row in rows:
+            fields: list[str | None] = list(row or ())
+            if any(fields[len(head) :]):
+                fields = []
+            fields += [None] * (len(head) - len(fields))
+            url, caption = (fields[place] for place in places)
+            yield _if_whole(url), _if_whole(caption)
+
+
+def _if_whole(field: str | None) -> str | None:
+    """None where bytes were no UTF-8: what another encoding means by them is not known."""
+    try:
+        return field if field is None else field.encode().decode()
+    except UnicodeEncodeError:
+        return None
 
 
 def _parquet(path: Path) -> Iterator[tuple[Any, Any]]:
