@@ -11,7 +11,7 @@ from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_args
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -178,9 +178,11 @@ def _known_keys(parser: ArgumentParser) -> list[str]:
 
 
 def _refuse_nulls(parser: ArgumentParser, space: Namespace) -> None:
-    """The parser takes null for any setting; here it is a value where it is the default."""
+    """The parser takes null for any setting; here it is a value where the type says so."""
+    kinds = {action.dest: getattr(action, "_typehint", None) for action in parser._actions}
     for key in _known_keys(parser):
-        if space.get(key) is None and parser.get_default(key) is not None:
+        takes_null = type(None) in get_args(kinds[key]) or parser.get_default(key) is None
+        if space.get(key) is None and not takes_null:
             raise ConfigError(f"{key}: null is no value for it; leave the key out for its default")
 
 

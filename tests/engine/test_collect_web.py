@@ -96,6 +96,31 @@ def test_a_signal_saves_everything_and_says_so(tmp_path: Path) -> None:
         assert set(server.asked.values()) == {1}
 
 
+@pytest.mark.parametrize("left", [0, 3000])
+def test_finished_shards_that_went_are_missed(left: int, tmp_path: Path) -> None:
+    with hostile_server() as server:
+        source = write_list(tmp_path / "l.csv", pairs(server, 50))
+        collect(source, tmp_path / "out")
+        before = output_of(tmp_path / "out")
+        shard = tmp_path / "out" / "00001.tar"
+        content = shard.read_bytes()
+        shard.write_bytes(content[:left])
+        if not left:
+            shard.unlink()
+        with pytest.raises(ConfigError, match=r"00001.tar.*; bring it back, or delete .*00001.p"):
+            collect(source, tmp_path / "out")
+        shard.write_bytes(content)
+        (tmp_path / "out" / "00001.tar.index").unlink()
+        collect(source, tmp_path / "out")
+        assert output_of(tmp_path / "out") == before
+        shard.unlink()
+        (tmp_path / "out" / "table" / "00001.parquet").unlink()
+        server.asked.clear()
+        collect(source, tmp_path / "out")
+        assert sum(server.asked.values()) == 20
+    assert output_of(tmp_path / "out") == before
+
+
 def test_one_launch_at_a_time(tmp_path: Path) -> None:
     with hostile_server() as server:
         source = write_list(tmp_path / "l.csv", pairs(server, 3))

@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 
+from engine.collect.web.config import WebConfig
 from engine.config import ConfigError, RunConfig, to_dict
 from launch.cli import parse, run_main
 from tests.ranks import ROOT
@@ -81,6 +82,14 @@ def test_a_bad_file_is_one_clear_line(tmp_path: Path, text: str, message: str) -
         run_of("--config", str(path))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_null_is_a_value_where_the_help_says_so() -> None:
+    words = ["--screen.near", "null", "--screen.max_repeats", "null"]
+    screen = parse(WebConfig, words, description="", examples="").screen
+    assert (screen.near, screen.max_repeats) == (None, None)
+    with pytest.raises(ConfigError, match="screen.near_colour: null is no value"):
+        parse(WebConfig, ["--screen.near_colour", "null"], description="", examples="")
 
 
 def test_print_config_shows_the_resolved_run(capsys: pytest.CaptureFixture[str]) -> None:

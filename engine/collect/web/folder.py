@@ -16,9 +16,10 @@ import pyarrow.parquet as pq
 
 from engine.collect.web.look import BYTES
 from engine.config import ConfigError
-from engine.data.index import build_index, index_path, store_index
+from engine.data.index import build_index, index_path, open_index, store_index
 from engine.data.purge import PURGED
 from engine.data.shards import add_members
+from engine.data.tar_members import ShardError
 from engine.folder_lock import open_lock, try_lock
 from engine.manifest import sync, write_whole
 
@@ -176,6 +177,28 @@ class CollectionFolder:
         except (OSError, ValueError, pa.ArrowException):
             problem = "not a readable table; delete it and its shard to fetch them again"
             raise ConfigError(f"{path}: {problem}") from None
+
+    def check_shard(self, number: int, least: int, most: int) -> None:
+        """Whether a finished shard is there, with all that its table says it keeps.
+
+        Args:
+            number: of the shard.
+            least: samples that it holds.
+            most: the same with those that are to be purged: a purge may have been stopped.
+
+        Raises:
+            ConfigError: it is not.
+        """
+        problem = None
+        try:
+            held = len(open_index(self.shard(number))) if most else 0
+            if not least <= held <= most:
+                problem = f"{self.shard(number)}: holds {held} samples, not {most}"
+        except ShardError as error:
+            problem = str(error)
+        if problem:
+            again = f"delete {self.table(number)} to have its rows fetched again"
+            raise ConfigError(f"{problem}; bring it back, or {again}")
 
     def purged(self) -> frozenset[str]:
         """Uids that were taken out."""

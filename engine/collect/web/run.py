@@ -171,11 +171,12 @@ class _Collector:
     def _remember(self, number: int, rows: list[Row]) -> None:
         for row in rows:
             self.texts.pass_over(row)
-        table = self.folder.read_table(number, ["row", "kept", "look"])
-        columns = (table[name].to_pylist() for name in table.column_names)
-        for place, kept, look in zip(*columns, strict=True):
-            if kept:
-                self.copies.remember(Look.from_bytes(look), place)
+        table = self.folder.read_table(number, ["row", "uid", "kept", "look"])
+        kept = table.filter(table["kept"]).to_pylist()
+        purged = sum(one["uid"] in self.texts.purged for one in kept)
+        self.folder.check_shard(number, len(kept) - purged, len(kept))
+        for one in kept:
+            self.copies.remember(Look.from_bytes(one["look"]), one["row"])
 
     def _queue(self, work: ShardWork) -> None:
         for row in work.rows:
