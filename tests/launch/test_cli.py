@@ -88,8 +88,6 @@ def test_null_is_a_value_where_the_help_says_so() -> None:
     words = ["--screen.near", "null", "--screen.max_repeats", "null"]
     screen = parse(WebConfig, words, description="", examples="").screen
     assert (screen.near, screen.max_repeats) == (None, None)
-    with pytest.raises(ConfigError, match="screen.near_colour: null is no value"):
-        parse(WebConfig, ["--screen.near_colour", "null"], description="", examples="")
 
 
 def test_print_config_shows_the_resolved_run(capsys: pytest.CaptureFixture[str]) -> None:
