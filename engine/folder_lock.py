@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TextIO
 
 from engine.config import ConfigError
 
+log = logging.getLogger(__name__)
 LOCK = ".lock"
 # Open ones of this process.
 _OPEN: set[TextIO] = set()
@@ -45,15 +47,18 @@ def open_lock(folder: Path) -> Iterator[TextIO]:
         finally:
             _OPEN.discard(lock)
             # Said aloud: a program started meanwhile may have it open without knowing.
-            fcntl.flock(lock, fcntl.LOCK_UN)
+            with contextlib.suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_UN)
 
 
 def try_lock(lock: TextIO) -> bool:
-    """Take the lock; False where another process has it."""
+    """Take the lock; False where another process has it. On a disk without locks nobody has it."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError as error:
+        log.warning("%s: %s: nothing keeps a second run out", lock.name, error.strerror)
     return True
 
 

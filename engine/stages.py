@@ -23,7 +23,7 @@ from engine.evaluation.run import evaluate
 from engine.runtime import Runtime
 from engine.training.objectives import Objective
 from engine.training.signals import Interrupted, StopRequest
-from engine.training.trainer import Trainer
+from engine.training.trainer import train
 from engine.weight_files import is_checkpoint, locate
 
 # Settings that change no figure of an evaluation.
@@ -60,7 +60,7 @@ class Stages:
             ConfigError: what a run of its own would refuse.
         """
         self.refuse_stop()
-        code = Trainer(config, objective, self.here, self.stop).run()
+        code = train(config, objective, self.here, self.stop)
         _let_go()
         if code:
             raise Stopped

@@ -64,11 +64,11 @@ def main() -> int:
     from engine import runtime
 
     here = runtime.start(config.device)
-    from engine.training.trainer import Trainer
+    from engine.training.trainer import train
     from engine.training.tuning import OBJECTIVES
 
     try:
-        return Trainer(config, OBJECTIVES[config.task], here, stop).run()
+        return train(config, OBJECTIVES[config.task], here, stop)
     finally:
         runtime.stop()
 

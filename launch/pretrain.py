@@ -35,10 +35,10 @@ def main() -> int:
 
     here = runtime.start(config.device)
     from engine.training.objectives import pretraining
-    from engine.training.trainer import Trainer
+    from engine.training.trainer import train
 
     try:
-        return Trainer(config, pretraining, here, stop).run()
+        return train(config, pretraining, here, stop)
     finally:
         runtime.stop()
 

@@ -36,6 +36,7 @@ from engine import runtime
 from engine.checkpoint import Checkpoint
 from engine.config import RunConfig
 from engine.data.batch import Batch
+from engine.share import Share
 from engine.training import methods, step
 from engine.training.deepspeed_engine import DeepSpeedEngine
 from engine.training.objectives import pretraining
@@ -57,8 +58,8 @@ class Watched(Trainer):
     keys_file: Path | None = None
     tight: bool = False
 
-    def _prepare(self, resumed: Checkpoint | None) -> None:
-        super()._prepare(resumed)
+    def _prepare(self, resumed: Checkpoint | None, share: Share) -> None:
+        super()._prepare(resumed, share)
         self.stepper._launch = self.noted(self.stepper._launch)
         if self.runtime.rank != self.runtime.world_size - 1:
             return

@@ -160,9 +160,15 @@ def _process() -> dict[str, str | int | float]:
     return {
         "machine": _machine(),
         "pid": os.getpid(),
-        "started": psutil.Process().create_time(),
+        "since_boot": _since_boot(psutil.Process()),
         "token": uuid.uuid4().hex,
     }
+
+
+def _since_boot(process: psutil.Process) -> float:
+    """Seconds from the machine's start to the process's: each of the two times jumps where the
+    machine's clock is set."""
+    return process.create_time() - psutil.boot_time()
 
 
 def _machine() -> str:
@@ -185,7 +191,7 @@ def _gone(content: bytes) -> bool:
         if holder["machine"] != MACHINE:
             return False
         process = psutil.Process(holder["pid"])
-        same = abs(process.create_time() - holder["started"]) < 1.0
+        same = abs(_since_boot(process) - holder["since_boot"]) < 1.0
         return not same or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True

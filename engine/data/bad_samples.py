@@ -18,7 +18,7 @@ class BadSampleLedger:
     def __init__(self, max_fraction: float) -> None:
         self.max_fraction = max_fraction
         self.reasons: Counter[str] = Counter()
-        self.seen = self._in_a_row = 0
+        self.seen = self.in_a_row = 0
 
     @property
     def total(self) -> int:
@@ -43,12 +43,12 @@ class BadSampleLedger:
         bad = []
         for key, reason in zip(keys, reasons, strict=True):
             self.seen += 1
-            self._in_a_row = self._in_a_row + 1 if reason else 0
+            self.in_a_row = self.in_a_row + 1 if reason else 0
             if reason:
                 self.reasons[reason] += 1
                 bad.append((key, reason))
         too_many = self.seen >= self.JUDGED_FROM and self.total > self.max_fraction * self.seen
-        if too_many or self._in_a_row >= self.ROW_LIMIT:
+        if too_many or self.in_a_row >= self.ROW_LIMIT:
             last = f"; last: {bad[-1][0]}" if bad else ""
             raise ConfigError(
                 f"{self.total} of {self.seen} samples are bad ({self.kinds}){last}; "

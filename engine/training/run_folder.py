@@ -6,24 +6,59 @@ from pathlib import Path
 
 from engine import checkpoint
 from engine.checkpoint import Checkpoint, CheckpointError
-from engine.config import ConfigError, RunConfig
+from engine.config import ConfigError, RunConfig, to_dict
+from engine.differences import differences, flat
 from engine.folder_lock import open_lock, try_lock
-from engine.runtime import Runtime
+from engine.share import Share
 from engine.training.drift import refuse_drift
 
 
 @contextlib.contextmanager
-def locked(folder: Path, here: Runtime) -> Iterator[None]:
+def locked(folder: Path, share: Share) -> Iterator[None]:
     """Hold the folder while the context lasts; the main process does it for all. Collective.
 
     Raises:
-        ConfigError: another run writes there; on every rank, so that none waits for the others.
+        ConfigError: another run writes there, or it cannot be written; on every rank, so that none
+            waits for the others.
     """
-    with open_lock(folder) as lock:
-        taken = here.is_main and not try_lock(lock)
-        if here.any(taken):
-            raise ConfigError(f"{folder}: another run is writing here")
+    with contextlib.ExitStack() as held:
+        with share.one_fate():
+            lock = held.enter_context(open_lock(folder))
+            if share.here.is_main and not try_lock(lock):
+                raise ConfigError(f"{folder}: another run is writing here")
         yield
+
+
+def agree(share: Share, config: RunConfig, step: int, data_fingerprint: str) -> None:
+    """All processes are of one run; each may have files on a disk of its own. Collective.
+
+    Args:
+        share: of this process.
+        config: of the run.
+        step: that this process goes on from.
+        data_fingerprint: of its training pairs.
+
+    Raises:
+        ConfigError: other checkpoints, pairs or settings somewhere; on every rank.
+    """
+    mine = step, data_fingerprint, flat(to_dict(config))
+    first, *others = share.meet(mine)
+    for rank, theirs in enumerate(others, 1):
+        if theirs[0] != first[0]:
+            raise ConfigError(
+                f"{config.output_dir}: processes see different checkpoints; put output_dir on a "
+                "disk that all machines share"
+            )
+        if apart := differences(first[2], theirs[2]):
+            raise ConfigError(
+                f"process {rank} was started with other settings than process 0 "
+                f"({', '.join(apart)}): give all machines the same file and flags"
+            )
+        if theirs[1] != first[1]:
+            raise ConfigError(
+                f"data.train: process {rank} finds other pairs than process 0: give all machines "
+                "the same ones"
+            )
 
 
 def find_checkpoint(config: RunConfig, data_fingerprint: str) -> Checkpoint | None:

@@ -21,21 +21,46 @@ from engine.data.micro_batches import micro_batch_size
 from engine.data.mixture import open_mixture
 from engine.data.source import Source
 from engine.data.tokenizer import Tokenizer, mean_tokens, open_tokenizer, refuse_long_texts
-from engine.data.workers import ended_with, from_worker
+from engine.data.workers import ended_with
 from engine.runtime import Runtime
+from engine.share import Share
 from engine.training import run_folder, schedule, state
 from engine.training.culprits import culprits
 from engine.training.deepspeed_engine import DeepSpeedEngine
 from engine.training.drift import as_begun
+from engine.training.feed import Feed
 from engine.training.methods import as_configured
 from engine.training.objectives import Objective
-from engine.training.signals import STOPPED, Interrupted, StopRequest
+from engine.training.signals import STOPPED, StopRequest
 from engine.training.step import Launched, TwoPhaseStep
 from engine.training.telemetry import Telemetry
 from engine.weights import account
 
 log = logging.getLogger(__name__)
 WEIGHTS = 11
+
+
+def train(
+    config: RunConfig,
+    objective: Callable[[RunConfig, Tokenizer], Objective],
+    runtime: Runtime,
+    stop: StopRequest,
+) -> int:
+    """A run, of which all processes end with what one of them refuses. Collective.
+
+    Arguments as those of `Trainer`.
+
+    Returns:
+        The exit code (0 done, 75 stopped by a signal).
+
+    Raises:
+        ConfigError: settings, pairs or weights that cannot be used.
+        CheckpointError: a checkpoint cannot be used, or written.
+    """
+    # Whoever has to index shards first keeps the others waiting.
+    with Share(runtime.patient()).one_fate():
+        trainer = Trainer(config, objective, runtime, stop)
+    return trainer.run()
 
 
 class Trainer:
@@ -68,18 +93,18 @@ class Trainer:
 
     def run(self) -> int:
         """Train to the last step; returns the exit code (0 done, 75 stopped by a signal)."""
-        with run_folder.locked(self.folder, self.runtime):
-            resumed = run_folder.find_checkpoint(self._in_effect(), self.source.fingerprint)
-            self.step = resumed.step if resumed else 0
-            if len(set(self.runtime.gather(self.step))) > 1:
-                raise ConfigError(
-                    f"{self.folder}: processes see different checkpoints; put output_dir on a "
-                    "disk that all machines share"
-                )
+        share = Share(self.runtime.patient())
+        with run_folder.locked(self.folder, share):
+            with share.one_fate():
+                resumed = run_folder.find_checkpoint(self._in_effect(), self.source.fingerprint)
+                self.step = resumed.step if resumed else 0
+                run_folder.agree(share, self.config, self.step, self.source.fingerprint)
             if resumed and self.step >= self.last_step:
                 self._say(f"{self.folder}: complete at step {self.step}, nothing to do")
                 return 0
-            self._prepare(resumed)
+            self._prepare(resumed, share)
+            # It is mapped: once it is pruned, its disk would not be free before the run ends.
+            del resumed
             try:
                 with ended_with(self.batches()) as batches:
                     code = self._loop(batches)
@@ -94,30 +119,34 @@ class Trainer:
             self.engine.close()
             return code
 
-    def _prepare(self, resumed: Checkpoint | None) -> None:
+    def _prepare(self, resumed: Checkpoint | None, share: Share) -> None:
         config, runtime = self.config, self.runtime
-        torch.manual_seed(key_of(config.seed, WEIGHTS) >> 1)
-        built = self.objective.build(fresh=resumed is None)
-        model, momentum = built.model, built.momentum
-        if resumed is not None:
-            state.load_weights(resumed, model, momentum)
-        elif built.loaded.loaded:
-            self._say(account(config.model, built.loaded))
+        # Weights may be missing on one machine alone; from the engine on all ranks meet.
+        with share.one_fate():
+            torch.manual_seed(key_of(config.seed, WEIGHTS) >> 1)
+            built = self.objective.build(fresh=resumed is None)
+            model, momentum = built.model, built.momentum
+            if resumed is not None:
+                state.load_weights(resumed, model, momentum)
+            elif built.loaded.loaded:
+                self._say(account(config.model, built.loaded))
+            model.recompute(config.train.activation_checkpointing)
+            sizes = {stage.image_size for stage in config.data.curriculum} - {None}
+            for module in (model, momentum):
+                accept_sizes(module, sizes)
+            as_configured(config, runtime.device, (model, "forward"), (momentum, "features"))
         self.momentum = None if momentum is None else momentum.to(runtime.device)
-        model.recompute(config.train.activation_checkpointing)
-        for module in (model, self.momentum):
-            accept_sizes(module, {stage.image_size for stage in config.data.curriculum} - {None})
-        as_configured(config, runtime.device, (model, "forward"), (momentum, "features"))
         self.engine = DeepSpeedEngine(
             model.to(runtime.device), config, self.micro, self.accumulation, self._rate(self.step)
         )
         self.ledger = BadSampleLedger(config.data.max_bad_fraction)
-        self._named: set[str] = set()
         self._skipped_in_a_row, self._saved = 0, None
         if resumed is not None:
             state.load_moments(resumed, self.engine)
             self.ledger.reasons.update(resumed.state["bad_samples"])
             self.ledger.seen = resumed.state["samples_seen"]
+            self.ledger.in_a_row = resumed.state.get("bad_in_a_row", 0)
+            self._skipped_in_a_row = resumed.state.get("skipped_in_a_row", 0)
             self._say(f"continuing {resumed.path} at step {self.step}")
             config, changed = as_begun(resumed.state, config, self.micro)
             for line in changed:
@@ -158,6 +187,8 @@ class Trainer:
         )
 
     def _loop(self, batches: Iterator[Batch]) -> int:
+        config, runtime, stop = self.config, self.runtime, self.stop
+        feed = Feed(batches, self.accumulation, config, runtime, stop, self.ledger)
         going = None
         while self.step < self.last_step:
             number = self.step + (going is not None)
@@ -165,7 +196,7 @@ class Trainer:
                 self._settle(going)
                 going = None
                 continue
-            taken = self._agreed(*self._fetch(batches, going))
+            taken = self._next(feed, going)
             if taken is None:
                 if going:
                     self._settle(going)
@@ -217,51 +248,13 @@ class Trainer:
             self._saved = self.step
         return void
 
-    def _fetch(
-        self, batches: Iterator[Batch], going: Launched | None
-    ) -> tuple[list[Batch], ConfigError | None]:
-        """This rank's micro-batches of the next step, or what is wrong with the data."""
-        taken, problem, began = [], None, time.perf_counter()
-        try:
-            with self.stop.interrupting():
-                taken = [next(batches) for _ in range(self.accumulation)]
-        except Interrupted:
-            pass
-        except ConfigError as error:
-            problem = error
+    def _next(self, feed: Feed, going: Launched | None) -> list[Batch] | None:
+        """This rank's micro-batches of the next step; None where any rank was asked to stop."""
+        began = time.perf_counter()
+        taken, problem = feed.fetch()
         if going is None or not going.busy:
             self.telemetry.waited(time.perf_counter() - began)
-        return self.stepper.bring(taken), problem
-
-    def _agreed(self, taken: list[Batch], problem: ConfigError | None) -> list[Batch] | None:
-        """What was fetched; None where any rank was asked to stop. Collective.
-
-        Raises:
-            ConfigError: too much of the data is bad, on every rank.
-        """
-        bad = sum(bool(reason) for batch in taken for reason in batch.reason)
-        stops, problems, bad = self.runtime.sums([int(bool(self.stop)), problem is not None, bad])
-        if problems:
-            said = self.runtime.gather(problem and from_worker(problem))
-            raise ConfigError(next(line for line in said if line))
-        if stops:
-            return None
-        self._count(taken, bad)
-        return taken
-
-    def _count(self, taken: list[Batch], bad: int) -> None:
-        """Count the samples of all ranks in slot order, alike on every rank."""
-        if not bad:
-            size = self.config.train.global_batch_size
-            self.ledger.count([""] * size, [""] * size)
-            return
-        ranks = self.runtime.gather([(batch.key, batch.reason) for batch in taken])
-        for part in zip(*ranks, strict=True):
-            for keys, reasons in part:
-                for key, reason in self.ledger.count(keys, reasons):
-                    if reason not in self._named:
-                        self._named.add(reason)
-                        log.warning("bad sample %s: %s; more like it are only counted", key, reason)
+        return feed.agreed(self.stepper.bring(taken), problem)
 
     def _rate(self, step: int) -> float:
         return schedule.learning_rate(self.config.train, step, len(self.source))
@@ -278,18 +271,20 @@ class Trainer:
             "micro_batch_size": self.micro,
             "skipped_steps": self.telemetry.skipped_steps,
             "unfinished_interval": self.telemetry.unfinished(),
+            "skipped_in_a_row": self._skipped_in_a_row,
             "bad_samples": dict(self.ledger.reasons),
+            "bad_in_a_row": self.ledger.in_a_row,
             "data_fingerprint": self.source.fingerprint,
             "config": to_dict(self._in_effect()),
         }
         problem = None
         if self.runtime.is_main:
-            self.telemetry.sync()
             keep = self.config.checkpoint
             try:
+                self.telemetry.sync()
                 checkpoint.write(self.folder / "checkpoints", self.step, tensors, facts)
                 checkpoint.prune(self.folder / "checkpoints", keep.keep_last, keep.keep_every)
-            except CheckpointError as error:
+            except (CheckpointError, OSError) as error:
                 problem = error
         if self.runtime.any(problem is not None):
             raise problem or CheckpointError("the main process could not write the checkpoint")

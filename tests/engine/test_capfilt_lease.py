@@ -4,6 +4,7 @@ import os
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from engine.capfilt import lease as leasing
@@ -85,6 +86,25 @@ def test_a_living_holder_keeps_it(tmp_path: Path) -> None:
         assert not lease.lost
     one.close()
     assert one.seconds / leasing.BEATS < other.seconds / 2
+
+
+def test_a_clock_that_is_set_kills_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (waiting, release), (listening, report) = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(release)
+        Leases(tmp_path, 60).acquire("shard")
+        os.write(report, b"1")
+        os.read(waiting, 1)
+        os._exit(0)
+    os.read(listening, 1)
+    # As the system tells of it when its clock is set: when it was started is what changes.
+    before = psutil.boot_time()
+    monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: before + 100)
+    assert Leases(tmp_path, 60).acquire("shard") is None
+    os.close(release)
+    os.waitpid(pid, 0)
+    assert Leases(tmp_path, 60).acquire("shard").path.name == "shard@1"
 
 
 def test_only_one_of_many_takes_over(tmp_path: Path) -> None:

@@ -1,10 +1,14 @@
 """The lock of a folder: one writer, and none once the writer is gone."""
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from engine.folder_lock import open_lock, try_lock
 
@@ -48,3 +52,17 @@ def test_a_fork_takes_no_lock_from_its_parent(tmp_path: Path) -> None:
             assert not try_lock(other)
     with open_lock(tmp_path) as lock:
         assert try_lock(lock)
+
+
+def test_a_disk_without_locks_is_written_on_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with open_lock(tmp_path) as lock:
+        assert try_lock(lock)
+    assert caplog.messages == [
+        f"{tmp_path}/.lock: Function not implemented: nothing keeps a second run out"
+    ]

@@ -216,6 +216,20 @@ def test_a_full_disk_stops_with_one_line_and_keeps_the_last_checkpoint(tmp_path:
     assert newest_good(folder) is not None
 
 
+def test_a_resumed_run_holds_no_checkpoint(tmp_path: Path) -> None:
+    """One that is pruned would keep its room on the disk as long as a process has it mapped."""
+    data = write_shards(tmp_path / "data", 48)
+    succeed(TRAIN, [write_config(tmp_path, "run", data)], tmp_path / "log")
+    config = write_config(tmp_path, "run", data, train={"max_steps": 9})
+    (resumed,) = start(TRAIN, ["--stall", 6, config], tmp_path / "resumed.log")
+    wait_for_stall(resumed)
+    mapped = Path(f"/proc/{resumed.process.pid}/maps").read_text()
+    os.kill(resumed.process.pid, signal.SIGTERM)
+    assert resumed.end()[0] == 75
+    assert "at step 4" in resumed.log.read_text()
+    assert ".safetensors" not in mapped
+
+
 def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
     data = write_shards(tmp_path / "data", 48)
     config = write_config(tmp_path, "run", data)
