@@ -24,9 +24,11 @@ srun --kill-on-bad-exit=1 bash -c 'exec .venv/bin/deepspeed --hostfile "$1" --no
   -- "$hosts" "$address" "$port" "$@" &
 step=$!
 
+# The batch script alone gets the signal. It asks the ranks themselves, which are the launchers'
+# children: a launcher that is asked kills them 30 seconds later, saved or not.
+ask='pkill -TERM --parent "$(pgrep -d , -f "deepspeed.launcher.launch .*--master_port=$0 ")"'
 requeue=
-# The batch script alone gets the signal: it hands it to the ranks, which save and stop.
-trap 'requeue=1; scancel --signal=TERM --full "$SLURM_JOB_ID.0" 2>/dev/null || kill -TERM "$step"' TERM
+trap 'requeue=1; srun --overlap --ntasks-per-node=1 bash -c "$ask" "$port" || kill -TERM "$step"' TERM
 code=0
 wait "$step" || code=$?
 if [[ -n $requeue ]]; then

@@ -28,6 +28,7 @@ from engine.data.open_source import open_source
 from engine.data.tokenizer import Tokenizer, open_tokenizer
 from engine.report.page import ReportConfig, write_report
 from engine.runtime import Runtime
+from engine.share import Share
 from engine.stages import Stages, Stopped
 from engine.training.objectives import Pretraining
 from engine.training.run_folder import locked
@@ -72,7 +73,7 @@ class Bootstrap:
         try:
             pairs = refuse_unfit(self.plan, self.here, self.stop)
             self.stages.on_main(lambda: open_state(self.config, pairs))
-            with locked(self.plan.root, self.here):
+            with locked(self.plan.root, Share(self.here)):
                 # Once more: another loop may have been here until now.
                 self.state = self.stages.on_main(lambda: open_state(self.config, pairs))
                 self._save()

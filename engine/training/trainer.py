@@ -18,6 +18,7 @@ from engine.data.counter import key_of
 from engine.data.decoders import in_effect
 from engine.data.loader import build_loader
 from engine.data.micro_batches import micro_batch_size
+from engine.data.missing_indexes import make_missing_indexes
 from engine.data.mixture import open_mixture
 from engine.data.source import Source
 from engine.data.tokenizer import Tokenizer, mean_tokens, open_tokenizer, refuse_long_texts
@@ -57,8 +58,9 @@ def train(
         ConfigError: settings, pairs or weights that cannot be used.
         CheckpointError: a checkpoint cannot be used, or written.
     """
-    # Whoever has to index shards first keeps the others waiting.
-    with Share(runtime.patient()).one_fate():
+    share = Share(runtime.patient())
+    with share.one_fate():
+        make_missing_indexes(config.data.train, share)
         trainer = Trainer(config, objective, runtime, stop)
     return trainer.run()
 

@@ -54,32 +54,34 @@ def test_a_signal_to_the_launcher_saves_the_run(tmp_path: Path, sent: str) -> No
     assert int(saved.name[5:]) == max(losses(tmp_path / "run"))
 
 
-def test_machines_of_a_hostfile_train_as_one_process(tmp_path: Path) -> None:
-    """Two launchers, as the SLURM script starts them: one a machine, without ssh.
-
-    With stand-ins for SLURM's own programs: there is no scheduler on a test machine.
-    """
-    data = write_shards(tmp_path / "data", 48)
-    config = write_config(tmp_path, "two", data, deepspeed={"stage": 1})
+def submit(folder: Path, config: Path) -> subprocess.Popen:
+    """`launch/slurm.sh` on two machines, with stand-ins for SLURM's own programs: there is no
+    scheduler on a test machine."""
     programs = {
-        "scontrol": "echo node-a; echo node-b",
-        # Everything after srun's own flag, once a machine.
-        "srun": 'shift; SLURM_NODEID=0 "$@" & a=$!; SLURM_NODEID=1 "$@" & b=$!; wait $a; wait $b',
+        # The script takes the address from the first host name, and others do not resolve here.
+        "scontrol": "echo 127.0.0.1\nif [[ $1 == show ]]; then echo localhost; else echo $@; fi",
+        # Everything after srun's own flags, once a machine.
+        "srun": 'if [[ $1 == --overlap ]]; then shift 2; exec "$@"; fi\n'
+        'shift; SLURM_NODEID=0 "$@" & a=$!; SLURM_NODEID=1 "$@" & b=$!; wait $a; wait $b',
     }
     for name, body in programs.items():
-        (tmp_path / name).write_text(f"#!/usr/bin/env bash\nset -e\n{body}\n")
-        (tmp_path / name).chmod(0o755)
-    # The script takes the address from the first host name, which does not resolve here.
-    (tmp_path / "scontrol").write_text("#!/usr/bin/env bash\necho 127.0.0.1\necho localhost\n")
-    (tmp_path / "scontrol").chmod(0o755)
-    job = terminal.start(
+        (folder / name).write_text(f"#!/usr/bin/env bash\nset -e\n{body}\n")
+        (folder / name).chmod(0o755)
+    return terminal.start(
         ["bash", "launch/slurm.sh", "--config", config],
-        PATH=f"{tmp_path}:{os.environ['PATH']}",
+        PATH=f"{folder}:{os.environ['PATH']}",
         # The script takes a port by it.
         SLURM_JOB_ID=str(free_port()),
         SLURM_JOB_NODELIST="two",
-        SLURM_SUBMIT_DIR=str(tmp_path),
+        SLURM_SUBMIT_DIR=str(folder),
     )
+
+
+def test_machines_of_a_hostfile_train_as_one_process(tmp_path: Path) -> None:
+    """Two launchers, as the SLURM script starts them: one a machine, without ssh."""
+    data = write_shards(tmp_path / "data", 48)
+    config = write_config(tmp_path, "two", data, deepspeed={"stage": 1})
+    job = submit(tmp_path, config)
     said = terminal.finish(job, 800)
     assert job.returncode == 0, said
     assert "on 2 process(es)" in said
@@ -90,6 +92,21 @@ def test_machines_of_a_hostfile_train_as_one_process(tmp_path: Path) -> None:
     assert set(ours) == set(theirs) == {1, 2, 3, 4}
     for step, values in theirs.items():
         assert ours[step] == pytest.approx(values, rel=1e-4), step
+
+
+def test_a_job_near_its_limit_saves_and_is_queued_again(tmp_path: Path) -> None:
+    """No launcher is asked, which would kill its ranks while they still save."""
+    data = write_shards(tmp_path / "data", 48)
+    job = submit(tmp_path, write_config(tmp_path, "run", data, train={"max_steps": ENDLESS}))
+    wait_until(tmp_path / "run" / "metrics.jsonl", job)
+    os.kill(job.pid, signal.SIGTERM)
+    said = terminal.finish(job, 600)
+    assert job.returncode == 0, said
+    assert "saved; start again to continue" in said
+    assert "Main process received" not in said
+    assert "requeue" in said
+    saved = newest_good(tmp_path / "run" / "checkpoints")
+    assert int(saved.name[5:]) == max(losses(tmp_path / "run"))
 
 
 def test_an_error_ends_a_run_whose_pairs_other_processes_load(tmp_path: Path) -> None:
