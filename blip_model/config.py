@@ -48,7 +48,7 @@ class BlipConfig:
             )
         for tower in ("vision", "text"):
             width, heads = getattr(self, f"{tower}_width"), getattr(self, f"{tower}_heads")
-            if width % heads:
+            if heads < 1 or width % heads:
                 raise ValueError(
                     f"{tower}_width {width} is not a multiple of {tower}_heads {heads}"
                 )

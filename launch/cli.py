@@ -189,6 +189,12 @@ def _refuse_nulls(parser: ArgumentParser, space: Namespace) -> None:
 def _explain(message: str, known: list[str]) -> str:
     """The parser's message as one line, with the nearest known key where one is unknown."""
     line = " ".join(message.split())
+    # Of a list's entries: whose fields are not among the known keys.
+    entry = re.search(r"Option '(.+)' is not accepted", line)
+    listed = re.match(r'Parser key "([\w.]+)": Problem with given class_path', line)
+    if entry and listed:
+        return f"{listed[1]}: unknown key {entry[1]!r} in an entry; --help shows what one has"
+    line = re.sub(r"Problem with given class_path '[\w.]+': ", "in an entry: ", line)
     unknown = re.search(r"unrecognized arguments: --([\w.]+)", line)
     if unknown:
         return f"unknown key {unknown[1]!r}{nearest(unknown[1], known)}"

@@ -42,6 +42,8 @@ RUN = [
     ("--data.weights 1", "data.weights: expected list[float] or null, got '1'"),
     ('--data.curriculum [{"until_step":0}]', "stage 0: until_step 0 must be above 0"),
     ('--data.curriculum [{"image_size":8}]', "data.curriculum"),
+    ('--data.curriculum [{"imagesize":8}]', "data.curriculum: unknown key 'imagesize' in an"),
+    ('--data.curriculum [{"until_step":"x"}]', "in an entry: until_step: expected int, got 'x'"),
     ("--precision fp8", "precision: expected fp32 or bf16, got 'fp8'"),
     ("--device tpu", "device: expected auto or cpu or cuda, got 'tpu'"),
     ("--train.schedule linear", "expected step or cosine or cosine_epoch, got 'linear'"),

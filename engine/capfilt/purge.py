@@ -1,6 +1,7 @@
 """Pictures taken out of a finished output: shard and table together, and the ledger knows."""
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
@@ -19,6 +20,9 @@ from engine.data.index import ShardError
 from engine.data.purge import Found, purge_shard
 from engine.manifest import write_whole
 from engine.report.capfilt_report import REPORT
+from engine.report.page import reports_above
+
+log = logging.getLogger(__name__)
 
 
 class CleanedSet:
@@ -42,7 +46,8 @@ class CleanedSet:
     def purge(self, name: str, uids: Collection[str], found: Found) -> int:
         """Take pictures out of a shard and their texts out of its table.
 
-        Killed anywhere, the next purge does what is left. The report goes: it shows pictures.
+        Killed anywhere, the next purge does what is left. The report goes, and that of the loop
+        which the run is a part of: they show pictures.
 
         Args:
             name: of the shard.
@@ -61,6 +66,9 @@ class CleanedSet:
         done = purge_shard(shard, uids, found) if here else 0
         if content is not None:
             (self.root / REPORT).unlink(missing_ok=True)
+            for report in reports_above(self.root):
+                report.unlink(missing_ok=True)
+                log.warning("%s: deleted, as it may show what is taken out; make it again", report)
             write_whole(table, content)
         self._note(name, shard, table)
         if content is not None and not here:

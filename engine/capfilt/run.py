@@ -28,6 +28,7 @@ from engine.capfilt.shard_job import ScoredShard, ShardJob
 from engine.capfilt.times import Times
 from engine.checkpoint import FULL
 from engine.config import ConfigError, ModelSection
+from engine.data.picture_files import first_of
 from engine.inference import LoadedBlip, load
 from engine.report.capfilt_report import REPORT, write_capfilt_report
 from engine.runtime import Runtime
@@ -257,6 +258,9 @@ class CapFilt:
         if self.publisher:
             words += f"; cleaned shards are in {self.publisher.url}"
         progress.say(words)
+        if others := sorted(self.ledger.finished() - set(self.shards)):
+            gone = f"{len(others)} of these shards are not in data.train any more"
+            progress.say(f"{self.folder.root}: {gone}, their pairs stay: {first_of(others)}")
         if what_to_do := nothing_kept(made):
             progress.say(f"{self.folder.root}: {what_to_do}")
 

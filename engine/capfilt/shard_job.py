@@ -189,7 +189,7 @@ class ShardJob:
         except ShardError as error:
             return f"it was finished, but {error}"
         if not same:
-            return f"{shard} is not what it was when it was finished"
+            return f"{shard} is not what it was when it was finished (a purge changes it too)"
         cleaned = self.folder.shards / f"{name}.tar"
         found = self.publisher.size(cleaned) if self.publisher else size_on_disk(cleaned)
         table = size_on_disk(self.folder.table / f"{name}.parquet")

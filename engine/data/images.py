@@ -90,9 +90,12 @@ def extension_of(content: bytes) -> str:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """A picture of any mode as RGB: transparency on white, 16-bit values by their upper byte."""
+    """A picture of any mode as RGB: transparency on white, 16-bit values by their upper byte, whole
+    numbers of a mode that files have not ("I") as bytes where none of them is larger."""
     if image.mode == "RGB":
         return image
+    if image.mode == "I" and image.getextrema()[1] < 256:
+        image = image.convert("L")
     if image.mode.startswith("I;16") or image.mode == "I":
         # PIL clips 16-bit values to white; keep their upper byte instead.
         image = image.convert("I").point(lambda value: value / 256).convert("L")

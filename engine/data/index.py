@@ -117,6 +117,8 @@ def read_index(shard: Path) -> ShardIndex:
     stored = index_path(shard)
     try:
         size = shard.stat().st_size
+        if not os.access(shard, os.R_OK):
+            raise ShardError(f"{shard}: permission denied")
         if not stored.is_file():
             raise ShardError(f"{shard}: has no index ({stored.name})")
         # A flipped bit in a page is found here; the footer's are found by what is made of it.
@@ -133,6 +135,8 @@ def read_index(shard: Path) -> ShardIndex:
     except FileNotFoundError:
         left = ", only its index is left" if stored.is_file() else ""
         raise ShardError(f"{shard}: no such file{left}") from None
+    except PermissionError:
+        raise ShardError(f"{stored}: permission denied") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException):
         raise ShardError(f"{stored}: not a readable index; delete it to build it again") from None
     if made_for != size:

@@ -6,14 +6,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from engine.data.picture_files import bounded, printable
+from engine.data.picture_files import bounded, first_of, printable
 
 # Named as captioning and filtering names what it could not use.
 QUARANTINE = "quarantine.jsonl"
 # Of each reason so many are shown, by so many characters of their names.
 SHOWN, LONGEST = 3, 100
-# Of shards so many, each with the reason.
-NAMED = 5
 
 
 class LeftOut:
@@ -72,7 +70,6 @@ class LeftOut:
 
 def unreadable(damaged: dict[Path, str]) -> str:
     """How many shards cannot be read, and the first of them, each with the reason."""
-    named = [f"{shard}: {reason}" for shard, reason in list(damaged.items())[:NAMED]]
-    more = f" and {len(damaged) - NAMED} more" if len(damaged) > NAMED else ""
+    named = [f"{shard}: {reason}" for shard, reason in damaged.items()]
     shards = "1 shard" if len(damaged) == 1 else f"{len(damaged)} shards"
-    return f"{shards} that cannot be read: {'; '.join(named)}{more}"
+    return f"{shards} that cannot be read: {first_of(named, between='; ')}"

@@ -20,7 +20,7 @@ from engine.data.index import (
 )
 from engine.data.kept_texts import SHARDS, is_cleaned
 from engine.data.open_source import named_paths
-from engine.data.picture_files import printable
+from engine.data.picture_files import first_of, printable
 
 SUFFIX, INDEX_SUFFIX = ".tar", ".tar.index"
 SECONDS_BETWEEN_LINES = 5.0
@@ -136,9 +136,8 @@ def _each(
 def unread_of(indexes: Sequence[ShardIndex]) -> str:
     """`2 never read: ../a (unsafe_name), b.gif (unknown_ending)`."""
     unread = [one for index in indexes for one in index.unread]
-    named = [f"{printable(one.key)[:LONGEST]} ({one.reason})" for one in unread[:NAMED]]
-    more = f" and {len(unread) - NAMED} more" if len(unread) > NAMED else ""
-    return f"{len(unread)} never read: {', '.join(named)}{more}"
+    named = [f"{printable(one.key)[:LONGEST]} ({one.reason})" for one in unread]
+    return f"{len(unread)} never read: {first_of(named, NAMED)}"
 
 
 def _index(shard: Path) -> ShardIndex:

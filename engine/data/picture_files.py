@@ -1,6 +1,7 @@
 """Picture files of a folder, and names as they can be shown."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,18 @@ def printable(name: Any) -> str:
     """A name on one line: what cannot be printed (line ends, tabs, bytes that are no text) as an
     escape."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(name))
+
+
+def first_of(names: Sequence[Any], most: int = 5, between: str = ", ") -> str:
+    """`a, b and 7 more`: no more names than a line has room for.
+
+    Args:
+        names: all of them.
+        most: that are said.
+        between: two of them.
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return printable(between.join(map(str, names[:most]))) + more
 
 
 def bounded(name: str) -> str:

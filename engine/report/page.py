@@ -161,6 +161,12 @@ def _capfilt_of(root: Path, rounds: list[Round], notes: list[str]) -> CapFiltPar
     return None
 
 
+def reports_above(folder: Path) -> list[Path]:
+    """Reports of what a cleaned set is a part of: of a loop or a run, which show its pictures."""
+    above = (parent / "report.html" for parent in folder.absolute().parents[:2])
+    return [path for path in above if path.is_file() and _is_report(path)]
+
+
 def _is_report(path: Path) -> bool:
     with path.open("rb") as file:
         start = file.read(1 << 10)

@@ -3,6 +3,7 @@
 import torch
 
 from engine.data.batch import Batch
+from engine.data.picture_files import first_of
 from engine.runtime import Runtime
 
 NAMED = 8
@@ -19,6 +20,5 @@ def culprits(batches: list[Batch], losses: torch.Tensor, runtime: Runtime) -> st
     for number, what in enumerate(("loss of one of", "one of")):
         found = [key for rank in told for key in rank[number]]
         if found:
-            more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
-            return f"{what}: {', '.join(found[:NAMED])}{more}"
+            return f"{what}: {first_of(found, NAMED)}"
     return "no samples"

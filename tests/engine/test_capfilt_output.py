@@ -153,6 +153,15 @@ def test_started_again_there_is_nothing_to_do(world: Path, done: Path) -> None:
     assert outcome(done) == before
 
 
+def test_shards_that_have_no_input_any_more_are_named(world: Path, done: Path) -> None:
+    before, two = outcome(done), str(world / "data" / "pairs_0000[12].tar")
+    again = clean(world, done, "--caption.samples", 2, "--data.train", two)
+    assert again.code == 0
+    said = "1 of these shards are not in data.train any more, their pairs stay: pairs_00000\n"
+    assert said in again.err
+    assert outcome(done) == before
+
+
 def test_what_is_missing_is_made_again(world: Path, done: Path) -> None:
     before = outcome(done)
     (done / "table" / "pairs_00001.parquet").unlink()

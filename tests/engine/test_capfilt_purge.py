@@ -44,6 +44,9 @@ def rows(folder: Path) -> list[dict]:
 def test_nothing_of_them_stays_and_all_else_does(cleaned: Path, uids: Path) -> None:
     before, kept = rows(cleaned), KeptTexts(cleaned)
     texts = {(s.uid, *s.captions) for s in map(kept.read, range(len(kept)))}
+    # Of a loop that the set is a part of, and a page of somebody else's.
+    shutil.copy(cleaned / "report.html", cleaned.parent / "report.html")
+    (cleaned.parents[1] / "report.html").write_text("<!doctype html>")
     written = len({row["uid"] for row in before if row["kept"] and row["uid"] in OUT})
     assert written and {row["uid"] for row in before} >= {*OUT}
     assert purge(uids, [str(cleaned)]) == written
@@ -53,6 +56,9 @@ def test_nothing_of_them_stays_and_all_else_does(cleaned: Path, uids: Path) -> N
         one for one in texts if one[0] not in OUT
     }
     assert not (cleaned / "report.html").exists()
+    assert not (cleaned.parent / "report.html").exists()
+    assert (cleaned.parents[1] / "report.html").exists()
+    (cleaned.parents[1] / "report.html").unlink()
     noted = [json.loads(line) for line in (cleaned / "purged.jsonl").read_text().splitlines()]
     assert {one["uid"] for one in noted} <= {*OUT}
     after = outcome(cleaned)

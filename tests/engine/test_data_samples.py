@@ -19,7 +19,7 @@ from engine.data.augment import (
 )
 from engine.data.captions import choose_caption, clean_caption
 from engine.data.counter import Draws, first_bits, key_of
-from engine.data.images import BadSample, decode_image
+from engine.data.images import BadSample, decode_image, to_rgb
 from engine.data.order import Order
 from engine.data.tokenizer import open_tokenizer
 from tests.nasty import CAPTIONS, GOOD, MARKS, PICTURES, encoded, fuzzed
@@ -49,6 +49,12 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
     assert decoded.size == image.size
     if mode == "I;16":
         assert abs(decoded.getpixel((5, 5))[0] - 128) <= 1
+
+
+def test_whole_numbers_that_are_bytes_are_no_16_bits() -> None:
+    for value, seen in ((200, 200), (32768, 128)):
+        numbers = Image.fromarray(np.full((4, 4), value, np.int32))
+        assert (numbers.mode, to_rgb(numbers).getpixel((1, 1))) == ("I", (seen, seen, seen))
 
 
 def test_transparency_goes_on_white() -> None:

@@ -103,3 +103,13 @@ def test_an_index_that_changes_while_its_set_is_open_is_a_bad_sample(
             path.write_bytes((tmp_path / "other" / path.name.replace("1", "0")).read_bytes())
     assert [shards.read(number).problem for number in range(4)] == [None] * 4
     assert [shards.read(number).problem for number in range(4, 8)] == ["index_changed"] * 4
+
+
+def test_shards_that_may_not_be_read_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever runs the tests may read anything."""
+    shard = sorted(write_shards(tmp_path, 2).glob("*.tar"))[0]
+    monkeypatch.setattr(index_module.os, "access", lambda *_: False)
+    with pytest.raises(ShardError, match=f"{shard}: permission denied"):
+        open_index(shard)

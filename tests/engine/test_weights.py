@@ -185,6 +185,28 @@ def test_another_models_configuration_is_refused(tmp_path: Path) -> None:
         open_weights(str(tmp_path / "hf"))
 
 
+@pytest.mark.parametrize(
+    ("tower", "name", "value", "said"),
+    [
+        ("vision_config", "hidden_act", "quick_gelu", "vision_config.hidden_act is 'quick_gelu'"),
+        ("text_config", "hidden_act", "relu", "text_config.hidden_act is 'relu'"),
+        ("vision_config", "layer_norm_eps", 0.1, "vision_config.layer_norm_eps is 0.1: must be"),
+        ("text_config", "layer_norm_eps", "x", "a value is of the wrong kind"),
+        ("vision_config", "num_attention_heads", 0, "not a multiple of vision_heads 0"),
+    ],
+)
+def test_layers_that_are_computed_otherwise_are_refused(
+    tower: str, name: str, value: object, said: str, tmp_path: Path
+) -> None:
+    write_folder(tmp_path / "hf", golden_weights("caption"), CAPTIONER, None)
+    path = tmp_path / "hf" / "config.json"
+    tree = json.loads(path.read_text())
+    tree[tower][name] = value
+    path.write_text(json.dumps(tree))
+    with pytest.raises(CheckpointError, match=f"config.json: no usable BLIP config.*{said}"):
+        open_weights(str(tmp_path / "hf"))
+
+
 def test_a_hub_name_opens_from_the_cache_without_a_network(tmp_path: Path) -> None:
     snapshot = tmp_path / "hub" / "models--some--blip" / "snapshots" / "abc"
     write_folder(snapshot, golden_weights("caption"), CAPTIONER, None)

@@ -17,12 +17,10 @@ from engine.config import ConfigError
 from engine.data.index import ShardError
 from engine.data.kept_texts import SHARDS, is_cleaned
 from engine.data.pack import shards_of
-from engine.data.picture_files import printable
+from engine.data.picture_files import first_of
 from engine.data.purge import PURGED, Found, purge_shard
 from engine.manifest import write_whole
 
-# Of the uids that no shard has.
-NAMED = 5
 COLLECTION, CLEANED, LOOSE = "collection", "cleaned", "loose"
 # What a table keeps of a row: its number, its uid and that nothing is there.
 GONE: dict[str, Any] = {"url": None, "key": None, "kept": False, "reason": "purged", "look": None}
@@ -83,8 +81,7 @@ def purge(uids_file: Path, places: Sequence[str], progress: Callable[[str], None
         raise ShardError(f"{some} are left as they were: {'; '.join(problems)}")
     line = f"pictures taken out: {done}; uids: {len(uids)}, shards: {len(work)}"
     if unmet := sorted(uids - met):
-        more = f" and {len(unmet) - NAMED} more" if len(unmet) > NAMED else ""
-        line += f"; in none of the shards: {printable(', '.join(unmet[:NAMED]))}{more}"
+        line += f"; in none of the shards: {first_of(unmet)}"
     progress(line)
     return done
 
