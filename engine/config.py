@@ -260,9 +260,13 @@ class RunConfig:
                 raise ConfigError(f"evaluate.templates: {template!r} must hold {{}} once")
 
     def save(self, path: Path) -> None:
-        """Write the resolved run as YAML, readable by `--config`; at no moment half of it."""
+        """Write the resolved run as YAML, readable by `--config`; at no moment half of it, after a
+        power cut neither."""
         temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(yaml.safe_dump(to_dict(self), sort_keys=False), encoding="utf-8")
+        with temporary.open("w", encoding="utf-8") as file:
+            yaml.safe_dump(to_dict(self), file, sort_keys=False)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
 
 

@@ -40,7 +40,7 @@ def open_lock(folder: Path) -> Iterator[TextIO]:
         (folder / LOCK).touch()
     except OSError as error:
         raise ConfigError(f"output_dir {folder}: cannot be written: {error.strerror}") from None
-    with (folder / LOCK).open("w") as lock:
+    with (folder / LOCK).open("r+") as lock:
         _OPEN.add(lock)
         try:
             yield lock

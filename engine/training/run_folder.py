@@ -1,16 +1,23 @@
 """A run's folder: one writer at a time, and the checkpoint that a run continues from."""
 
 import contextlib
+import os
+import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from engine import checkpoint
 from engine.checkpoint import Checkpoint, CheckpointError
 from engine.config import ConfigError, RunConfig, to_dict
 from engine.differences import differences, flat
-from engine.folder_lock import open_lock, try_lock
+from engine.folder_lock import LOCK, open_lock, try_lock
 from engine.share import Share
 from engine.training.drift import refuse_drift
+
+# A second between two.
+LOOKS = 10
 
 
 @contextlib.contextmanager
@@ -18,15 +25,38 @@ def locked(folder: Path, share: Share) -> Iterator[None]:
     """Hold the folder while the context lasts; the main process does it for all. Collective.
 
     Raises:
-        ConfigError: another run writes there, or it cannot be written; on every rank, so that none
-            waits for the others.
+        ConfigError: another run writes there, it cannot be written, or it is not the same folder
+            for all; on every rank, so that none waits for the others.
     """
     with contextlib.ExitStack() as held:
         with share.one_fate():
             lock = held.enter_context(open_lock(folder))
             if share.here.is_main and not try_lock(lock):
                 raise ConfigError(f"{folder}: another run is writing here")
+            if share.here.world_size > 1:
+                _refuse_many(folder, lock, share)
         yield
+
+
+def _refuse_many(folder: Path, lock: TextIO, share: Share) -> None:
+    """What the first process writes into its lock all others read in theirs. Collective.
+
+    Raises:
+        ConfigError: one of them does not: nothing that is saved would be found there again.
+    """
+    mark = uuid.uuid4().hex if share.here.is_main else ""
+    if mark:
+        lock.truncate(0)
+        lock.write(mark)
+        lock.flush()
+        os.fsync(lock.fileno())
+    mark, *_ = share.meet(mark)
+    # Network disks may show for seconds what was there before.
+    for _ in range(LOOKS):
+        if (folder / LOCK).read_text(encoding="utf-8", errors="replace") == mark:
+            return
+        time.sleep(1)
+    raise ConfigError(f"output_dir {folder}: put it on a disk that all machines share")
 
 
 def agree(share: Share, config: RunConfig, step: int, data_fingerprint: str) -> None:

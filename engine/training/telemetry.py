@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from engine.config import RunConfig
+from engine.manifest import write_whole
 from engine.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -187,15 +188,14 @@ def _cut_after(path: Path, step: int, gap: int) -> None:
     last = max((number for number, _ in kept), default=0)
     if logged and not step:
         before = path.with_stem(f"{path.stem}_before")
-        os.replace(path, before)
+        earlier = before.read_bytes() if before.is_file() else b""
+        write_whole(before, earlier + content)
         told = f"{logged[-1][0]} steps were logged and no checkpoint holds any of them"
         log.warning("%s: %s: starting anew; their lines are in %s", path, told, before.name)
     elif step - last > gap:
         log.warning("%s: has no line of steps %d to %d", path, last + 1, step)
     if content:
-        temporary = path.with_suffix(".tmp")
-        temporary.write_bytes(b"".join(line + b"\n" for _, line in kept))
-        os.replace(temporary, path)
+        write_whole(path, b"".join(line + b"\n" for _, line in kept))
 
 
 def _step_of(line: bytes) -> int | None:

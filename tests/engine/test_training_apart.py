@@ -32,9 +32,16 @@ def no_weights(folder: Path) -> None:
     shutil.rmtree(folder / "both")
 
 
+def own_output(folder: Path) -> None:
+    config = folder / "run.yaml"
+    for place in (folder, folder.with_name("0")):
+        place.joinpath(config.name).write_text(config.read_text().replace("../out", "out"))
+
+
 @pytest.mark.parametrize(
     ("mistake", "said"),
     [
+        (own_output, "error: output_dir out: put it on a disk that all machines share"),
         (other_pairs, "error: data.train: process 1 finds other pairs than process 0: give all"),
         (other_settings, "other settings than process 0 (train.learning_rate 0.001 -> 0.002)"),
         (no_pairs, "error: data: no such file or folder"),
