@@ -216,6 +216,10 @@ def _text(value: Any) -> str | None:
 
 
 def _from_columns(path: Path, table: pa.Table) -> pa.Table:
+    # In any case, as lists of URLs have them; a column that is named exactly so comes first.
+    there = set(table.column_names)
+    folded = ((name, name.strip().lower()) for name in table.column_names)
+    table = table.rename_columns([n if low in there else low for n, low in folded])
     image = _column(path, table, IMAGE_COLUMNS, "image paths")
     caption = _column(path, table, CAPTION_COLUMNS, "captions")
     if not len(table):

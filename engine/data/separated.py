@@ -6,7 +6,7 @@ CSV is read by RFC 4180. TSV has no such rules: some programs quote as in CSV, o
 import csv
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -81,12 +81,12 @@ def _as_it_stands(line: str) -> list[str] | None:
     return fields if max(map(len, fields)) <= csv.field_size_limit() else None
 
 
-def read_table(path: Path, texts: Iterable[str]) -> pa.Table:
+def read_table(path: Path, texts: Collection[str]) -> pa.Table:
     """A whole file; the first row names the columns.
 
     Args:
         path: what ends in .tsv is one, all else CSV.
-        texts: columns that are texts even where they are nothing but digits.
+        texts: columns, named in any case, that are texts even where they are nothing but digits.
 
     Raises:
         OSError: it cannot be read.
@@ -101,7 +101,8 @@ def read_table(path: Path, texts: Iterable[str]) -> pa.Table:
         newlines_in_values=not is_tabs,
     )
     # As they stand there: a column of nothing but digits is no column of numbers.
-    kinds = pa.csv.ConvertOptions(column_types=dict.fromkeys(texts, pa.string()))
+    named = [name for name in _names(path, options.delimiter) if name.strip().lower() in texts]
+    kinds = pa.csv.ConvertOptions(column_types=dict.fromkeys(named, pa.string()))
     # Only one thread knows the row of a fault; it is no slower.
     table = pa.csv.read_csv(path, pa.csv.ReadOptions(use_threads=False), options, kinds)
     try:
@@ -116,6 +117,11 @@ def read_table(path: Path, texts: Iterable[str]) -> pa.Table:
                 if row is None:
                     raise ValueError(f"Row #{number}: {STRAY}")
     return table
+
+
+def _names(path: Path, delimiter: str) -> list[str]:
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        return next(rows_of(file, delimiter), None) or []
 
 
 def _has_lines(column: pa.ChunkedArray) -> bool:

@@ -210,7 +210,7 @@ def test_annotation_lists_are_read_directly(tmp_path: Path) -> None:
     assert second.captions == ["two", "zwei"]
     assert (third.image, third.problem) == (None, "missing")
     for name, mark in (("b.csv", ","), ("c.tsv", "\t")):
-        text = f"filepath{mark}title\n0.png{mark}one\n1.png{mark}two\n"
+        text = f"FilePath{mark} Title\n0.png{mark}one\n1.png{mark}two\n"
         table = open_source(annotated(tmp_path, name, text))
         assert [table.read(n).captions for n in range(2)] == [["one"], ["two"]]
         assert table.read(1).image == picture(1)
