@@ -9,6 +9,7 @@ import signal
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
+from dataclasses import is_dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args
@@ -136,7 +137,8 @@ def read(parser: ArgumentParser, argv: Sequence[str] | None = None) -> dict[str,
     # The DeepSpeed launcher adds this flag to every rank; the environment says the same.
     words = _files_first([word for word in words if not word.startswith("--local_rank")])
     try:
-        refuse_unreadable(words, {key.rpartition(".")[0] for key in _known_keys(parser)} - {""})
+        sections = {key.rpartition(".")[0] for key in _known_keys(parser)} - {""}
+        refuse_unreadable(words, sections, _lists_of_sections(parser))
         space = parser.parse_args(words)
         del space["config"]
         _refuse_nulls(parser, space)
@@ -175,6 +177,11 @@ def _known_keys(parser: ArgumentParser) -> list[str]:
     names = [a.dest for a in parser._actions if a.dest not in NO_SETTINGS]
     names = [name for name in names if not name.endswith(".help")]
     return [name for name in names if not any(other.startswith(f"{name}.") for other in names)]
+
+
+def _lists_of_sections(parser: ArgumentParser) -> set[str]:
+    kinds = ((a.dest, get_args(getattr(a, "_typehint", None))) for a in parser._actions)
+    return {name for name, of in kinds if of and is_dataclass(of[0])}
 
 
 def _refuse_nulls(parser: ArgumentParser, space: Namespace) -> None:

@@ -9,24 +9,28 @@ import yaml
 
 from engine.config import ConfigError
 
+# By these the parser imports what a file names and then refuses it: a stranger's would run code.
+IMPORTING = ("class_path", "init_args", "dict_kwargs")
 
-def refuse_unreadable(words: list[str], sections: set[str]) -> None:
+
+def refuse_unreadable(words: list[str], sections: set[str], lists: set[str]) -> None:
     """Look at every file that `--config` names.
 
     Args:
         words: of the command line.
         sections: names of sections, which are mappings.
+        lists: names of lists of sections.
 
     Raises:
-        ConfigError: a file that is missing, no YAML, no mapping, says a key twice, or holds
-            something else where a section belongs.
+        ConfigError: a file that is missing, no YAML, no mapping, says a key twice, names something
+            to import, or holds something else where a section belongs.
     """
     for word, following in pairwise([*words, ""]):
         if word == "--config" or word.startswith("--config="):
-            _look_at(Path(word.partition("=")[2] or following), sections)
+            _look_at(Path(word.partition("=")[2] or following), sections, lists)
 
 
-def _look_at(path: Path, sections: set[str]) -> None:
+def _look_at(path: Path, sections: set[str], lists: set[str]) -> None:
     if not path.is_file():
         raise ConfigError(f"--config {path}: no such file")
     try:
@@ -41,21 +45,39 @@ def _look_at(path: Path, sections: set[str]) -> None:
     if twice:
         raise ConfigError(f"--config {path}: {twice}: only one of them would count")
     for key, value in tree.items():
-        if not isinstance(key, str) or key == "config":
+        if not isinstance(key, str) or key in ("config", *IMPORTING):
             raise ConfigError(f"--config {path}: unknown key {key!r}")
-        for name, found in _no_mappings(key, value, sections):
+        for name in _importing(key, value):
+            raise ConfigError(f"--config {path}: {name} names a class, which no setting is")
+        for name, found in _no_mappings(key, value, sections, lists):
             raise ConfigError(f"--config {path}: {name} is a section of settings, got {found!r}")
 
 
-def _no_mappings(name: str, value: Any, sections: set[str]) -> Iterator[tuple[str, Any]]:
-    """Sections, and sections of sections, that hold something else."""
+def _importing(name: str, value: Any) -> Iterator[str]:
+    """Keys anywhere below that make the parser import something."""
+    if isinstance(value, dict):
+        yield from (f"{name}.{key}" for key in IMPORTING if key in value)
+        for key, inner in value.items():
+            yield from _importing(f"{name}.{key}", inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _importing(name, inner)
+
+
+def _no_mappings(
+    name: str, value: Any, sections: set[str], lists: set[str]
+) -> Iterator[tuple[str, Any]]:
+    """Sections, sections of sections and in lists, that hold something else."""
+    if name in lists:
+        entries = value if isinstance(value, list) else [value]
+        yield from ((name, entry) for entry in entries if not isinstance(entry, dict))
     if name not in sections:
         return
     if not isinstance(value, dict):
         yield name, value
         return
     for key, inner in value.items():
-        yield from _no_mappings(f"{name}.{key}", inner, sections)
+        yield from _no_mappings(f"{name}.{key}", inner, sections, lists)
 
 
 def _said_twice(node: yaml.Node | None) -> Iterator[str]:

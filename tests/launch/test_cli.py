@@ -84,6 +84,37 @@ def test_a_bad_file_is_one_clear_line(tmp_path: Path, text: str, message: str) -
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "class_path: hostile.X",
+        "model: {class_path: hostile.X}",
+        "model: {class_path: hostile.X, init_args: {}}",
+        "model: hostile.X",
+        "seed: {class_path: hostile.X}",
+        "seed: hostile.X",
+        "data: {curriculum: [{class_path: hostile.X}]}",
+        "data: {curriculum: [{until_step: {class_path: hostile.X}}]}",
+        "data: {curriculum: [hostile.X]}",
+        "data: {curriculum: hostile.X}",
+        "data: {weights: [hostile.X]}",
+        "data: {eval: [{class_path: hostile.X}]}",
+    ],
+)
+def test_a_strangers_file_runs_no_code(
+    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parser imports what is called a class before it looks at what it is."""
+    ran = tmp_path / "ran"
+    (tmp_path / "hostile.py").write_text(f"open({str(ran)!r}, 'w')\nclass X: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "hostile", raising=False)
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ConfigError):
+        parse(RunConfig, ["--config", str(tmp_path / "config.yaml")], description="", examples="")
+    assert not ran.exists()
+
+
 def test_null_is_a_value_where_the_help_says_so() -> None:
     words = ["--screen.near", "null", "--screen.max_repeats", "null"]
     screen = parse(WebConfig, words, description="", examples="").screen

@@ -110,7 +110,11 @@ class Connector:
     def _connect(self, addresses: list[str], port: int, deadline: float) -> socket.socket:
         for address in addresses[:ADDRESSES]:
             family = socket.AF_INET6 if ":" in address else socket.AF_INET
-            plain = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                plain = socket.socket(family, socket.SOCK_STREAM)
+            except OSError:
+                # A machine may have no IPv6.
+                continue
             try:
                 plain.settimeout(left(deadline))
                 plain.connect((address, port))

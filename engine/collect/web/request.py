@@ -134,6 +134,9 @@ def _answer(stream: Metered, max_bytes: int) -> Answer:
     try:
         response.begin()
         headers = response.headers
+        if headers.defects:
+            # Python's parser ends at the first line that is no header, and rules may stand behind.
+            raise Refused("bad_answer", status=response.status)
         if response.status != 200:
             return Answer(response.status, headers, b"")
         length = _length(headers)
@@ -147,7 +150,7 @@ def _answer(stream: Metered, max_bytes: int) -> Answer:
         raise Refused("cut_short", passing=True) from None
     except http.client.LineTooLong:
         raise Refused("header_too_large") from None
-    except (http.client.HTTPException, ValueError):
+    except (http.client.HTTPException, ValueError, RecursionError):
         raise Refused("bad_answer") from None
     finally:
         response.close()
