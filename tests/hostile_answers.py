@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
+from tests.nasty import PLAIN, with_scans
 from tests.shards import bomb, picture
 
 Send = Callable[[socket.socket, "Request"], None]
@@ -154,6 +155,7 @@ CASES: dict[str, tuple[Send, str]] = {
     "/brotli": (answer(GOOD, "Content-Encoding: br"), "encoding"),
     "/deflate": (answer(zlib.compress(GOOD), "Content-Encoding: deflate"), ""),
     "/pixel_bomb": (answer(bomb(20000, 20000)), "too_many_pixels"),
+    "/scan_bomb": (answer(with_scans(PLAIN, 99)), "too_many_scans"),
     "/thin": (answer(encoded(Image.new("RGB", (900, 80)), "PNG")), "too_thin"),
     "/line": (answer(bomb(60000, 1)), "too_thin"),
     "/small": (answer(picture(1, 40)), "too_small"),
@@ -165,6 +167,10 @@ CASES: dict[str, tuple[Send, str]] = {
     "/../../etc/evil.png": (answer(GOOD), ""),
     "/huge_header": (answer(GOOD, f"X-Huge: {'y' * 70_000}"), "header_too_large"),
     "/many_headers": (answer(GOOD, MANY), "bad_answer"),
+    "/nested_header": (answer(GOOD, "Content-Type: message/rfc822\r\r" * 1900), "bad_answer"),
+    "/no_header": (answer(GOOD, "Pragma no-cache", "X-Robots-Tag: noai"), "bad_answer"),
+    "/odd_header": (answer(GOOD, "X-Cache Status: HIT", "X-Robots-Tag: noai"), "bad_answer"),
+    "/broken_header": (answer(GOOD, "X-Title: a\rb", "X-Robots-Tag: noai"), "bad_answer"),
     "/endless_header": (endless(OK, b"X: y\r\n" * 99), "bad_answer"),
     "/endless_continue": (endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), "header_too_large"),
     "/garbage": (raw(b"\x00\xff\xfe garbage \r\n\r\n"), "bad_answer"),

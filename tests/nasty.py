@@ -33,8 +33,15 @@ def with_text(png: bytes) -> bytes:
     return png[:33] + chunk + png[33:]
 
 
+def with_scans(jpeg: bytes, count: int) -> bytes:
+    """A progressive JPEG whose last scan comes so many times more: each goes over all pixels."""
+    last = jpeg[jpeg.rindex(b"\xff\xda") : -2]
+    return jpeg[:-2] + last * count + jpeg[-2:]
+
+
 GOOD = Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8))
 JPEG, PNG, WEBP = (encoded(GOOD, form) for form in ("JPEG", "PNG", "WEBP"))
+PLAIN = encoded(Image.new("RGB", (4990, 4990), (10, 20, 30)), "JPEG", progressive=True)
 DEEP = Image.fromarray(np.full((40, 40), 32768, np.uint16))
 # Name -> bytes and the reason that stands for it; "" for what is unusual and a picture.
 PICTURES: dict[str, tuple[bytes, str]] = {
@@ -56,9 +63,11 @@ PICTURES: dict[str, tuple[bytes, str]] = {
     "huge PNG bomb": (bomb(100000, 100000), "too_many_pixels"),
     "text bomb": (with_text(PNG), "undecodable"),
     "JPEG that says it is huge": (with_sides(JPEG, 60000, 60000), "too_many_pixels"),
+    "JPEG of many scans": (with_scans(PLAIN, 200), "too_many_scans"),
     "no pixels": (PNG[:33] + PNG[-12:], "undecodable"),
     "no sides": (with_sides(JPEG, 0, 0), "undecodable"),
     "a line": (bomb(60000, 1), "too_thin"),
+    "some scans": (with_scans(encoded(GOOD, "JPEG", progressive=True), 9), ""),
     "CMYK": (encoded(GOOD.convert("CMYK"), "JPEG"), ""),
     "16 bits": (encoded(DEEP, "PNG"), ""),
     "a tail": (JPEG + bytes(1 << 20), ""),

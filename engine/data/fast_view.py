@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from engine.data.augment import Augmentation, crop_box
 from engine.data.counter import Draws
 from engine.data.fast_operations import changed
-from engine.data.images import MAX_ASPECT, decode_image
+from engine.data.images import MAX_ASPECT, decode_image, has_many_scans
 from engine.data.jpeg import DIVISORS, Decoder
 from engine.data.jpeg_header import colour_sides
 
@@ -93,7 +93,7 @@ def decoded(content: bytes, max_pixels: int, jpeg: Decoder, divisor: int = 1) ->
 def usable_sides(content: bytes | None, max_pixels: int) -> tuple[int, int] | None:
     """Width and height of what looks like a usable colour JPEG; else the definition judges."""
     sides = None if content is None else colour_sides(content)
-    if sides is None or not 0 < sides[0] * sides[1] <= max_pixels:
+    if sides is None or not 0 < sides[0] * sides[1] <= max_pixels or has_many_scans(content):
         return None
     return sides if max(sides) <= MAX_ASPECT * min(sides) else None
 

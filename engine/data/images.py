@@ -9,6 +9,8 @@ from engine.config import ConfigError
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_ASPECT = 20.0
+# Of a JPEG. Programs write ten or so; each costs a pass over all pixels, for 42 bytes.
+MAX_SCANS, SCAN = 64, b"\xff\xda"
 
 
 class BadSample(Exception):
@@ -22,7 +24,7 @@ class BadSample(Exception):
 def decode_image(content: bytes | None, max_pixels: int) -> Image.Image:
     """Decode to RGB; transparency goes on white, 16-bit and CMYK are converted.
 
-    The header is checked before any pixel is decoded, so a decompression bomb costs nothing.
+    Size and scans are looked at before any pixel is decoded, so a bomb costs nothing.
 
     Args:
         content: encoded JPEG, PNG or WebP.
@@ -30,7 +32,7 @@ def decode_image(content: bytes | None, max_pixels: int) -> Image.Image:
 
     Raises:
         BadSample: missing, empty, wrong_format, undecodable, truncated, too_many_pixels,
-            too_thin, or no_pixels.
+            too_many_scans, too_thin, or no_pixels.
     """
     if content is None:
         raise BadSample("missing")
@@ -47,6 +49,8 @@ def decode_image(content: bytes | None, max_pixels: int) -> Image.Image:
         except Exception:  # noqa: BLE001 - decoders raise anything on hostile bytes
             raise BadSample(_unreadable(content)) from None
         refuse_size(image.size, max_pixels)
+        if has_many_scans(content):
+            raise BadSample("too_many_scans")
         try:
             image.load()
             return to_rgb(image)
@@ -72,6 +76,11 @@ def refuse_size(size: tuple[int, int], max_pixels: int) -> None:
         raise BadSample("no_pixels")
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise BadSample("too_thin")
+
+
+def has_many_scans(content: bytes) -> bool:
+    """Whether a JPEG may go over its pixels more often than any program has it."""
+    return content[:2] == b"\xff\xd8" and content.count(SCAN) > MAX_SCANS
 
 
 def known_format(content: bytes) -> bool:

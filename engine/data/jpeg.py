@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
+from engine.data.images import MAX_SCANS
 from engine.data.jpeg_header import FRAMES, SKIPPED
 
 DIVISORS = (8, 4, 2, 1)
@@ -55,7 +56,7 @@ def fastest() -> Decoder:
 
 def is_whole(content: bytes) -> bool:
     """Whether what begins as a JPEG goes on from segment to segment, through every scan, to its
-    end, and is of a kind that every decoder knows. Nothing is decoded.
+    end, and is of a kind that every decoder knows, with scans not too many. Nothing is decoded.
 
     With a second frame, decoders would not agree on its size.
     """
@@ -66,7 +67,7 @@ def is_whole(content: bytes) -> bool:
         mark = int.from_bytes(content[place : place + 1])
         length = int.from_bytes(content[place + 1 : place + 3])
         if mark == END:
-            return frames == 1 and scans > 0
+            return frames == 1 and 0 < scans <= MAX_SCANS
         # Of other marks some have no length, and decoders do not agree on which.
         if mark not in KNOWN or length < 2:
             return False

@@ -26,6 +26,7 @@ REASONS = {
     "undecodable": "the picture is damaged",
     "truncated": "the picture is cut off",
     "too_many_pixels": "the picture has too many pixels",
+    "too_many_scans": "the picture has too many scans",
     "too_thin": "the picture is too long and thin",
     "no_pixels": "the picture has no pixels",
 }
