@@ -31,7 +31,7 @@ from blip_model.slots import caption_groups
 from blip_model.text_cache import DecodingCache
 from blip_model.waiting import Encoded
 from engine import checkpoint
-from engine.data.shards import ShardWriter
+from engine.data.shard_writer import ShardWriter
 
 # [DEC] a picture of, and captions of full length, so that both sides decode the same number.
 PROMPT, MAX_LENGTH, PICTURES = (1037, 3861, 1997), 20, 2

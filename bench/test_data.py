@@ -21,7 +21,7 @@ from bench.record import Record
 from bench.sides import Program
 from engine.data.open_source import open_source
 from engine.data.order import Order
-from engine.data.shards import ShardWriter
+from engine.data.shard_writer import ShardWriter
 
 QUALITY = 90
 SIZES = {"": (500, 375), "_large": (1024, 768)}

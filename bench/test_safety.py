@@ -36,7 +36,7 @@ from engine.data.loader import build_loader
 from engine.data.open_source import open_source
 from engine.data.order import Order
 from engine.data.pack import verify_shards
-from engine.data.shards import ShardWriter
+from engine.data.shard_writer import ShardWriter
 from engine.data.tokenizer import open_tokenizer
 from tests.damages import damages
 from tests.hostile_answers import CASES, pattern

@@ -23,7 +23,8 @@ from launch.settings_file import refuse_unreadable
 BAD_INPUT = 2
 # Refusals of the system that may come from anywhere, and characters of a name that they show.
 WRONG_KIND = (errno.EEXIST, errno.EISDIR, errno.ENOTDIR)
-SAID, LONGEST = (errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT, *WRONG_KIND), 80
+TOO_MUCH = (errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
+SAID, LONGEST = (*TOO_MUCH, *WRONG_KIND), 80
 SMALLER = (
     "take smaller batches or pictures, or for training train.activation_checkpointing norms, "
     "vision or all; what was saved is there"

@@ -9,7 +9,7 @@ import yaml
 
 from engine.capfilt.config import CapFiltConfig, PairsSection, RuleSection, to_dict
 from engine.capfilt.table import Scored, judge_all, to_bytes
-from engine.data.shards import ShardWriter
+from engine.data.shard_writer import ShardWriter
 from tests.report_run import Elements
 
 

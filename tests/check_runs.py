@@ -14,7 +14,7 @@ from engine import checkpoint
 from engine.check.host import Host
 from engine.check.run import check_training
 from engine.config import RunConfig, to_dict
-from engine.data.shards import ShardWriter
+from engine.data.shard_writer import ShardWriter
 from engine.findings import Finding
 from launch import check
 from launch.check import CheckConfig, for_run

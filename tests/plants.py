@@ -12,7 +12,8 @@ from engine import checkpoint
 from engine.capfilt.config import CapFiltConfig
 from engine.capfilt.identity import of_settings
 from engine.data.index import build_index, store_index
-from engine.data.shards import Shards, add_members
+from engine.data.shard_writer import add_members
+from engine.data.shards import Shards
 from tests.check_runs import flip, rewrite, save_run, write_list
 from tests.shards import caption, picture
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from engine.config import DataSection, RunConfig
-from engine.data.shards import ShardWriter
+from engine.data.shard_writer import ShardWriter
 from engine.report.page import ReportConfig, write_report
 
 PARTS = {

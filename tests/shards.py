@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from engine.data.shards import ShardWriter
+from engine.data.shard_writer import ShardWriter
 
 COLOURS = ("red", "green", "blue", "yellow", "black", "white", "purple", "orange")
 SHAPES = ("square", "circle", "bar", "cross")

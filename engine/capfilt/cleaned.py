@@ -14,7 +14,8 @@ from engine.capfilt.rule import WEB
 from engine.capfilt.table import Judged
 from engine.data.images import extension_of
 from engine.data.index import ShardError, build_index, index_path, store_index
-from engine.data.shards import CLEANED, Shards, add_members, read_facts
+from engine.data.shard_writer import add_members
+from engine.data.shards import CLEANED, Shards, read_facts
 
 ORIGINAL = "original_caption"
 

@@ -18,7 +18,7 @@ from engine.collect.world import make_world
 from engine.config import ConfigError
 from engine.data.images import BadSample
 from engine.data.picture_files import printable
-from engine.data.shards import ShardWriter
+from engine.data.shard_writer import ShardWriter
 from engine.data.source import RawSample, stable_id
 from engine.differences import differences
 from engine.ranges import PART, SHARE

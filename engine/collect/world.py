@@ -16,7 +16,7 @@ from engine.config import ConfigError
 from engine.data.captions import clean_caption
 from engine.data.images import BadSample, extension_of
 from engine.data.open_source import open_source
-from engine.data.shards import ShardWriter
+from engine.data.shard_writer import ShardWriter
 from engine.data.source import RawSample
 
 SAMPLES_PER_SHARD = 512

@@ -5,6 +5,7 @@ is checked; a damaged header or a truncated shard is found when the index is bui
 size, by header checksums and by hashes. What is in a shard but never read is named in it.
 """
 
+import errno
 import json
 import os
 import tempfile
@@ -19,10 +20,14 @@ import pyarrow.parquet as pq
 import xxhash
 
 from engine.data.picture_files import is_pipe
-from engine.data.tar_members import ShardError, key_of, members
+from engine.data.tar_members import BLOCK, ShardError, key_of, members
 
 PICTURES = ("jpg", "jpeg", "png", "webp")
 MEMBERS = ("image", "txt", "json")
+# Bytes, as of a picture in a folder: larger ones are not read.
+MAX_MEMBER = 64 << 20
+# What this process or machine lacks says nothing about a shard.
+LACKING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 FORMAT = 1
 # Of what is never read, so many characters of names and reasons are stored: an index stays small,
 # and readable, whatever names a stranger's shard has.
@@ -123,11 +128,18 @@ def read_index(shard: Path) -> ShardIndex:
             raise ShardError(f"{shard}: has no index ({stored.name})")
         # A flipped bit in a page is found here; the footer's are found by what is made of it.
         with _file(stored) as file, pq.ParquetFile(file, page_checksum_verification=True) as pages:
+            facts = json.loads(pages.schema_arrow.metadata[b"shard"])
+            rows, made_for = pages.metadata.num_rows, facts["bytes"]
+            # A sample takes a header: of more than fit there may be any number.
+            if facts["format"] != FORMAT or not rows == facts["samples"] <= made_for // BLOCK:
+                raise ValueError(facts)
+            if made_for != size:
+                raise ShardError(
+                    f"{shard} has {size} bytes but its index was made for {made_for}: the shard "
+                    "was truncated or replaced; if it was replaced on purpose, delete "
+                    f"{stored.name}"
+                )
             table = pages.read(use_threads=False)
-        facts = json.loads(table.schema.metadata[b"shard"])
-        if facts["format"] != FORMAT or len(table) != facts["samples"]:
-            raise ValueError(facts)
-        made_for = facts["bytes"]
         unread = tuple(Unread(*map(str, one)) for one in facts.get("unread", ()))
         index = _from_table(shard, table, facts.get("digest", ""), unread, made_for)
     except ShardError:
@@ -135,15 +147,14 @@ def read_index(shard: Path) -> ShardIndex:
     except FileNotFoundError:
         left = ", only its index is left" if stored.is_file() else ""
         raise ShardError(f"{shard}: no such file{left}") from None
-    except PermissionError:
-        raise ShardError(f"{stored}: permission denied") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException):
+    except OSError as error:
+        if error.errno in LACKING:
+            raise
+        if isinstance(error, PermissionError):
+            raise ShardError(f"{stored}: permission denied") from None
         raise ShardError(f"{stored}: not a readable index; delete it to build it again") from None
-    if made_for != size:
-        raise ShardError(
-            f"{shard} has {size} bytes but its index was made for {made_for}: the shard was "
-            f"truncated or replaced; if it was replaced on purpose, delete {stored.name}"
-        )
+    except (ValueError, KeyError, TypeError, AttributeError, pa.ArrowException):
+        raise ShardError(f"{stored}: not a readable index; delete it to build it again") from None
     return index
 
 
@@ -212,6 +223,8 @@ def build_index(shard: Path) -> ShardIndex:
         if _state(shard.stat()) != before:
             raise ShardError(f"{shard}: was replaced while it was read")
     except OSError as error:
+        if error.errno in LACKING:
+            raise
         raise ShardError(f"{shard}: {error.strerror}") from None
     return index
 
@@ -231,6 +244,10 @@ def _build(file: BinaryIO, shard: Path) -> ShardIndex:
         if kind not in MEMBERS:
             reason = member.problem or "unknown_ending"
             others.append((key, Unread(member.name, member.name, reason)))
+            continue
+        if member.size > MAX_MEMBER:
+            problems.setdefault(key, "member_too_large")
+            samples.setdefault(key, {})
             continue
         file.seek(member.offset)
         content = file.read(member.size)

@@ -17,7 +17,8 @@ from engine.data.open_source import Joined, expand, open_source
 from engine.data.pack import SECONDS_BETWEEN_LINES, SUFFIX, unread_of
 from engine.data.pair_names import PairNames
 from engine.data.saved_datasets import SavedDataset, is_saved, of_split
-from engine.data.shards import CLEANED, SYNTHETIC, Shards, ShardWriter
+from engine.data.shard_writer import ShardWriter
+from engine.data.shards import CLEANED, INDEX_CHANGED, SYNTHETIC, UNREADABLE, Shards
 from engine.data.source import RawSample, Source
 from engine.data.tar_members import ShardError
 from engine.folder_lock import open_lock, try_lock
@@ -159,6 +160,8 @@ def _rows(parts: Sequence[Stored]) -> Iterator[tuple[Path, int, RawSample]]:
                 except OSError as error:
                     problem = f"{path}: cannot be read: {error.strerror}"
                     raise ConfigError(f"{problem}; nothing was kept") from None
+                if raw.problem in (INDEX_CHANGED, UNREADABLE):
+                    raise ConfigError(f"{path}: was replaced or went; nothing was kept")
                 yield path, row, raw
                 number += 1
 

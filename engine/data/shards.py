@@ -1,27 +1,22 @@
-"""Tar shards: read through their indexes, written with them."""
+"""Tar shards, read through their indexes."""
 
-import io
 import json
 import os
-import tarfile
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import xxhash
 
 from engine.data.index import (
+    LACKING,
     MEMBERS,
-    PICTURES,
     ShardError,
     ShardIndex,
-    build_index,
     index_path,
     open_index,
-    store_index,
 )
 from engine.data.source import RawSample, stable_id
 
@@ -32,6 +27,10 @@ SYNTHETIC = "synthetic"
 # Looks at indexes after which one that none of them was at is let go of; or, where that is more, as
 # many as it takes to meet every shard of a window: so many a shard, or all of its samples.
 TURN, LOOKS_A_SHARD = 1 << 12, 32
+# Shards that are held open: so many, and as many that were open before these.
+FILES = 32
+# Problems of the samples of a shard that went, or changed, while it was open.
+INDEX_CHANGED, UNREADABLE = "index_changed", "unreadable_shard"
 
 
 class Shards:
@@ -65,7 +64,8 @@ class Shards:
             if not index_path(path).is_file():
                 self._unstored[number] = index
         self._starts = [0, *accumulate(self.lengths)]
-        self._files: dict[int, io.FileIO] = {}
+        self._files: dict[int, _File] = {}
+        self._files_before: dict[int, _File] = {}
         self._owner = os.getpid()
 
     def __len__(self) -> int:
@@ -147,7 +147,12 @@ class Shards:
         for kind in MEMBERS:
             # One number at a time: a row would be an array first.
             offset, size = index.places[kind].item(row, 0), index.places[kind].item(row, 1)
-            parts[kind] = None if size < 0 else self._bytes(shard, offset, size)
+            try:
+                parts[kind] = None if size < 0 else self._bytes(shard, offset, size)
+            except OSError as error:
+                if error.errno in LACKING:
+                    raise
+                return dict.fromkeys(MEMBERS), UNREADABLE
             content = parts[kind]
             if content is None:
                 continue
@@ -165,21 +170,35 @@ class Shards:
     def _bytes(self, shard: int, offset: int, size: int) -> bytes:
         if self._owner != os.getpid():
             # A forked worker must not share file positions with its parent.
-            self._files, self._owner = {}, os.getpid()
+            self._files, self._files_before, self._owner = {}, {}, os.getpid()
         # Threads may open the file at once: each holds what it reads from, and one stays.
         file = self._files.get(shard)
         if file is None:
-            file = self._files.setdefault(shard, self.paths[shard].open("rb", 0))
-        return os.pread(file.fileno(), size, offset)
+            file = self._files_before.get(shard) or _File(self.paths[shard])
+            if len(self._files) >= FILES:
+                self._files, self._files_before = {}, self._files
+            self._files[shard] = file
+        return os.pread(file.number, size, offset)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_files": {}, "_now": {}, "_before": {}}
+        return {**self.__dict__, "_files": {}, "_files_before": {}, "_now": {}, "_before": {}}
+
+
+class _File:
+    """Open for reading until nobody holds it: a thread may read while others let go."""
+
+    def __init__(self, path: Path) -> None:
+        self.number = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if hasattr(self, "number"):
+            os.close(self.number)
 
 
 def _unknown(shard: Path, row: int) -> RawSample:
     """A sample of which nothing can be said any more."""
     key = f"{shard.name}:{row}"
-    return RawSample(key, key, "", [], stable_id(key), None, "index_changed")
+    return RawSample(key, key, "", [], stable_id(key), None, INDEX_CHANGED)
 
 
 def read_facts(content: bytes | None) -> dict[str, Any]:
@@ -189,11 +208,6 @@ def read_facts(content: bytes | None) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return facts if isinstance(facts, dict) else {}
-
-
-def _utf8(text: str) -> bytes:
-    """Halves of characters, which JSON can hold and UTF-8 cannot, become question marks."""
-    return text.encode("utf-8", "replace")
 
 
 def _captions(facts: dict[str, Any], text: bytes | None) -> tuple[list[Any], tuple[bool, ...]]:
@@ -210,91 +224,3 @@ def _captions(facts: dict[str, Any], text: bytes | None) -> tuple[list[Any], tup
         return [text.decode("utf-8", "replace")], ()
     caption = facts.get("caption")
     return caption if isinstance(caption, list) else [caption] if caption is not None else [], ()
-
-
-def add_members(tar: tarfile.TarFile, key: str, members: Sequence[tuple[str, bytes]]) -> None:
-    """Append a sample, the same bytes for the same input: no time, no owner.
-
-    Args:
-        tar: open for writing.
-        key: of the sample.
-        members: suffix and content of each.
-    """
-    for suffix, content in members:
-        member = tarfile.TarInfo(f"{key}.{suffix}")
-        member.size = len(content)
-        header = member.tobuf(tar.format, tar.encoding, tar.errors)
-        rest = -len(content) % tarfile.BLOCKSIZE
-        # As `addfile`, in one piece: that one copies its argument and writes by 16 KiB.
-        tar.fileobj.write(b"".join((header, content, bytes(rest))))
-        tar.offset += len(header) + len(content) + rest
-
-
-class ShardWriter:
-    """Writes samples into numbered shards with their indexes, the same bytes for the same input.
-
-    A shard appears under its name only when it is whole.
-
-    Args:
-        folder: where shards go; made where needed.
-        prefix: of the file names.
-        samples_per_shard: samples a shard.
-    """
-
-    def __init__(self, folder: Path, prefix: str, samples_per_shard: int) -> None:
-        self.folder, self.prefix, self.samples_per_shard = folder, prefix, samples_per_shard
-        folder.mkdir(parents=True, exist_ok=True)
-        self._tar: tarfile.TarFile | None = None
-        self._count = self._shard = 0
-
-    def add(
-        self, key: str, image: bytes, extension: str, caption: str, metadata: dict[str, Any]
-    ) -> None:
-        """Append one sample.
-
-        Args:
-            key: name of the sample, without dots.
-            image: encoded picture.
-            extension: jpg, png or webp.
-            caption: stored as it is, UTF-8.
-            metadata: stored as JSON (uid, url, ...).
-
-        Raises:
-            ValueError: an extension or a key that no reader would accept.
-        """
-        if extension not in PICTURES or "." in key or not key:
-            raise ValueError(f"sample {key!r} with extension {extension!r} cannot be stored")
-        if self._tar is None:
-            self._tar = tarfile.TarFile(self._path(".partial"), "w", format=tarfile.USTAR_FORMAT)
-        facts = json.dumps(metadata, sort_keys=True, ensure_ascii=False)
-        members = ((extension, image), ("txt", _utf8(caption)), ("json", _utf8(facts)))
-        add_members(self._tar, key, members)
-        self._count += 1
-        if self._count == self.samples_per_shard:
-            self._finish_shard()
-
-    def _path(self, ending: str = "") -> Path:
-        return self.folder / f"{self.prefix}_{self._shard:05d}.tar{ending}"
-
-    def _finish_shard(self) -> None:
-        if self._tar is None:
-            return
-        self._tar.close()
-        os.replace(self._path(".partial"), self._path())
-        store_index(build_index(self._path()))
-        self._tar, self._count, self._shard = None, 0, self._shard + 1
-
-    def __enter__(self) -> "ShardWriter":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            self._finish_shard()
-        elif self._tar is not None:
-            self._tar.close()
-            self._path(".partial").unlink(missing_ok=True)

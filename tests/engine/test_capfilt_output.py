@@ -11,7 +11,7 @@ import pytest
 from engine import checkpoint
 from engine.data.index import build_index, index_path
 from engine.data.open_source import open_source
-from engine.data.shards import ShardWriter
+from engine.data.shard_writer import ShardWriter
 from tests.capfilt_runs import EACH, SHARDS, clean, from_table, make_world, outcome
 from tests.shards import bomb, caption, picture
 

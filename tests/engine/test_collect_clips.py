@@ -12,7 +12,7 @@ from engine.collect.clips import make_clips
 from engine.collect.statements import PEOPLE, TONES
 from engine.config import ConfigError
 from engine.data.questions import read_answer_list
-from engine.data.shards import ShardWriter
+from engine.data.shard_writer import ShardWriter
 from engine.data.video_pairs import open_videos
 from engine.data.video_questions import open_video_questions
 from engine.data.videos import decode_video

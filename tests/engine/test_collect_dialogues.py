@@ -11,7 +11,7 @@ from engine.collect.questions import TONE_NAMES
 from engine.collect.statements import PEOPLE, TONES
 from engine.config import ConfigError
 from engine.data.dialogues import open_dialogues
-from engine.data.shards import ShardWriter
+from engine.data.shard_writer import ShardWriter
 from tests.commands import contents
 from tests.shards import picture
 

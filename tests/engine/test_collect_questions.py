@@ -13,7 +13,7 @@ from engine.collect.statements import PEOPLE, TONES
 from engine.collect.tasks import refuse_few
 from engine.config import ConfigError
 from engine.data.questions import open_questions, read_answer_list
-from engine.data.shards import ShardWriter
+from engine.data.shard_writer import ShardWriter
 from engine.data.source import RawSample
 from tests.commands import contents
 from tests.shards import picture

@@ -10,7 +10,7 @@ import pytest
 from engine.collect.statements import FORMS, make_statements, shown_by
 from engine.config import ConfigError
 from engine.data.images import decode_image
-from engine.data.shards import ShardWriter
+from engine.data.shard_writer import ShardWriter
 from engine.data.statements import open_statements
 from tests.shards import caption, picture, write_shards
 

@@ -17,7 +17,7 @@ from engine.data.bad_samples import BadSampleLedger
 from engine.data.loader import build_loader
 from engine.data.micro_batches import micro_batch_size
 from engine.data.open_source import open_source
-from engine.data.shards import ShardWriter
+from engine.data.shard_writer import ShardWriter
 from engine.data.tokenizer import open_tokenizer
 from engine.training.signals import Interrupted
 from tests.shards import bomb, caption, picture, write_shards

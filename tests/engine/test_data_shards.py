@@ -11,7 +11,8 @@ import pytest
 from engine.config import ConfigError
 from engine.data.index import ShardError, build_index, index_path, open_index
 from engine.data.open_source import open_source
-from engine.data.shards import Shards, ShardWriter
+from engine.data.shard_writer import ShardWriter
+from engine.data.shards import Shards
 from tests.shards import caption, picture, write_shards
 
 COUNT = 12

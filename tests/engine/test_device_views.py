@@ -19,7 +19,7 @@ from engine.data.decoders import ON_DEVICE
 from engine.data.loader import Slots, build_loader
 from engine.data.open_source import open_source
 from engine.data.planned_view import PlannedView, PlannedViews, plan
-from engine.data.shards import ShardWriter
+from engine.data.shard_writer import ShardWriter
 from engine.data.tokenizer import open_tokenizer
 from engine.data.torchvision_views import TorchvisionViews
 from engine.data.view_maker import ViewMaker

@@ -14,7 +14,7 @@ from engine import checkpoint
 from engine.config import ConfigError, DataSection, EvaluateSection, ModelSection, RunConfig
 from engine.data.evaluation_set import EvaluationSet
 from engine.data.open_source import open_source
-from engine.data.shards import ShardWriter
+from engine.data.shard_writer import ShardWriter
 from engine.evaluation.metrics import bleu, chance_recalls, cider_d, retrieval_recalls, word_f1
 from engine.evaluation.retrieval import evaluate_retrieval, match_listed, shortlisted
 from engine.evaluation.run import evaluate

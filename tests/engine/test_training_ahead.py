@@ -9,7 +9,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from engine.data.shards import ShardWriter
+from engine.data.shard_writer import ShardWriter
 from tests.forked import run
 from tests.runs import metrics, write_config
 from tests.shards import caption, picture

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from engine.data.shards import ShardWriter
+from engine.data.shard_writer import ShardWriter
 from engine.training.objectives import Pretraining
 from engine.training.recorded import RecordedPasses
 from engine.training.step import lacked_room

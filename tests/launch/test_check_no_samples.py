@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from engine.data.index import build_index, store_index
-from engine.data.shards import add_members
+from engine.data.shard_writer import add_members
 from tests.check_runs import look, make_good
 from tests.shards import picture
 

@@ -12,7 +12,8 @@ import pytest
 
 from engine.data import pack as engine_pack
 from engine.data.index import index_path, open_index, read_index
-from engine.data.shards import Shards, ShardWriter
+from engine.data.shard_writer import ShardWriter
+from engine.data.shards import Shards
 from launch import pack
 from tests.commands import Ended, call, contents
 from tests.shards import picture, write_shards

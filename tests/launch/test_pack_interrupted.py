@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from engine.data import pack_pairs
-from engine.data.shards import ShardWriter
+from engine.data.shard_writer import ShardWriter
 from engine.folder_lock import open_lock, try_lock
 from launch import pack
 from tests.commands import Ended, call, contents

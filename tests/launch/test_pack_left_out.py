@@ -13,7 +13,8 @@ import pytest
 from engine.check.pairs import open_pairs
 from engine.data import pack_pairs
 from engine.data.left_out import QUARANTINE
-from engine.data.shards import Shards, ShardWriter, add_members
+from engine.data.shard_writer import ShardWriter, add_members
+from engine.data.shards import Shards
 from engine.data.source import stable_id
 from launch import pack
 from tests.commands import Ended, call, contents
@@ -177,7 +178,7 @@ def test_an_input_that_goes_while_it_is_read_is_named_and_not_the_output(
     monkeypatch.setattr(pack_pairs, "PairNames", without)
     done = convert(root / "web", shards)
     assert done.code == 2
-    said = "pairs_00000.tar: cannot be read: No such file or directory; nothing was kept"
+    said = "pairs_00000.tar: was replaced or went; nothing was kept"
     assert said in done.err
     assert not list((root / "web").glob("*"))
 

@@ -18,7 +18,7 @@ from engine.collect.web.look import BYTES
 from engine.config import ConfigError
 from engine.data.index import build_index, index_path, open_index, store_index
 from engine.data.purge import PURGED
-from engine.data.shards import add_members
+from engine.data.shard_writer import add_members
 from engine.data.tar_members import ShardError
 from engine.folder_lock import open_lock, try_lock
 from engine.manifest import sync, write_whole
