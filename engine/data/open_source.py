@@ -16,17 +16,19 @@ from engine.data.class_folders import ClassFolders, has_classes
 from engine.data.kept_texts import NOTHING_KEPT, KeptTexts, is_cleaned
 from engine.data.saved_datasets import is_saved
 from engine.data.shards import Shards
-from engine.data.source import RawSample, Source
+from engine.data.source import RawSample, Source, by_content
 
 log = logging.getLogger(__name__)
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
 class Joined:
-    """Several sources, one after the other."""
+    """Several sources, one after the other, whose pictures are known by their bytes where they are
+    not of one folder."""
 
     def __init__(self, parts: Sequence[Source]) -> None:
         self.parts = parts
+        self._several = len({getattr(part, "root", part) for part in parts}) > 1
         self.lengths = [length for part in parts for length in part.lengths]
         self._starts = [0, *accumulate(len(part) for part in parts)]
 
@@ -42,7 +44,8 @@ class Joined:
     def read(self, number: int) -> RawSample:
         """The pair of this number."""
         part = bisect_right(self._starts, number) - 1
-        return self.parts[part].read(number - self._starts[part])
+        sample = self.parts[part].read(number - self._starts[part])
+        return by_content(sample) if self._several else sample
 
 
 def open_source(

@@ -18,7 +18,7 @@ from engine.data.index import (
     index_path,
     open_index,
 )
-from engine.data.source import RawSample, stable_id
+from engine.data.source import RawSample, by_content, stable_id
 
 # Where the JSON of a sample holds what captioning and filtering made of it.
 CLEANED = "capfilt"
@@ -38,6 +38,7 @@ class Shards:
 
     Every index is read and checked when the set is opened, and read again when its samples are:
     what is held at a time are the indexes of shards that are being read, however long the set is.
+    Pictures of several folders are known by their bytes, those of one by uid or `image_id`.
 
     Args:
         paths: tar files, in order.
@@ -48,6 +49,7 @@ class Shards:
         self, paths: Sequence[Path], index_of: Callable[[Path], ShardIndex] = open_index
     ) -> None:
         self.paths, self._index_of = list(paths), index_of
+        self._several = len({path.parent for path in paths}) > 1
         self.lengths: list[int] = []
         self._fingerprints: list[str] = []
         # Of a folder that cannot be written: to build it again takes the whole shard.
@@ -119,7 +121,7 @@ class Shards:
         parts, problem = self._members(shard, row, index)
         facts = read_facts(parts["json"])
         captions, synthetic = _captions(facts, parts["txt"])
-        return RawSample(
+        sample = RawSample(
             key=index.keys[row].as_py(),
             uid=uid,
             url=str(facts.get("url") or ""),
@@ -129,6 +131,7 @@ class Shards:
             problem=problem,
             synthetic=synthetic,
         )
+        return by_content(sample) if self._several else sample
 
     def members(self, number: int) -> tuple[dict[str, bytes | None], str | None]:
         """The bytes of a sample by kind of member, None where it has none, and what is wrong.
