@@ -53,7 +53,8 @@ def with_queue_names(
     Args:
         weights: in our names, with queues.
         with_ids: retrieval fine-tuning (`ptr_queue`, `idx_queue`); else pretraining (`queue_ptr`).
-            Entries whose picture is not known get an id that no picture has, as in the original.
+            Entries whose picture is not known get an id that no picture has, and those of a
+            pretraining are written over from the first on, as in the original.
     """
     kept = {k: v for k, v in weights.items() if k not in ("queue_ptr", "ptr_queue", "idx_queue")}
     pointer = weights.get("queue_ptr", weights.get("ptr_queue"))
@@ -62,4 +63,5 @@ def with_queue_names(
     if not with_ids:
         return kept | {"queue_ptr": pointer}
     unknown = torch.full((1, weights["image_queue"].shape[1]), NO_IMAGE_ID, dtype=torch.long)
-    return kept | {"ptr_queue": pointer, "idx_queue": weights.get("idx_queue", unknown)}
+    begin = weights.get("ptr_queue", torch.zeros_like(pointer))
+    return kept | {"ptr_queue": begin, "idx_queue": weights.get("idx_queue", unknown)}

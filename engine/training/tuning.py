@@ -98,6 +98,9 @@ class Retrieval(FineTuning):
         model.clamp_temperature_()
         momentum = Momentum(model, self.section.queue_size, with_ids=True)
         followed = start_momentum(momentum, weights)
+        # The original moves them before each step, and those of a pretraining are not equal to its
+        # network: here a step moves them at its end.
+        momentum.update(model.state_dict(), self.section.momentum)
         taken = {*followed.loaded, *({"queue_ptr"} if "ptr_queue" in followed.loaded else ())}
         both = Loaded(
             loaded.loaded + followed.loaded,

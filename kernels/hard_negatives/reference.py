@@ -13,8 +13,8 @@ def negative_weights(
 ) -> torch.Tensor:
     """softmax over the group's keys + floor; zero for matching keys: [groups, G, G] float32.
 
-    A row without any candidate draws evenly among the others of its group, and itself when the
-    group is only itself.
+    A row without any weight draws evenly among the keys that do not match, where all of them do
+    among the others of its group, and itself when the group is only itself.
     """
     size = group_size
     query = query_BE.detach().float().unflatten(0, (-1, size))
@@ -26,5 +26,6 @@ def negative_weights(
         of_group = ids.unflatten(0, (-1, size))
         matching = matching | (of_group[:, :, None] == of_group[:, None, :])
     weights = weights.masked_fill(matching, 0.0)
-    others = (~own if size > 1 else own).to(weights.dtype).expand_as(weights)
-    return torch.where(weights.sum(2, keepdim=True) > 0, weights, others)
+    others = (~own if size > 1 else own).expand_as(weights)
+    even = torch.where((~matching).any(2, keepdim=True), ~matching, others)
+    return torch.where(weights.sum(2, keepdim=True) > 0, weights, even.to(weights.dtype))

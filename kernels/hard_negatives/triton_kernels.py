@@ -12,6 +12,8 @@ import triton.language as tl
 # Rows and keys of a tile of similarities, then of the draw, and warps.
 BLOCK, BLOCK_M, BLOCK_N, WARPS = 16, 8, 256, 4
 LOWEST = tl.constexpr(-3.0e38)
+# More than Gumbel noise of 1e-12 and of nearly 1 are apart.
+BEHIND = tl.constexpr(100.0)
 
 
 @triton.jit
@@ -87,14 +89,17 @@ def hard_negatives_kernel(
         scores = tl.load(score_ptrs + n[None, :], mask, LOWEST)
         weights = tl.exp(scores - highest[:, None]) / total[:, None] + floor
         others = n_mask[None, :] & (m[:, None] != n[None, :])
+        uniform = tl.rand(stream, m[:, None] * group_size + n[None, :])
+        noise = -tl.log(-tl.log(tl.maximum(uniform, 1e-12)))
+        # Rows without any weight draw evenly among the others of their group, and among keys that
+        # match only where all do.
+        even = tl.where(others, noise, float("-inf"))
         candidates = others & (weights > 0)
         if HAS_IDS:
             key_ids = tl.load(ids_ptr + base + n, n_mask, -2)
-            candidates = candidates & (ids[:, None] != key_ids[None, :])
-        uniform = tl.rand(stream, m[:, None] * group_size + n[None, :])
-        noise = -tl.log(-tl.log(tl.maximum(uniform, 1e-12)))
-        # Rows without a candidate draw evenly among the others of their group.
-        even = tl.where(others, noise, float("-inf"))
+            unlike = ids[:, None] != key_ids[None, :]
+            candidates = candidates & unlike
+            even = tl.where(unlike, even, even - BEHIND)
         logs = tl.log(tl.where(candidates, weights, 1.0))
         drawn = tl.where(candidates, logs + noise, float("-inf"))
         tile_best, tile_even = tl.max(drawn, 1), tl.max(even, 1)

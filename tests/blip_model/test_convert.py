@@ -247,13 +247,14 @@ def test_heads_of_an_unknown_width_must_be_given() -> None:
 
 
 def test_queues_take_the_names_of_the_objective() -> None:
-    pretrain = golden_weights("pretrain")
+    pretrain = golden_weights("pretrain") | {"queue_ptr": torch.tensor([8])}
     retrieval = with_queue_names(pretrain, with_ids=True)
     assert (retrieval["idx_queue"] == -100).all()
-    assert torch.equal(retrieval["ptr_queue"], pretrain["queue_ptr"])
+    assert retrieval["ptr_queue"].tolist() == [0]
     follower = Momentum(Blip(golden_files.read("pretrain").config), 48, with_ids=True)
     follower.load_state_dict({n: retrieval[n] for n in follower.state_dict()})
-    assert_equal(with_queue_names(retrieval, with_ids=False), pretrain)
+    begun = pretrain | {"queue_ptr": retrieval["ptr_queue"]}
+    assert_equal(with_queue_names(retrieval, with_ids=False), begun)
     again = golden_weights("retrieval")
     assert_equal(with_queue_names(again, with_ids=True), again)
     assert_equal(

@@ -8,6 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from engine.config import ModelSection, RunConfig, TrainSection
+from engine.data.tokenizer import open_tokenizer
+from engine.training.tuning import Retrieval
 from launch import evaluate
 from tests.commands import call
 from tests.forked import succeed
@@ -160,16 +163,30 @@ def test_a_filter_keeps_pictures_ids_and_goes_on_from_the_momentum_encoders(
     roots = {name.partition(".")[0] for name in end}
     assert roots >= {"itm_head", "text_encoder", "text_encoder_m", "idx_queue", "ptr_queue"}
     assert "text_decoder" not in roots
-    # The queue of 24 went on at pretraining's 32 % 24 = 8, with four batches of eight.
-    assert start["queue_ptr"].item() == 8 and end["ptr_queue"].item() == 16
+    # The queue of 24 begins anew, whatever pretraining's 32 % 24 = 8, with four batches of eight.
+    assert start["queue_ptr"].item() == 8 and end["ptr_queue"].item() == 8
     assert len(end["idx_queue"].unique()) > 8 and (end["idx_queue"] >= 0).all()
     first = weights(pretrained / "retrieval_whole", 2)
-    assert torch.equal(first["image_queue"][:, :8], start["image_queue"][:, :8])
-    assert (first["idx_queue"][0, :8] == -100).all()
+    assert torch.equal(first["image_queue"][:, 16:], start["image_queue"][:, 16:])
+    assert (first["idx_queue"][0, 16:] == -100).all()
     name = "visual_encoder_m.blocks.0.mlp.fc1.weight"
-    momentum = 0.995**4
+    # Once before the first step, and after each.
+    momentum = 0.995**5
     moved = (end[name] - momentum * start[name]) / (1 - momentum)
     assert (moved - end["visual_encoder.blocks.0.mlp.fc1.weight"]).abs().max() < 0.01
+
+
+def test_momentum_encoders_of_a_pretraining_move_before_the_first_step(pretrained: Path) -> None:
+    section = ModelSection(preset="tiny", checkpoint=str(pretrained / "pretrain"), queue_size=24)
+    train = TrainSection(global_batch_size=8, negative_group_size=4)
+    config = RunConfig(model=section, train=train)
+    built = Retrieval(config, open_tokenizer(None)).build(fresh=True)
+    start, moved = weights(pretrained / "pretrain", 4), built.momentum.state_dict()
+    for name in ("visual_encoder{}.blocks.0.mlp.fc1.weight", "text_proj{}.weight"):
+        before, online = start[name.format("_m")], start[name.format("")]
+        assert not torch.equal(before, online)
+        expected = 0.995 * before + 0.005 * online
+        torch.testing.assert_close(moved[name.format("_m")], expected, rtol=1e-6, atol=1e-8)
 
 
 def test_what_became_of_the_weights_is_said(pretrained: Path) -> None:

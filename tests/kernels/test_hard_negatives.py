@@ -113,6 +113,23 @@ def test_rows_without_a_candidate_draw_among_the_others(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_rows_whose_weights_vanish_draw_no_match(backend: str) -> None:
+    """Where the temperature leaves all weight to the own key, a text of the same picture must not
+    be called unmatched."""
+    count, repeats = 5, 60
+    keys = torch.eye(count, 16, device=DEVICE).repeat(repeats, 1)
+    ids = torch.tensor([1, 1, 2, 3, 4], device=DEVICE).repeat(repeats)
+    tau = torch.tensor(0.005, device=DEVICE)
+    settings = {"seed": 0, "ids": ids, "floor": 0.0, "group_size": count, "backend": backend}
+    drawn = draw_hard_negatives(keys, keys, tau, **settings).view(repeats, count).cpu()
+    inside = drawn - torch.arange(repeats)[:, None] * count
+    for row in range(count):
+        counts = torch.bincount(inside[:, row], minlength=count)
+        matching = {0, 1} if row < 2 else {row}
+        assert all((n > 5) == (key not in matching) for key, n in enumerate(counts.tolist()))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_group_of_one_draws_itself(backend: str) -> None:
     drawn = draw_hard_negatives(
         vectors(3),
