@@ -15,7 +15,8 @@ from engine.capfilt.table import Judged
 from engine.data.images import extension_of
 from engine.data.index import ShardError, build_index, index_path, store_index
 from engine.data.shard_writer import add_members
-from engine.data.shards import CLEANED, Shards, read_facts
+from engine.data.shards import CLEANED, UNREADABLE, Shards, read_facts
+from engine.data.tar_members import RefusedError
 
 ORIGINAL = "original_caption"
 
@@ -46,10 +47,9 @@ def write_cleaned(target: Path, shards: Shards, pictures: list[Judged]) -> int:
             key = picture.scored.key
             if key not in numbers:
                 raise ShardError(f"{source.path}: has no sample {key!r}")
-            try:
-                parts, problem = shards.members(numbers[key])
-            except OSError as error:
-                raise ShardError(f"{source.path}: {error.strerror}") from None
+            parts, problem = shards.members(numbers[key])
+            if problem == UNREADABLE:
+                raise RefusedError(f"{source.path}: could not be read")
             if problem or parts["image"] is None:
                 raise ShardError(f"{source.path}: sample {key!r} changed while it was read")
             add_members(tar, key, _members(picture, parts, parts["image"]))

@@ -65,7 +65,9 @@ class OutputFolder:
             ConfigError: the disk is full.
         """
         for left in self._work.glob(f"{_escape(name)}@*.tmp"):
-            shutil.rmtree(left, ignore_errors=True)
+            # Not that of `name@2`.
+            if left.name.rpartition("@")[0] == name:
+                shutil.rmtree(left, ignore_errors=True)
         folder = self._work / f"{name}@{uuid.uuid4().hex}.tmp"
         try:
             folder.mkdir()

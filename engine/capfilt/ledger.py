@@ -101,6 +101,10 @@ class Ledger:
         self._read.pop(name, None)
         self.path(name).unlink(missing_ok=True)
 
+    def look_again(self) -> None:
+        """Read every entry anew: another process may have made its shard again."""
+        self._read.clear()
+
     def entries(self, names: Iterable[str]) -> list[Entry]:
         """Those of the finished ones among some shards."""
         found = []

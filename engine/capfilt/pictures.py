@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import torch
 
 from engine.data.images import BadSample
-from engine.data.index import ShardError
-from engine.data.shards import Shards
+from engine.data.shards import UNREADABLE, Shards
+from engine.data.tar_members import RefusedError
 from engine.data.whole_views import carried, picture_for, whole_views
 from kernels.transfer import beside
 
@@ -127,10 +127,9 @@ def one_ahead(things: Generator[Thing, None, None]) -> Generator[Thing, None, No
 def _read(
     shards: Shards, number: int, *, sizes: set[int], device: torch.device, max_pixels: int
 ) -> Picture | Bad:
-    try:
-        raw = shards.read(number)
-    except OSError as error:
-        raise ShardError(f"{shards.paths[0]}: {error.strerror}") from None
+    raw = shards.read(number)
+    if raw.problem == UNREADABLE:
+        raise RefusedError(f"{shards.paths[0]}: could not be read")
     try:
         if raw.problem:
             raise BadSample(raw.problem)

@@ -141,8 +141,9 @@ class CapFilt:
     def _look_over(self) -> None:
         """Look at this rank's part of what is finished already."""
         finished = self.ledger.finished()
-        mine = [name for name in self.shards if name in finished]
-        for name in mine[self.here.rank :: max(self.here.world_size, 1)]:
+        # Of all, as the others forget some meanwhile.
+        mine = list(self.shards)[self.here.rank :: max(self.here.world_size, 1)]
+        for name in (name for name in mine if name in finished):
             problem = self.job.look_over(name, self.shards[name])
             if problem:
                 raise ConfigError(
@@ -236,6 +237,7 @@ class CapFilt:
         return shard.fetch(folder)
 
     def _conclude(self, progress: Progress, verdict: str) -> None:
+        self.ledger.look_again()
         entries = self.ledger.entries(self.ledger.finished())
         made = totals(entries)
         temporary = self.folder.root / ".work" / f"{SUMMARY}.{uuid.uuid4().hex}"

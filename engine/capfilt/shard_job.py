@@ -21,6 +21,7 @@ from engine.capfilt.table import Judged, judge_all, to_bytes
 from engine.data.index import ShardError, index_path, open_index
 from engine.data.picture_files import bounded
 from engine.data.shards import Shards
+from engine.data.tar_members import RefusedError
 from engine.manifest import sync
 
 
@@ -33,14 +34,14 @@ class ScoredShard:
         path: of its file.
         shards: the same, opened; None where it cannot be read.
         texts: of its pictures; None there too.
-        problem: why it cannot be read.
+        problem: why it cannot be read, or None.
     """
 
     name: str
     path: Path
     shards: Shards | None = None
     texts: ShardTexts | None = None
-    problem: str = ""
+    problem: ShardError | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class ShardJob:
             shards = Shards([shard])
             return ScoredShard(name, shard, shards, self.candidates(name, shards, tick))
         except ShardError as error:
-            return ScoredShard(name, shard, problem=str(error))
+            return ScoredShard(name, shard, problem=error)
 
     def draft(self, scored: ScoredShard, desk: Path) -> Draft:
         """Make a shard's files on a desk; a shard that cannot be read is quarantined.
@@ -106,7 +107,7 @@ class ShardJob:
             OSError: the disk refuses.
         """
         name, shard, shards, texts = scored.name, scored.path, scored.shards, scored.texts
-        if shards is None or texts is None:
+        if scored.problem is not None or shards is None or texts is None:
             return self._quarantined(name, shard, desk, scored.problem)
         try:
             size = _size(shard)
@@ -115,7 +116,7 @@ class ShardJob:
             tar = desk / f"{name}.tar"
             written = write_cleaned(tar, shards, judged)
         except ShardError as error:
-            return self._quarantined(name, shard, desk, str(error))
+            return self._quarantined(name, shard, desk, error)
         for path in (tar, index_of(tar)):
             sync(path)
         table = to_bytes(judged)
@@ -197,11 +198,13 @@ class ShardJob:
             self.ledger.forget(name)
         return None
 
-    def _quarantined(self, name: str, shard: Path, desk: Path, reason: str) -> Draft:
+    def _quarantined(self, name: str, shard: Path, desk: Path, problem: ShardError | None) -> Draft:
         # Wherever it lies: paths are those of a machine, folders of fetched shards of this hour.
-        reason = reason.replace(str(shard), shard.name)
+        reason = str(problem).replace(str(shard), shard.name)
         size = shard.stat().st_size if shard.exists() else 0
-        facts = {"file": shard.name, "bytes": size, "digest": _digest(shard)}
+        # Without a digest the next start tries again.
+        digest = "" if isinstance(problem, RefusedError) else _digest(shard)
+        facts = {"file": shard.name, "bytes": size, "digest": digest}
         entry = Entry(status=QUARANTINED, run=self.ledger.run, input=facts, reason=reason)
         row = {"shard": name, "reason": reason}
         return self._draft(name, entry, desk, self._lines(name, desk, [row]))
@@ -229,7 +232,7 @@ def _size(shard: Path) -> int:
     try:
         return shard.stat().st_size
     except OSError as error:
-        raise ShardError(f"{shard}: {error.strerror}") from None
+        raise RefusedError(f"{shard}: {error.strerror}") from None
 
 
 def _digest(shard: Path) -> str:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from engine.data.picture_files import is_pipe
-from engine.data.tar_members import BLOCK, ShardError, key_of, members
+from engine.data.tar_members import BLOCK, RefusedError, ShardError, key_of, members
 
 PICTURES = ("jpg", "jpeg", "png", "webp")
 MEMBERS = ("image", "txt", "json")
@@ -225,7 +225,7 @@ def build_index(shard: Path) -> ShardIndex:
     except OSError as error:
         if error.errno in LACKING:
             raise
-        raise ShardError(f"{shard}: {error.strerror}") from None
+        raise RefusedError(f"{shard}: {error.strerror}") from None
     return index
 
 

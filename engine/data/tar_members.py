@@ -29,6 +29,10 @@ class ShardError(ConfigError):
     """A shard that is not what its index says, or not a tar file."""
 
 
+class RefusedError(ShardError):
+    """A shard that the system did not give; another time it may."""
+
+
 @dataclass(frozen=True)
 class Member:
     """One file in a tar.

@@ -1,6 +1,8 @@
 """Weights and disks that fail in the middle of a run: one line, and nothing half."""
 
+import errno
 import math
+import os
 import shutil
 from pathlib import Path
 
@@ -9,7 +11,8 @@ import torch
 
 from engine import checkpoint
 from engine.capfilt import shard_job
-from tests.capfilt_runs import clean, make_world
+from engine.capfilt.folder import OutputFolder
+from tests.capfilt_runs import clean, make_world, outcome
 
 pytestmark = pytest.mark.xdist_group("capfilt_broken")
 
@@ -77,3 +80,33 @@ def test_a_folder_that_goes_away_is_one_line(
     assert ended.code == 2
     line = f"error: output_dir {output}: "
     assert line in ended.err and "start again" in ended.err and "Traceback" not in ended.err
+
+
+def test_a_disk_that_fails_once_costs_no_shard(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it did not give is put aside, and made at the next start: the file is as it was."""
+    assert clean(world, tmp_path / "whole").code == 0
+    read, failed = os.pread, []
+
+    def once(number: int, *words: int) -> bytes:
+        if not failed and os.readlink(f"/proc/self/fd/{number}").endswith("pairs_00001.tar"):
+            failed.append(number)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(number, *words)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", once)
+        ended = clean(world, tmp_path / "out")
+    assert failed
+    assert (ended.code, "1 shards" in ended.err) == (0, True)
+    assert not (tmp_path / "out" / "shards" / "pairs_00001.tar").exists()
+    assert clean(world, tmp_path / "out").code == 0
+    assert outcome(tmp_path / "out") == outcome(tmp_path / "whole")
+
+
+def test_desks_of_other_shards_are_left_alone(tmp_path: Path) -> None:
+    folder = OutputFolder(tmp_path)
+    folder.make()
+    with folder.desk("x@2") as other, folder.desk("x") as desk:
+        assert other.is_dir() and desk.is_dir()
