@@ -130,6 +130,8 @@ def _shards(index: Path) -> list[Path]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         shards = [index.parent / Path(name).name for name in names]
+        if any(shard.name.endswith(".index.json") for shard in shards):
+            raise ValueError(names)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise CheckpointError(f"{index}: no readable list of files") from None
     return shards

@@ -18,6 +18,7 @@ from engine.capfilt.filter import PairFilter
 from engine.config import ConfigError
 from engine.data.captions import clean_caption
 from engine.data.images import BadSample
+from engine.data.shards import DAMAGED
 from engine.data.source import RawSample
 from engine.inference import LoadedBlip
 from engine.progress import Progress
@@ -144,6 +145,9 @@ class _Work:
             return
         for read in (read for place in self._places for read in place.reads()):
             sample = read()
+            if sample.problem in DAMAGED:
+                self.skipped.add(sample.key, sample.problem)
+                continue
             for text, cleaned in self._cleaned(sample.key, sample.captions):
                 yield _named(sample) | {"text": text}, cleaned
 

@@ -10,6 +10,8 @@ from engine.config import ConfigError
 from engine.inference import LoadedBlip
 from kernels.transfer import values_later
 
+# Texts that are looked at together: a picture may come with any number.
+MOST = 8192
 # Of each picture's texts.
 Scores = list[list[tuple[float, float]]]
 
@@ -47,6 +49,9 @@ class PairFilter:
         flat = [text for many in texts for text in many]
         if not flat:
             return lambda: [[] for _ in texts]
+        if len(flat) > MOST:
+            made = [self._of_one(states[n : n + 1], many) for n, many in enumerate(texts)]
+            return lambda: made
         ids, mask = self.blip.tokenizer.encode(flat, self.max_tokens)
         given = (ids, mask, states, torch.tensor([len(many) for many in texts]))
         with self.blip.autocast():
@@ -62,3 +67,8 @@ class PairFilter:
             return [[tuple(next(rows)) for _ in many] for many in texts]
 
         return scores
+
+    def _of_one(self, states: torch.Tensor, texts: list[str]) -> list[tuple[float, float]]:
+        """Of one picture, whose texts may be any number, in parts."""
+        parts = (texts[start : start + MOST] for start in range(0, len(texts), MOST))
+        return [pair for part in parts for pair in self.scores(states, [part])[0]]

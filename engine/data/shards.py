@@ -31,6 +31,8 @@ TURN, LOOKS_A_SHARD = 1 << 12, 32
 FILES = 32
 # Problems of the samples of a shard that went, or changed, while it was open.
 INDEX_CHANGED, UNREADABLE = "index_changed", "unreadable_shard"
+# Problems with which a sample's texts are not to be trusted either.
+DAMAGED = ("hash_mismatch", "truncated_shard", INDEX_CHANGED, UNREADABLE)
 
 
 class Shards:

@@ -15,6 +15,10 @@ TEREDO = ipaddress.IPv6Network("2001::/32")
 TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")
 # RFC 9637, which this Python may not know.
 DOCUMENTATION = ipaddress.IPv6Network("3fff::/20")
+# RFC 6890, of which this Python may know a part; and where a cloud tells its machines about
+# themselves.
+PROTOCOLS = ipaddress.IPv4Network("192.0.0.0/24")
+CLOUD = ipaddress.IPv4Address("168.63.129.16")
 
 
 def is_public(text: str) -> bool:
@@ -33,6 +37,8 @@ def is_public(text: str) -> bool:
     if isinstance(address, ipaddress.IPv6Address) and (
         address not in UNICAST or address in TEREDO or address in DOCUMENTATION
     ):
+        return False
+    if isinstance(address, ipaddress.IPv4Address) and (address in PROTOCOLS or address == CLOUD):
         return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 

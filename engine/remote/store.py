@@ -175,6 +175,8 @@ class Store:
 
     def _try(self, done: str, url: str, work: Callable[[], Result]) -> Result:
         """Do it, and again where it failed for a reason that may pass."""
+        # Signed ones hold a key in their query.
+        url = url.partition("?")[0]
         for number in range(self.section.retries + 1):
             try:
                 return work()

@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from engine.collect.web.purge import purge
@@ -13,6 +14,7 @@ from engine.data.index import index_path
 from engine.data.open_source import open_source
 from engine.data.pack import verify_shards
 from engine.data.shards import Shards
+from engine.data.tar_members import ShardError
 from tests.hostile_answers import pattern
 from tests.hostile_web import hostile_server
 from tests.shards import write_shards
@@ -134,3 +136,18 @@ def test_purging_needs_uids_and_a_collection_that_nobody_writes(tmp_path: Path) 
     with pytest.raises(ConfigError, match="names no uid"):
         purge(uids_file(tmp_path), [str(out)])
     assert settings(source, out).samples_per_shard == 20
+
+
+def test_a_damaged_table_keeps_no_other_from_being_purged(tmp_path: Path) -> None:
+    with hostile_server() as server:
+        listed = pairs(server, 50)
+        table = collect(write_list(tmp_path / "l.csv", listed), tmp_path / "out")
+        collect(write_list(tmp_path / "l.csv", listed), tmp_path / "other")
+    (tmp_path / "out" / "table" / "00000.parquet").write_bytes(b"rubbish")
+    uids = tmp_path / "uids.txt"
+    uids.write_text(f"{table[30]['uid']}\n")
+    with pytest.raises(ShardError, match=r"0 of 6 shards and 1 tables are left .*00000.parquet: n"):
+        purge(uids, [str(tmp_path / "out"), str(tmp_path / "other")])
+    for name in ("out", "other"):
+        rows = pq.read_table(tmp_path / name / "table" / "00001.parquet").to_pylist()
+        assert [row["reason"] for row in rows if row["uid"] == table[30]["uid"]] == ["purged"]

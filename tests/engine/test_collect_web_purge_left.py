@@ -72,6 +72,6 @@ def test_a_row_that_is_refused_now_counts_once(tmp_path: Path) -> None:
 
 def test_a_file_of_many_names_costs_no_more() -> None:
     names = "".join(f"user-agent: x{number}\n" for number in range(9000))
-    rules = "".join(f"allow: /{number}\n" for number in range(9000))
+    rules = "".join(f"allow: /{number}\n" for number in range(4000))
     found = parse_robots(f"user-agent: bot\n{names}crawl-delay: 2\n{rules}".encode(), "bot")
     assert found.delay == 2.0 and len(found.rules) > 100

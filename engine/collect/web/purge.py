@@ -54,7 +54,7 @@ def purge(uids_file: Path, places: Sequence[str], progress: Callable[[str], None
     work += [
         (one.root / name, partial(one.purge, name, uids)) for one in cleaned for name in one.names
     ]
-    done, problems = 0, []
+    done, problems, damaged = 0, [], []
     met: set[str] = set()
 
     def note(shard: Path, found: list[tuple[str, str]]) -> None:
@@ -73,12 +73,13 @@ def purge(uids_file: Path, places: Sequence[str], progress: Callable[[str], None
             except OSError as error:
                 problems.append(f"{shard}: {error.strerror}")
         for one in collections:
-            _forget(one, uids)
+            damaged += _forget(one, uids)
         for one in cleaned:
             one.add_up()
-    if problems:
+    if problems or damaged:
         some = f"{len(problems)} of {len(work)} shards"
-        raise ShardError(f"{some} are left as they were: {'; '.join(problems)}")
+        some += f" and {len(damaged)} tables" if damaged else ""
+        raise ShardError(f"{some} are left as they were: {'; '.join(problems + damaged)}")
     line = f"pictures taken out: {done}; uids: {len(uids)}, shards: {len(work)}"
     if unmet := sorted(uids - met):
         line += f"; in none of the shards: {first_of(unmet)}"
@@ -137,15 +138,20 @@ def _note(folder: Path, facts: Iterable[dict[str, str]]) -> None:
         write_whole(path, (before + "".join(f"{line}\n" for line in lines)).encode())
 
 
-def _forget(folder: CollectionFolder, uids: frozenset[str]) -> None:
+def _forget(folder: CollectionFolder, uids: frozenset[str]) -> list[str]:
     """Take the URLs and looks of pictures out of the tables, and what is in work that may hold
-    them: it is fetched again."""
+    them: it is fetched again. What is wrong with tables, which stay as they are."""
+    problems: list[str] = []
     # Of a process that was killed in the middle of a file.
     for path in (*folder.work.glob("*.partial"), *folder.root.glob(".*.partial")):
         path.unlink()
     met: set[str] = set()
     for path in sorted(folder.tables.glob("*.parquet")):
-        rows = folder.read_table(int(path.stem)).to_pylist()
+        try:
+            rows = folder.read_table(int(path.stem)).to_pylist()
+        except ConfigError as error:
+            problems.append(str(error))
+            continue
         here = uids & {row["uid"] for row in rows}
         if any(row["reason"] != GONE["reason"] for row in rows if row["uid"] in here):
             rows = [row | GONE if row["uid"] in here else row for row in rows]
@@ -154,3 +160,4 @@ def _forget(folder: CollectionFolder, uids: frozenset[str]) -> None:
     for path in folder.work.glob("*.journal"):
         if uids - met or folder.finished(int(path.stem)):
             path.unlink()
+    return problems

@@ -4,11 +4,14 @@ The standard library's parser knows no wildcards and takes the first match. Matc
 in the path for each rule: a hostile file cannot make it slow.
 """
 
+import re
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
 MAX_BYTES = 500 * 1024
 MAX_RULES = 5000
+# Escaped they are letters, and mean nothing else (RFC 9309, 2.2.3).
+LETTERS = re.compile("%(2A|24)", re.IGNORECASE)
 PLAIN = "/%:@!$&'()*+,;=~-._?"
 
 
@@ -31,7 +34,7 @@ class Rules:
 
     def allow(self, path: str) -> bool:
         """Whether we may ask for a path (with its query); of equally long rules, allowing wins."""
-        path, best = _plain(path), (-1, True)
+        path, best = _plain(path.replace("*", "%2A").replace("$", "%24")), (-1, True)
         for pattern, allowed in self.rules:
             if (len(pattern), allowed) > best and _matches(pattern, path):
                 best = (len(pattern), allowed)
@@ -45,7 +48,8 @@ def parse_robots(content: bytes, agent: str) -> Rules:
     """Rules for us.
 
     Args:
-        content: of robots.txt; what is longer than `MAX_BYTES` is left out.
+        content: of robots.txt; what is longer than `MAX_BYTES` is left out. One with more than
+            `MAX_RULES` for us allows nothing.
         agent: our token, lower case.
     """
     groups: dict[str, list[tuple[str, bool]]] = {}
@@ -65,8 +69,9 @@ def parse_robots(content: bytes, agent: str) -> Rules:
                 groups.setdefault(name, [])
         elif key in ("allow", "disallow") and value:
             for name in names:
-                if len(groups[name]) < MAX_RULES:
-                    groups[name].append((_plain(value), key == "allow"))
+                if len(groups[name]) == MAX_RULES:
+                    return NOTHING
+                groups[name].append((_plain(value), key == "allow"))
         elif key == "crawl-delay" and value.replace(".", "", 1).isdecimal():
             delays |= dict.fromkeys(names, float(value))
         if key in ("user-agent", "allow", "disallow", "crawl-delay"):
@@ -82,6 +87,7 @@ def _token(value: str) -> str:
 
 def _plain(path: str) -> str:
     """One spelling for each path: what need not be escaped is not (RFC 9309, 2.2.2)."""
+    path = LETTERS.sub(lambda escaped: f"%25{escaped[1].upper()}", path)
     return quote(unquote(path, errors="surrogateescape"), safe=PLAIN, errors="surrogateescape")
 
 
