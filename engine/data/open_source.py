@@ -16,15 +16,15 @@ from engine.data.class_folders import ClassFolders, has_classes
 from engine.data.kept_texts import NOTHING_KEPT, KeptTexts, is_cleaned
 from engine.data.saved_datasets import is_saved
 from engine.data.shards import Shards
-from engine.data.source import RawSample, Source, by_content
+from engine.data.source import RawSample, Source, of_several
 
 log = logging.getLogger(__name__)
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
 class Joined:
-    """Several sources, one after the other, whose pictures are known by their bytes where they are
-    not of one folder."""
+    """Several sources, one after the other. Where they are not of one folder pictures are known by
+    their bytes, and keys of the second set end in `+1`."""
 
     def __init__(self, parts: Sequence[Source]) -> None:
         self.parts = parts
@@ -45,7 +45,7 @@ class Joined:
         """The pair of this number."""
         part = bisect_right(self._starts, number) - 1
         sample = self.parts[part].read(number - self._starts[part])
-        return by_content(sample) if self._several else sample
+        return of_several(sample, f"+{part}" if part else "") if self._several else sample
 
 
 def open_source(

@@ -18,7 +18,7 @@ from engine.data.index import (
     index_path,
     open_index,
 )
-from engine.data.source import RawSample, by_content, stable_id
+from engine.data.source import RawSample, of_several, stable_id
 
 # Where the JSON of a sample holds what captioning and filtering made of it.
 CLEANED = "capfilt"
@@ -40,7 +40,8 @@ class Shards:
 
     Every index is read and checked when the set is opened, and read again when its samples are:
     what is held at a time are the indexes of shards that are being read, however long the set is.
-    Pictures of several folders are known by their bytes, those of one by uid or `image_id`.
+    Pictures of several folders are known by their bytes, those of one by uid or `image_id`, and
+    keys of the second folder end in `@1`.
 
     Args:
         paths: tar files, in order.
@@ -51,7 +52,10 @@ class Shards:
         self, paths: Sequence[Path], index_of: Callable[[Path], ShardIndex] = open_index
     ) -> None:
         self.paths, self._index_of = list(paths), index_of
-        self._several = len({path.parent for path in paths}) > 1
+        folders = dict.fromkeys(path.parent for path in paths)
+        places = {folder: f"@{place}" if place else "" for place, folder in enumerate(folders)}
+        # Of each shard, where there are several folders.
+        self._marks = [places[path.parent] for path in paths] if len(folders) > 1 else None
         self.lengths: list[int] = []
         self._fingerprints: list[str] = []
         # Of a folder that cannot be written: to build it again takes the whole shard.
@@ -133,7 +137,7 @@ class Shards:
             problem=problem,
             synthetic=synthetic,
         )
-        return by_content(sample) if self._several else sample
+        return sample if self._marks is None else of_several(sample, self._marks[shard])
 
     def members(self, number: int) -> tuple[dict[str, bytes | None], str | None]:
         """The bytes of a sample by kind of member, None where it has none, and what is wrong.

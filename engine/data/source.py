@@ -71,9 +71,10 @@ def stable_id(value: Any) -> int:
     return xxhash.xxh3_64_intdigest(text.encode("utf-8", "replace")) >> 1
 
 
-def by_content(sample: RawSample) -> RawSample:
-    """The same, its picture known by its bytes: names and numbers are those of one set alone, and
-    two sets may call other pictures by the same."""
-    if sample.image is None:
-        return sample
-    return replace(sample, image_id=xxhash.xxh3_64_intdigest(sample.image) >> 1)
+def of_several(sample: RawSample, mark: str) -> RawSample:
+    """The same as one of several sets, whose names and numbers mean other pictures in the next: its
+    picture is known by its bytes, and its key ends in a mark of the set."""
+    known = sample.image_id
+    if sample.image is not None:
+        known = xxhash.xxh3_64_intdigest(sample.image) >> 1
+    return replace(sample, key=sample.key + mark, image_id=known)

@@ -32,7 +32,7 @@ def test_lists_of_two_folders(tmp_path: Path) -> None:
     found = evaluated(spec)
     assert found.captions == [f"{name} {number}" for name in "ab" for number in range(3)]
     assert found.caption_image == [0, 1, 2, 3, 4, 5]
-    assert len(found.keys) == 6
+    assert found.keys == ["0.png", "1.png", "2.png", "0.png+1", "1.png+1", "2.png+1"]
 
 
 def test_lists_of_one_folder_name_the_same_pictures(tmp_path: Path) -> None:
@@ -48,6 +48,9 @@ def test_shards_of_two_folders_with_the_same_keys(tmp_path: Path) -> None:
     found = evaluated(spec)
     # The second set is of the first one's pictures.
     assert found.caption_image == [0, 1, 2, 0, 1, 2, 3, 4, 5]
+    assert found.keys[3:] == ["0.png+1", "1.png+1", "2.png+1"]
+    read = open_source(spec[:2]).read
+    assert [read(number).key for number in (2, 3)] == ["00002", "00000@1"]
     texts = [caption(number) for number in range(3)]
     assert [source.captions[0] for source in map(open_source(spec).read, range(6))] == texts * 2
 
