@@ -1,7 +1,8 @@
 """Beam search, step by step as Hugging Face's: captions agree token for token.
 
-Finished beams are scored by log-probability over length; only the first `num_beams` candidates
-may finish.
+Finished beams are scored by log-probability over length, the prompt's tokens not counted; only the
+first `num_beams` candidates may finish. transformers 4.15, which the original pinned, counted them,
+and so prefers shorter captions.
 """
 
 from dataclasses import dataclass

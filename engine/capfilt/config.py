@@ -63,7 +63,8 @@ class CaptionSection:
         prompt: that every caption starts with and that is cut off again.
         samples: captions a picture; beam search gives one.
         top_p: nucleus: tokens are drawn from the fewest that hold this probability.
-        top_k: nucleus: and from so many at most; 0 sets no limit.
+        top_k: nucleus: and from so many at most; 0 sets no limit, as the paper names none. The
+            original's code took the 50 that its version of transformers had by default.
         temperature: nucleus: divides the logits.
         num_beams: beam: beams a picture.
         max_length: longest caption in tokens, prompt included.
