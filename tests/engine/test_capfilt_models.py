@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import engine
+from engine.capfilt import filter as filter_module
 from engine.capfilt.captioner import Captioner
 from engine.capfilt.config import CaptionSection
 from engine.capfilt.filter import PairFilter
@@ -93,6 +94,20 @@ def test_scores_are_those_of_match_and_of_both_features(models: dict[str, Loaded
             probabilities.append(itm)
     assert min(probabilities) < 0.5 < max(probabilities)
     assert PairFilter(blip, 35).scores(encoded(blip), [[]] * COUNT) == [[]] * COUNT
+
+
+def test_any_number_of_texts_is_scored_in_parts(
+    models: dict[str, LoadedBlip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge, texts = PairFilter(models["filter"], 35), [["a fox", "red", "a blue square", "b"], []]
+    texts += [[caption(number)] for number in range(COUNT - 2)]
+    states = encoded(models["filter"])
+    at_once = judge.scores(states, texts)
+    monkeypatch.setattr(filter_module, "MOST", 3)
+    for many, others in zip(judge.scores(states, texts), at_once, strict=True):
+        assert len(many) == len(others)
+        for pair, other in zip(many, others, strict=True):
+            assert pair == pytest.approx(other, abs=1e-5)
 
 
 def test_weights_that_lack_a_part_or_are_broken(models: dict[str, LoadedBlip]) -> None:

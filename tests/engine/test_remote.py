@@ -131,8 +131,12 @@ def test_nobody_there_is_one_line() -> None:
         # Nobody listens there, and nobody else can.
         silent.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        with pytest.raises(TransferError, match="could not be read in 4 tries: .*refused"):
-            Store(url, HERE).size(f"{url}/a.tar")
+        with pytest.raises(
+            TransferError, match="could not be read in 4 tries: .*refused"
+        ) as caught:
+            Store(url, HERE).size(f"{url}/a.tar?signature=secret")
+        assert f"{url}/a.tar:" in str(caught.value)
+        assert "secret" not in str(caught.value)
 
 
 def test_names_of_urls() -> None:

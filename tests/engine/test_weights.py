@@ -154,12 +154,15 @@ def test_other_contents_are_one_line(tmp_path: Path) -> None:
     torch.save({"model": {"weight": 3}}, tmp_path / "numbers.pth")
     torch.save([torch.ones(1)], tmp_path / "list.pth")
     torch.save({"weight": torch.ones(1)}, tmp_path / "other.pth")
+    again = {"weight_map": {"a": "model.safetensors.index.json"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(again))
     (tmp_path / "empty").mkdir()
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     for name, message in [
         ("numbers.pth", "no named tensors"),
         ("list.pth", "no named tensors"),
         ("other.pth", "lacks "),
+        ("model.safetensors.index.json", "no readable list of files"),
         ("empty", "no weights in it"),
         ("run", "no good checkpoint in it"),
         ("missing.pth", "no such file or folder"),
