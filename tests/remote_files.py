@@ -76,6 +76,15 @@ class Pages(SimpleHTTPRequestHandler):
 
     troubles: list[tuple[int, dict[str, str]]] = []
     asked: list[str] = []
+    # What HEAD is answered, where it is refused.
+    refusal: int | None = None
+
+    def do_HEAD(self) -> None:
+        if self.refusal is None:
+            super().do_HEAD()
+        else:
+            self.send_response(self.refusal)
+            self.end_headers()
 
     def do_GET(self) -> None:
         self.asked.append(self.path)
@@ -97,6 +106,7 @@ def web_server(folder: Path) -> Iterator[str]:
     """URL of a server on this machine that shows a folder."""
     Pages.troubles.clear()
     Pages.asked.clear()
+    Pages.refusal = None
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Pages, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

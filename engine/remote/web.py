@@ -18,6 +18,8 @@ MOST = 1 << 36
 ABSENT = (403, 404, 410)
 # Worth another try: too early, too many, and what servers say when they are unwell.
 PASSING = (408, 425, 429)
+# To be told of a file may be forbidden, or unknown, where to be given it is not.
+NO_HEAD = (403, 405)
 
 
 class AddressError(Exception):
@@ -59,7 +61,12 @@ class Web:
             AddressError: a server that must not be asked.
             OSError: the server or the network failed.
         """
-        with self._open(url, "HEAD") as response:
+        try:
+            response = self._open(url, "HEAD")
+        except _NoHeadError:
+            # A signature may be of GET alone; what comes is told first, and not read.
+            response = self._open(url, "GET")
+        with response:
             length = response.headers.get("Content-Length")
             return int(length) if length and length.isdecimal() else None
 
@@ -83,6 +90,8 @@ class Web:
             response = self._opener.open(request, timeout=self.timeout)
         except HTTPError as error:
             error.close()
+            if method == "HEAD" and error.code in NO_HEAD:
+                raise _NoHeadError(f"the server says {error.code} {error.reason}") from None
             if error.code in ABSENT:
                 raise FileNotFoundError(2, f"the server says {error.code}", url) from None
             if error.code < 500 and error.code not in PASSING:
@@ -93,6 +102,10 @@ class Web:
         if response is None:
             raise AddressError("the server sends us on to something that is not http(s)")
         return response
+
+
+class _NoHeadError(AddressError):
+    """A server that may give what it does not tell of."""
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):

@@ -126,6 +126,19 @@ def test_troubles_of_a_server(source: Path, tmp_path: Path) -> None:
             files.fetch(f"{url}/source.bin", tmp_path / "other")
 
 
+@pytest.mark.parametrize("status", [403, 405])
+def test_a_file_that_may_be_had_and_not_told_of(source: Path, tmp_path: Path, status: int) -> None:
+    """A signed URL is often of GET alone."""
+    with web_server(source.parent) as url:
+        Pages.refusal = status
+        files = Store(url, HERE)
+        assert files.size(f"{url}/source.bin") == len(CONTENT)
+        files.fetch(f"{url}/source.bin", tmp_path / "copy")
+        with pytest.raises(ABSENT):
+            files.size(f"{url}/none")
+    assert (tmp_path / "copy").read_bytes() == CONTENT
+
+
 def test_nobody_there_is_one_line() -> None:
     with socket.socket() as silent:
         # Nobody listens there, and nobody else can.
