@@ -1,6 +1,14 @@
 """What robots.txt allows, as RFC 9309 has it."""
 
+from email.message import Message
+
+import pytest
+
+from engine.collect.web import robots_cache
+from engine.collect.web.refusal import Refused
+from engine.collect.web.request import Answer
 from engine.collect.web.robots import MAX_BYTES, MAX_RULES, parse_robots
+from engine.collect.web.url import Url, parse_url
 
 ROBOTS = """\ufeffUser-agent: a
 User-agent: Blip-Engine/9 # that is us
@@ -65,3 +73,25 @@ def test_rules_beyond_those_that_are_looked_at_allow_nothing() -> None:
 def test_hostile_patterns_are_matched_in_linear_time() -> None:
     rules = parse_robots(b"User-agent: *\nDisallow: /" + b"*a" * 2000 + b"b$\n", "blip-engine")
     assert rules.allow("/" + "a" * 4000)
+
+
+def test_a_server_that_is_unwell_is_not_asked_by_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is asked again soon: it may be well at any time."""
+    now, asked = [0.0], []
+    monkeypatch.setattr(robots_cache.time, "monotonic", lambda: now[0])
+
+    def ask(url: Url) -> Answer:
+        asked.append(url)
+        return Answer(503 if len(asked) < 3 else 404, Message(), b"")
+
+    cache, url = robots_cache.RobotsCache(ask, "blip-engine"), parse_url("http://a.test/b")
+    for moment, times in ((1.0, 1), (2.0, 1), (5.9, 1), (6.1, 2), (10.0, 2)):
+        now[0] = moment
+        with pytest.raises(Refused) as caught:
+            cache.rules(url)
+        found = caught.value
+        assert (found.reason, found.passing, found.status) == ("robots_unreachable", True, 503)
+        assert len(asked) == times
+    now[0] = 12.0
+    assert cache.rules(url).allow("/b")
+    assert len(asked) == 3

@@ -13,6 +13,8 @@ from engine.collect.web.url import Url
 
 # RFC 9309, 2.4; and what a server that is not there is remembered for.
 SECONDS, SECONDS_OF_FAILURE = 86_400.0, 300.0
+# The same of one that may be well again at any time.
+SECONDS_OF_PASSING = 5.0
 MAX_COST = 32 << 20
 MAX_REDIRECTS = 5
 
@@ -53,20 +55,19 @@ class RobotsCache:
         with entry.lock:
             if time.monotonic() >= entry.until:
                 self._fill(entry, url)
-            if entry.failure is not None:
-                raise Refused(entry.failure.reason, status=entry.failure.status)
+            if (failure := entry.failure) is not None:
+                facts = {"passing": failure.passing, "wait": failure.wait, "status": failure.status}
+                raise Refused(failure.reason, **facts)
             return entry.rules or ALL
 
     def _fill(self, entry: _Entry, url: Url) -> None:
         try:
             rules, seconds, failure = self._read(url), SECONDS, None
         except Refused as refused:
-            if refused.passing:
-                with self._lock:
-                    if self._entries.get(url.origin) is entry:
-                        self._cost -= self._entries.pop(url.origin).cost
-                raise
             rules, seconds, failure = None, SECONDS_OF_FAILURE, refused
+            if refused.passing:
+                # Rows try again by themselves, all of a host about at once.
+                seconds = min(max(refused.wait or 0.0, SECONDS_OF_PASSING), seconds)
         entry.rules, entry.failure = rules, failure
         entry.until = time.monotonic() + seconds
         with self._lock:
