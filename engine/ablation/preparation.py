@@ -130,11 +130,11 @@ class Preparation:
         )
 
     def _by_record(self, table: Path, base: Path) -> dict[str, float]:
-        world, threshold = self.world, self.config.capfilt.rule.itm_threshold
+        world, rule = self.world, self.config.capfilt.rule
         swapped = read_noise(world.noise)
         look = self.run(self.config.pretrain, base, [])
-        before = judge_by_record(score_shards(look, base, world.web), swapped, threshold)
-        found = judge_by_record(web_scores(table), swapped, threshold)
+        before = judge_by_record(score_shards(look, base, world.web), swapped, rule)
+        found = judge_by_record(web_scores(table), swapped, rule)
         return found | {"filter_auc_base": before["filter_auc"]}
 
     def _on_held_out(self, judge: Path, base: Path) -> dict[str, float]:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from engine.bootstrap.labelled import Labelled
+from engine.capfilt.config import RuleSection
 from engine.capfilt.filter import PairFilter
 from engine.capfilt.pictures import batches
 from engine.capfilt.rule import WEB
@@ -23,14 +24,14 @@ Scores = tuple[float, float]
 
 
 def judge_by_record(
-    scores: Mapping[str, Scores], swapped: Mapping[str, bool], threshold: float
+    scores: Mapping[str, Scores], swapped: Mapping[str, bool], rule: RuleSection
 ) -> dict[str, float]:
     """What a filter is worth against the record of the noise.
 
     Args:
         scores: by uid.
         swapped: by uid; pairs that were not scored are left out.
-        threshold: matching probability from which a pair is kept.
+        rule: whose thresholds a pair that is kept reaches.
 
     Returns:
         filter_auc, filter_precision and filter_recall as `Labelled.quality` defines them,
@@ -39,7 +40,9 @@ def judge_by_record(
     uids = [uid for uid in swapped if uid in scores]
     right = np.array([not swapped[uid] for uid in uids])
     itm, itc = np.array([scores[uid] for uid in uids]).T
-    kept = itm >= threshold
+    kept = itm >= rule.itm_threshold
+    if rule.itc_threshold is not None:
+        kept &= itc >= rule.itc_threshold
     return {
         **Labelled(itm, kept, right).quality(),
         "filter_auc_itc": Labelled(itc, kept, right).quality()["filter_auc"],

@@ -106,7 +106,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "I" and image.getextrema()[1] < 256:
         image = image.convert("L")
     if image.mode.startswith("I;16") or image.mode == "I":
-        # PIL clips 16-bit values to white; keep their upper byte instead.
+        # PIL clips 16-bit values to white; keep their upper byte instead. Which of the values is
+        # transparent cannot be told by it.
+        image.info.pop("transparency", None)
         image = image.convert("I").point(lambda value: value / 256).convert("L")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         layered = image.convert("RGBA")

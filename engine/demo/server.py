@@ -126,8 +126,9 @@ class DemoServer(ThreadingHTTPServer):
             self._connections.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Senders that leave are nobody's fault; anything else is told here alone."""
-        if not isinstance(sys.exception(), OSError):
+        """Senders that leave, or whose headers nest without end, are nobody's fault; anything else
+        is told here alone."""
+        if not isinstance(sys.exception(), OSError | RecursionError):
             log.exception("a connection failed")
 
 

@@ -13,7 +13,10 @@ from engine.ablation.config import AblationConfig, WorldSection
 from engine.ablation.figure import draw
 from engine.ablation.results import collect_cells, spread, summarise, table
 from engine.ablation.scoring import judge_by_record
+from engine.capfilt.config import RuleSection
 from engine.config import ConfigError
+
+HALF = RuleSection(itm_threshold=0.5)
 
 
 def config(**changes: Any) -> AblationConfig:
@@ -24,7 +27,7 @@ def judged(true: list[float], swapped: list[float]) -> dict[str, float]:
     """A filter that gave these scores; its cosines are their negatives."""
     rows = [(score, False) for score in true] + [(score, True) for score in swapped]
     scores = {str(number): (score, -score) for number, (score, _) in enumerate(rows)}
-    return judge_by_record(scores, {str(n): wrong for n, (_, wrong) in enumerate(rows)}, 0.5)
+    return judge_by_record(scores, {str(n): wrong for n, (_, wrong) in enumerate(rows)}, HALF)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +55,14 @@ def test_what_is_kept_is_counted() -> None:
 
 def test_pairs_without_a_score_are_left_out() -> None:
     swapped = {"a": False, "b": True, "bad": True}
-    assert judge_by_record({"a": (0.9, 0.1), "b": (0.2, 0.1)}, swapped, 0.5)["filter_auc"] == 1.0
+    assert judge_by_record({"a": (0.9, 0.1), "b": (0.2, 0.1)}, swapped, HALF)["filter_auc"] == 1.0
+
+
+def test_both_thresholds_of_a_rule_count() -> None:
+    scores = {"a": (0.9, 0.3), "b": (0.8, 0.1), "c": (0.7, 0.4), "d": (0.1, 0.9)}
+    swapped = {"a": False, "b": False, "c": True, "d": True}
+    found = judge_by_record(scores, swapped, RuleSection(itm_threshold=0.5, itc_threshold=0.2))
+    assert (found["filter_recall"], found["filter_kept_swapped"]) == (0.5, 0.5)
 
 
 def cell(arm: str, seed: int, r1: float, **more: Any) -> dict[str, Any]:

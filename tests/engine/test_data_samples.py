@@ -57,6 +57,13 @@ def test_whole_numbers_that_are_bytes_are_no_16_bits() -> None:
         assert (numbers.mode, to_rgb(numbers).getpixel((1, 1))) == ("I", (seen, seen, seen))
 
 
+def test_a_transparent_value_of_16_bits_changes_no_other() -> None:
+    """It cannot be told from the upper byte, and must not be taken for a value of 8 bits."""
+    grey = Image.fromarray(np.array([[0, 0x8000, 0xFFFF, 0x0100]] * 4, np.uint16))
+    decoded = decode_image(encoded(grey, "PNG", transparency=0x8000), LIMIT)
+    assert [decoded.getpixel((x, 1))[0] for x in range(4)] == [0, 128, 255, 1]
+
+
 def test_transparency_goes_on_white() -> None:
     clear = encoded(Image.new("RGBA", (30, 30), (255, 0, 0, 0)), "PNG")
     assert decode_image(clear, LIMIT).getpixel((3, 3)) == (255, 255, 255)
