@@ -26,6 +26,11 @@ class Figure:
                     return bound, more
         return None
 
+    @property
+    def once(self) -> str:
+        """What one reading of it is."""
+        return "timed once" if self.unit in ("/s", "s", "FLOP/s") else "counted"
+
     def shown(self, value: float) -> str:
         """A value with its unit, in few characters."""
         if self.unit in ("FLOP", "B", "FLOP/s"):
@@ -211,7 +216,7 @@ def table(results: dict[str, Any]) -> str:
             (
                 name,
                 figure.shown(value),
-                "counted" if counted else quartiles,
+                figure.once if counted else quartiles,
                 "" if counted else str(repeats),
                 verdict(name, value, results["hardware"]),
             )

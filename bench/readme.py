@@ -43,7 +43,7 @@ ROWS = {
     "images_per_second": "pairs a second in training, 256 a batch",
     "images_per_second_eager": "launched kernel by kernel instead of replayed",
     "mfu": "share of the measured matrix-product ceiling",
-    "peak_memory_gib_batch512": "peak memory of 512 pairs a batch, nothing checkpointed",
+    "peak_memory_gib_batch512": "peak memory of 512 pairs a batch, no layer run again",
     "kernel_itc_loss_bf16_ratio": "contrastive loss, 512 rows, queue 57,600: original / ours",
     "kernel_itc_loss_bf16_ratio_compiled": "the same, the original's lines compiled",
     "kernel_hard_negatives_ratio": "hard negatives of 512 pairs drawn: the original's loop / ours",
@@ -104,8 +104,8 @@ def render(name: str, results: dict[str, Any]) -> str:
             continue
         value, spread = results["figures"][figure], results["spread"][figure]
         shown = figure_of(figure).shown
-        quartiles = "counted" if spread["repeats"] == 1 else f"{shown(spread['q1'])} to "
-        quartiles += "" if spread["repeats"] == 1 else shown(spread["q3"])
+        quartiles = f"{shown(spread['q1'])} to {shown(spread['q3'])}"
+        quartiles = figure_of(figure).once if spread["repeats"] == 1 else quartiles
         target = verdict(figure, value, results["hardware"])
         lines.append(f"| {words} | {shown(value)} | {quartiles} | {target} |")
     return "\n".join([*lines, "", _origin(name, results)])
