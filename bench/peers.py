@@ -67,9 +67,9 @@ def looped_negatives(
     return torch.tensor(drawn, device=query.device)
 
 
-def stacked(states: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+def stacked(states: torch.Tensor, numbers: list[int]) -> torch.Tensor:
     """Rows of `states` as the original takes them: sliced one by one and stacked."""
-    return torch.stack([states[number] for number in numbers.tolist()])
+    return torch.stack([states[number] for number in numbers])
 
 
 @torch.no_grad()

@@ -118,8 +118,9 @@ def sample(model: Blip, image: torch.Tensor, ids: torch.Tensor) -> None:
     how = Nucleus(max_length=MAX_LENGTH, min_length=MAX_LENGTH)
     numbers = torch.rand(PICTURES, 1, MAX_LENGTH, dtype=torch.float64)
     waiting = Encoded(model.encode_image(image), ids[:, : len(PROMPT) + 1], numbers)
-    for _ in caption_groups(model, [waiting], how, PICTURES):
-        pass
+    (made,) = caption_groups(model, [waiting], how, PICTURES)
+    assert made.shape == (PICTURES, 1, MAX_LENGTH)
+    assert (made != model.config.pad_token_id).all()
 
 
 @torch.no_grad()

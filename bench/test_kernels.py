@@ -136,6 +136,10 @@ def test_hard_negatives(
         "original": lambda: peers.looped_negatives(query, keys, temperature),
         "ours": lambda: draw_hard_negatives(query, keys, temperature, seed=next(counter)),
     }
+    for draw in sides.values():
+        # As random as they are: another row of the batch each.
+        drawn = draw()
+        assert ((drawn >= 0) & (drawn < rows) & (drawn != torch.arange(rows, device=device))).all()
     if device.type == "cuda":
         forced = {"seed": 1, "backend": "torch"}
         sides["torch"] = lambda: draw_hard_negatives(query, keys, temperature, **forced)
@@ -171,8 +175,10 @@ def test_states_of_negatives(
     states = torch.randn(rows, *shape, device=plan.device, requires_grad=True)
     upstream = torch.randn_like(states)
     numbers = (torch.arange(rows, device=plan.device) + 1) % rows
+    # The original has them on its host by then.
+    listed = numbers.tolist()
     sides = {
-        "original": with_gradient(lambda: peers.stacked(states, numbers), [states], upstream),
+        "original": with_gradient(lambda: peers.stacked(states, listed), [states], upstream),
         "ours": with_gradient(lambda: states.index_select(0, numbers), [states], upstream),
     }
     agree(sides, 1e-6)
@@ -241,6 +247,10 @@ def test_ema(compare_kernels: Compare, plan: Plan, record: Record, config: BlipC
         shapes = [p.shape for p in Momentum(BlipPretrain(config), 0).parameters()]
     targets = [torch.zeros(shape, device=plan.device) for shape in shapes]
     sources = [torch.ones(shape, device=plan.device) for shape in shapes]
+    for update in (peers.looped_ema, ema_):
+        few = [torch.zeros_like(target) for target in targets[:9]]
+        update(few, sources[:9], 0.995)
+        assert all(torch.allclose(one, torch.full_like(one, 0.005)) for one in few)
     sides: dict[str, Side] = {
         "original": lambda: peers.looped_ema(targets, sources, 0.995),
         "ours": lambda: ema_(targets, sources, 0.995),

@@ -1,6 +1,8 @@
 """What the safety suite counts: each count rises where there is something to count."""
 
 import os
+import subprocess
+import sys
 from mmap import MAP_PRIVATE, PAGESIZE, mmap
 from pathlib import Path
 
@@ -97,6 +99,22 @@ def test_memory_that_is_taken_and_let_go_of_again_is_seen() -> None:
     assert peak(lambda: None) < 8 << 20
     with pytest.raises(ChildProcessError):
         peak(lambda: {}["x"])
+
+
+def test_freed_memory_that_a_process_keeps_hides_no_growth() -> None:
+    """As the suite's process keeps it: a copy would take it first."""
+    program = """
+import torch
+from bench.memory import peak
+from engine.runtime import keep_memory
+keep_memory()
+for _ in range(2):
+    kept = [torch.ones(25 << 20, dtype=torch.uint8) for _ in range(4)]
+    del kept
+print(peak(lambda: torch.ones(90 << 20, dtype=torch.uint8)) >> 20)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert 85 < int(done.stdout) < 100, done.stderr
 
 
 def test_what_forking_lets_go_of_hides_no_growth() -> None:
