@@ -107,14 +107,17 @@ def test_freed_memory_that_a_process_keeps_hides_no_growth() -> None:
 import torch
 from bench.memory import peak
 from engine.runtime import keep_memory
+torch.set_num_threads(1)
 keep_memory()
-for _ in range(2):
-    kept = [torch.ones(25 << 20, dtype=torch.uint8) for _ in range(4)]
-    del kept
-print(peak(lambda: torch.ones(90 << 20, dtype=torch.uint8)) >> 20)
+
+def taken():
+    return [torch.ones(20 << 20, dtype=torch.uint8) for _ in range(4)]
+
+taken()
+print(peak(taken) >> 20)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert 85 < int(done.stdout) < 100, done.stderr
+    assert 78 < int(done.stdout) < 90, done.stderr
 
 
 def test_what_forking_lets_go_of_hides_no_growth() -> None:
