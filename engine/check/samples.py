@@ -10,6 +10,7 @@ from engine.check.pairs import Pairs
 from engine.check.setup import Setup
 from engine.data.captions import SPACES, clean_caption
 from engine.data.images import BadSample, decode_image
+from engine.data.shards import DAMAGED
 from engine.data.source import RawSample
 from engine.data.videos import decode_video
 from engine.findings import Finding, error, warning
@@ -18,7 +19,6 @@ from engine.findings import Finding, error, warning
 PIXELS = 150_000_000
 # Shares from which on a set is doubtful.
 SAME_TEXT, CUT_TEXTS, REPEATS, SHARED = 0.5, 0.1, 0.2, 0.01
-DAMAGE = ("hash_mismatch", "truncated_shard")
 ADVICE = {
     "hash_mismatch": "python launch/pack.py verify names every damaged sample; fetch them again",
     "truncated_shard": "fetch the shard again",
@@ -44,8 +44,8 @@ def unusable(setup: Setup) -> Iterator[Finding]:
                 first.setdefault(reason, raw.key)
         share = sum(reasons.values()) / len(pairs.samples)
         for reason, count in reasons.items():
-            serious = reason in DAMAGE or share > setup.config.data.max_bad_fraction
-            kind = "sample_damaged" if reason in DAMAGE else f"sample_{reason}"
+            serious = reason in DAMAGED or share > setup.config.data.max_bad_fraction
+            kind = "sample_damaged" if reason in DAMAGED else f"sample_{reason}"
             line = (
                 f"{pairs.key}: {count} of {len(pairs.samples)} sampled pairs cannot be used: "
                 f"{reason} (such as {first[reason]}): {ADVICE.get(reason, PICTURES)}"
