@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from bench import peers
 from bench.conftest import Compare
+from bench.gradients import agree, with_gradient
 from bench.interleaved import Side, ratio
 from bench.machine import has_bf16
 from bench.plan import Plan
@@ -35,22 +36,6 @@ def config(plan: Plan) -> BlipConfig:
 def unit(rows: int, width: int, device: torch.device) -> torch.Tensor:
     """Random unit vectors."""
     return F.normalize(torch.randn(rows, width, device=device), dim=1)
-
-
-def with_gradient(
-    loss: Callable[[], torch.Tensor], leaves: list[torch.Tensor], upstream: torch.Tensor | None
-) -> Side:
-    """Forward and backward of a function; gradients are returned, not accumulated."""
-    return lambda: torch.autograd.grad(loss(), leaves, upstream)
-
-
-def agree(sides: dict[str, Side], tolerance: float) -> None:
-    """All sides give the first one's gradients, to a share of their largest entry."""
-    first, *others = ([tensor.float() for tensor in side()] for side in sides.values())
-    for other in others:
-        for ours, theirs in zip(first, other, strict=True):
-            scale = ours.abs().max().clamp(min=1e-12)
-            assert (ours - theirs).abs().max() / scale < tolerance
 
 
 def _contrasted(plan: Plan, config: BlipConfig) -> tuple[torch.Tensor, ...]:

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from bench.conftest import Compare
-from bench.interleaved import ratio
+from bench.gradients import agree, with_gradient
+from bench.interleaved import Side, ratio
 from bench.plan import LENGTHS, Plan
 from bench.record import Record
-from bench.test_kernels import Side, agree, with_gradient
 from blip_model.config import BlipConfig, preset
 from blip_model.looking import Looking, look
 from blip_model.med import MedAttention
