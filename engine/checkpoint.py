@@ -22,7 +22,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from engine.manifest import MANIFEST, STATE, CheckpointError, seal, sync, verify
+from engine.durable import sync
+from engine.manifest import MANIFEST, STATE, CheckpointError, seal, verify
 
 __all__ = ["MANIFEST", "STATE", "CheckpointError", "sync", "verify"]
 

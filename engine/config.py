@@ -1,6 +1,5 @@
 """A run in one typed, frozen object: what `config.yaml` holds and every dotted flag sets."""
 
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +9,7 @@ import yaml
 from blip_model.config import BlipConfig, Recomputed, preset
 from engine.curriculum import curriculum_problem
 from engine.data.section import DataSection
+from engine.durable import write_whole
 from engine.ranges import lengths_problem, out_of_range
 
 
@@ -260,14 +260,8 @@ class RunConfig:
                 raise ConfigError(f"evaluate.templates: {template!r} must hold {{}} once")
 
     def save(self, path: Path) -> None:
-        """Write the resolved run as YAML, readable by `--config`; at no moment half of it, after a
-        power cut neither."""
-        temporary = path.with_name(f".{path.name}.tmp")
-        with temporary.open("w", encoding="utf-8") as file:
-            yaml.safe_dump(to_dict(self), file, sort_keys=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        """Write the resolved run as YAML, readable by `--config`; at no moment half of it."""
+        write_whole(path, yaml.safe_dump(to_dict(self), sort_keys=False).encode())
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:

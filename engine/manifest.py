@@ -1,12 +1,12 @@
 """The list of a folder's files with a hash of each: what differs from it is damaged."""
 
 import json
-import os
 from pathlib import Path
 
 import xxhash
 
 from engine.config import ConfigError
+from engine.durable import sync
 
 MANIFEST, STATE = "manifest.json", "state.json"
 
@@ -24,28 +24,6 @@ def seal(folder: Path) -> None:
     (folder / MANIFEST).write_text(_text(hashes), encoding="utf-8")
     sync(folder / MANIFEST)
     sync(folder)
-
-
-def sync(path: Path) -> None:
-    """Wait until a file or the entries of a folder are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all, after a power cut too."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_bytes(content)
-        sync(partial)
-        os.replace(partial, path)
-    finally:
-        # Nothing of it stays where the disk refuses.
-        partial.unlink(missing_ok=True)
-    sync(path.parent)
 
 
 def verify(path: Path, *, only: tuple[str, ...] | None = None) -> list[str]:

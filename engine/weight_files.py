@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from engine import checkpoint
 from engine.checkpoint import CheckpointError
+from engine.durable import sync
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 CONFIG = "config.json"
@@ -188,9 +189,9 @@ def written_whole(target: Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         for path in [*temporary.rglob("*"), temporary]:
-            checkpoint.sync(path)
+            sync(path)
         os.rename(temporary, target)
-        checkpoint.sync(target.parent)
+        sync(target.parent)
     except (OSError, RuntimeError, SafetensorError) as error:
         # PyTorch's writer reports a full disk as a RuntimeError.
         problem = " ".join(str(error).split())

@@ -4,7 +4,6 @@ It holds no time and no machine: like all the output, it is a function of pairs,
 """
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,10 @@ from typing import Any
 from engine.bootstrap.config import STAGES, BootstrapConfig, to_dict
 from engine.config import ConfigError
 from engine.differences import differences, flat
-from engine.manifest import sync
+from engine.durable import partial_of, write_whole
 
 STATE, SETTINGS = "bootstrap.json", "config.yaml"
-LOCK, TEMPORARY = ".lock", "bootstrap.tmp"
+LOCK = ".lock"
 FORMAT = 1
 RUNNING, DONE = "running", "done"
 # Settings that may differ when a loop goes on: none of them changes a number. What the named pairs
@@ -101,12 +100,8 @@ class State:
             ConfigError: the disk refuses.
         """
         path = Path(self.config.output_dir) / STATE
-        temporary = path.with_name(TEMPORARY)
         try:
-            temporary.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
-            sync(temporary)
-            os.replace(temporary, path)
-            sync(path.parent)
+            write_whole(path, (json.dumps(self.to_json(), indent=1) + "\n").encode())
         except OSError as error:
             raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
 
@@ -137,7 +132,7 @@ def open_state(config: BootstrapConfig, pairs: dict[str, str]) -> State:
     path = root / STATE
     if not path.exists():
         strangers = sorted(one.name for one in root.iterdir()) if root.is_dir() else []
-        strangers = [name for name in strangers if name not in (LOCK, TEMPORARY)]
+        strangers = [name for name in strangers if name not in (LOCK, partial_of(path).name)]
         if strangers:
             raise ConfigError(
                 f"output_dir {root} holds {strangers[0]} but no {STATE}: choose another output_dir"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from engine.config import ConfigError
 from engine.data.annotations import SUFFIXES as LISTS
-from engine.data.annotations import Annotations, read_picture
+from engine.data.annotations import Annotations
 from engine.data.open_source import named_paths
-from engine.data.picture_files import SUFFIXES, find_files
+from engine.data.picture_files import SUFFIXES, find_files, read_picture
 from engine.data.shards import Shards
 from engine.data.source import RawSample, Source
 

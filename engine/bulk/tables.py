@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.config import ConfigError
-from engine.manifest import sync
+from engine.durable import sync
 
 ROWS = 4096
 # The column that is an array of numbers.

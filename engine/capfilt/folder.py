@@ -10,7 +10,7 @@ from pathlib import Path
 
 from engine.checkpoint import FULL
 from engine.config import ConfigError
-from engine.manifest import sync
+from engine.durable import sync
 
 IDENTITY, SETTINGS, SUMMARY = "run.json", "config.yaml", "summary.json"
 PARTS = ("shards", "table", "ledger", "quarantine")

@@ -18,7 +18,7 @@ from engine.capfilt.table import read_stored, stored
 from engine.config import ConfigError
 from engine.data.index import ShardError
 from engine.data.purge import Found, purge_shard
-from engine.manifest import write_whole
+from engine.durable import write_whole
 from engine.report.capfilt_report import REPORT
 from engine.report.page import reports_above
 

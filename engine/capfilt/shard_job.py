@@ -22,7 +22,7 @@ from engine.data.index import ShardError, index_path, open_index
 from engine.data.picture_files import bounded
 from engine.data.shards import Shards
 from engine.data.tar_members import RefusedError
-from engine.manifest import sync
+from engine.durable import sync
 
 
 @dataclass(frozen=True)

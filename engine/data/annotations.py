@@ -12,7 +12,7 @@ import xxhash
 
 from engine.config import ConfigError
 from engine.data import separated
-from engine.data.picture_files import is_pipe
+from engine.data.picture_files import is_pipe, read_picture
 from engine.data.source import RawSample, stable_id
 
 IMAGE_COLUMNS = ("image", "image_path", "filepath", "file_path", "path", "filename")
@@ -20,7 +20,6 @@ CAPTION_COLUMNS = ("caption", "captions", "text", "title", "alt_text", "label")
 SUFFIXES = (".json", ".csv", ".tsv", ".parquet")
 TEXT = pa.string()
 LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-MAX_FILE_BYTES = 64 << 20
 COCO_NAME = re.compile(r"(?:^|/)COCO_\w+_(\d{12})\.jpg$")
 
 
@@ -90,22 +89,6 @@ def fingerprint_of(table: pa.Table) -> str:
                 if buffer is not None:
                     state.update(buffer)
     return state.hexdigest()
-
-
-def read_picture(path: Path, max_bytes: int = MAX_FILE_BYTES) -> tuple[bytes | None, str | None]:
-    """A file's bytes, or why they cannot be had."""
-    try:
-        if not path.is_file():
-            return None, "no_file" if path.exists() else "missing"
-        if path.stat().st_size > max_bytes:
-            return None, "file_too_large"
-        return path.read_bytes(), None
-    except FileNotFoundError:
-        return None, "missing"
-    except PermissionError:
-        return None, "not_permitted"
-    except (OSError, ValueError, UnicodeError):
-        return None, "unreadable_name"
 
 
 def _read_table(path: Path, textless: bool = False) -> pa.Table:

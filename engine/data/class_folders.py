@@ -5,8 +5,7 @@ from pathlib import Path
 import xxhash
 
 from engine.config import ConfigError
-from engine.data.annotations import read_picture
-from engine.data.picture_files import SUFFIXES, find_files, printable
+from engine.data.picture_files import SUFFIXES, find_files, printable, read_picture
 from engine.data.source import RawSample, stable_id
 
 

@@ -21,9 +21,10 @@ import pyarrow as pa
 import xxhash
 
 from engine.config import ConfigError
-from engine.data.annotations import fingerprint_of, read_picture
+from engine.data.annotations import fingerprint_of
 from engine.data.captions import SPACES, valid_text
 from engine.data.json_lists import open_lists, read_json
+from engine.data.picture_files import read_picture
 from engine.data.source import RawSample, Source, stable_id
 
 # Wrong answers that a right one is told from, drawn from its candidates anew each time. Five texts

@@ -19,13 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from engine.data.picture_files import is_pipe
+from engine.data.picture_files import MAX_BYTES, is_pipe
 from engine.data.tar_members import BLOCK, RefusedError, ShardError, key_of, members
 
 PICTURES = ("jpg", "jpeg", "png", "webp")
 MEMBERS = ("image", "txt", "json")
-# Bytes, as of a picture in a folder: larger ones are not read.
-MAX_MEMBER = 64 << 20
 # What this process or machine lacks says nothing about a shard.
 LACKING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 FORMAT = 1
@@ -245,7 +243,7 @@ def _build(file: BinaryIO, shard: Path) -> ShardIndex:
             reason = member.problem or "unknown_ending"
             others.append((key, Unread(member.name, member.name, reason)))
             continue
-        if member.size > MAX_MEMBER:
+        if member.size > MAX_BYTES:
             problems.setdefault(key, "member_too_large")
             samples.setdefault(key, {})
             continue

@@ -8,6 +8,8 @@ from typing import Any
 from engine.config import ConfigError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+# Of a picture or another part of a sample; a larger one is not read.
+MAX_BYTES = 64 << 20
 # Characters that a line about a picture has room for; a member's name may have a thousand times as
 # many.
 LONGEST_NAME = 1000
@@ -32,6 +34,22 @@ def find_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
             if path.suffix.lower() in suffixes and not name.startswith("."):
                 found.append(path)
     return sorted(found)
+
+
+def read_picture(path: Path, max_bytes: int = MAX_BYTES) -> tuple[bytes | None, str | None]:
+    """A file's bytes, or why they cannot be had."""
+    try:
+        if not path.is_file():
+            return None, "no_file" if path.exists() else "missing"
+        if path.stat().st_size > max_bytes:
+            return None, "file_too_large"
+        return path.read_bytes(), None
+    except FileNotFoundError:
+        return None, "missing"
+    except PermissionError:
+        return None, "not_permitted"
+    except (OSError, ValueError, UnicodeError):
+        return None, "unreadable_name"
 
 
 def is_pipe(path: str | Path) -> bool:

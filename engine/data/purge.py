@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from engine.data.index import build_index, index_path, read_index, store_index
 from engine.data.tar_members import BLOCK, ShardError, key_of, members
-from engine.manifest import sync
+from engine.durable import sync
 
 # In the folder of a set: uids of what was taken out, which must not come back.
 PURGED = "purged.jsonl"

@@ -19,11 +19,12 @@ import pyarrow as pa
 import torch
 
 from engine.config import ConfigError
-from engine.data.annotations import fingerprint_of, read_picture
+from engine.data.annotations import fingerprint_of
 from engine.data.captions import clean_question, valid_text
 from engine.data.counter import Draws
 from engine.data.json_lists import open_lists, read_list
 from engine.data.loader import CROP, Slots
+from engine.data.picture_files import read_picture
 from engine.data.source import RawSample, Source, stable_id
 
 # Of an answer that one person gave to Visual Genome, as in the original.

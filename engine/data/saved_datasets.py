@@ -16,8 +16,9 @@ import pyarrow as pa
 import xxhash
 
 from engine.config import ConfigError
-from engine.data.annotations import CAPTION_COLUMNS, IMAGE_COLUMNS, read_picture
+from engine.data.annotations import CAPTION_COLUMNS, IMAGE_COLUMNS
 from engine.data.arrow_messages import is_compressed
+from engine.data.picture_files import read_picture
 from engine.data.source import RawSample, stable_id
 
 STATE, SPLITS = "state.json", "dataset_dict.json"

@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 
 from engine.config import ConfigError
-from engine.data.annotations import fingerprint_of, read_picture
+from engine.data.annotations import fingerprint_of
 from engine.data.augment import evaluation_view
 from engine.data.captions import clean_caption
 from engine.data.counter import Draws
@@ -21,6 +21,7 @@ from engine.data.held_out import HeldOut
 from engine.data.images import BadSample, decode_image
 from engine.data.json_lists import open_lists, read_list
 from engine.data.loader import CROP, TEXT, Slots
+from engine.data.picture_files import read_picture
 from engine.data.source import RawSample, Source, stable_id
 
 LABELS = {"False": 0, "True": 1}

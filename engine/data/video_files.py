@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.data.annotations import read_picture
+from engine.data.picture_files import read_picture
 
 SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov")
 # How rows name their video; MSRVTT's clip_name and video_id leave the ending out.
 NAMES = ("video", "clip_name", "video_id")
 # What MSRVTT-QA's and MSVD-QA's numbers stand for.
 NUMBERED = ("video{}", "vid{}")
-MAX_FILE_BYTES = 256 << 20
+MAX_BYTES = 256 << 20
 
 
 def video_of(row: dict[str, Any]) -> str | None:
@@ -35,7 +35,7 @@ def read_video(root: Path, name: str) -> tuple[bytes | None, str | None]:
     try:
         for path in _places(root, name):
             if path.exists():
-                return read_picture(path, MAX_FILE_BYTES)
+                return read_picture(path, MAX_BYTES)
     except (OSError, ValueError):
         return None, "unreadable_name"
     return None, "missing"

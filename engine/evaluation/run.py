@@ -21,6 +21,7 @@ from engine.data.statements import StatementSet, open_statements
 from engine.data.video_pairs import open_videos
 from engine.data.video_questions import open_video_questions
 from engine.differences import differences, flat
+from engine.durable import write_whole
 from engine.encoding import ANSWERS
 from engine.evaluation.caption import evaluate_captions
 from engine.evaluation.classification import evaluate_classification
@@ -32,7 +33,6 @@ from engine.evaluation.visdial import evaluate_visdial
 from engine.evaluation.vqa import evaluate_vqa
 from engine.folder_lock import hold
 from engine.inference import LoadedBlip, load
-from engine.manifest import write_whole
 from engine.runtime import Runtime
 from engine.share import ALONE, Share
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from engine.config import RunConfig
-from engine.manifest import write_whole
+from engine.durable import write_whole
 from engine.runtime import Runtime
 
 log = logging.getLogger(__name__)

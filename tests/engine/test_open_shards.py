@@ -189,7 +189,7 @@ def test_members_that_are_too_large_are_named(
     shard = sorted(write_shards(tmp_path, 3).glob("*.tar"))[0]
     sizes = open_index(shard).places["image"][:, 1]
     assert sizes[1] < sizes[[0, 2]].max()
-    monkeypatch.setattr(index_module, "MAX_MEMBER", int(sizes[1]))
+    monkeypatch.setattr(index_module, "MAX_BYTES", int(sizes[1]))
     built = index_module.build_index(shard)
     large = [f"{n:05d}" for n in range(3) if sizes[n] > sizes[1]]
     assert [one.key for one in built.unread] == large

@@ -20,8 +20,8 @@ from engine.data.index import build_index, index_path, open_index, store_index
 from engine.data.purge import PURGED
 from engine.data.shard_writer import add_members
 from engine.data.tar_members import ShardError
+from engine.durable import sync, write_whole
 from engine.folder_lock import open_lock, try_lock
-from engine.manifest import sync, write_whole
 
 SETTINGS, SUMMARY = "settings.json", "summary.json"
 SCHEMA = pa.schema(

@@ -19,7 +19,7 @@ from engine.data.kept_texts import SHARDS, is_cleaned
 from engine.data.pack import shards_of
 from engine.data.picture_files import first_of
 from engine.data.purge import PURGED, Found, purge_shard
-from engine.manifest import write_whole
+from engine.durable import write_whole
 
 COLLECTION, CLEANED, LOOSE = "collection", "cleaned", "loose"
 # What a table keeps of a row: its number, its uid and that nothing is there.

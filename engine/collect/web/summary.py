@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 from engine.collect.web.folder import SUMMARY, CollectionFolder
-from engine.manifest import write_whole
+from engine.durable import write_whole
 
 KEPT = "kept"
 
