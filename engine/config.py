@@ -1,5 +1,6 @@
 """A run in one typed, frozen object: what `config.yaml` holds and every dotted flag sets."""
 
+import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -264,8 +265,6 @@ class RunConfig:
         write_whole(path, yaml.safe_dump(to_dict(self), sort_keys=False).encode())
 
 
-def to_dict(config: RunConfig) -> dict[str, Any]:
-    """Plain nested dictionaries and lists, as `config.yaml` holds them."""
-    tree = asdict(config)
-    tree["train"]["betas"] = list(tree["train"]["betas"])
-    return tree
+def to_dict(config: Any) -> dict[str, Any]:
+    """Any command's settings as plain nested dictionaries and lists, which `config.yaml` holds."""
+    return json.loads(json.dumps(asdict(config)))

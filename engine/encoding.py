@@ -177,3 +177,22 @@ class Encoding:
         limit = min(max_tokens, self.model.config.max_positions)
         ids, mask = self.tokenizer.encode(cleaned, limit)
         return ids.to(self.device), mask.to(self.device)
+
+
+def refuse_not_finite(tensor: torch.Tensor, what: str) -> None:
+    """Look at what a network computed; the device is waited for.
+
+    Args:
+        tensor: of it.
+        what: `states`, `features` or `scores`.
+
+    Raises:
+        ConfigError: not all of it is finite.
+    """
+    if not tensor.isfinite().all():
+        raise not_finite(what)
+
+
+def not_finite(what: str, whose: str = "model") -> ConfigError:
+    """The error for what a network computed and is not finite."""
+    return ConfigError(f"the {whose}'s {what} are not finite: its weights are no good")

@@ -1,5 +1,6 @@
 """The list of a folder's files with a hash of each: what differs from it is damaged."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -78,8 +79,5 @@ def _text(hashes: dict[str, str]) -> str:
 
 
 def _hash(path: Path) -> str:
-    state = xxhash.xxh3_128()
     with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            state.update(block)
-    return state.hexdigest()
+        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()

@@ -1,6 +1,5 @@
 """Chromium as a test drives it: its own protocol over a pipe, clicks and keys as a user's."""
 
-import base64
 import json
 import os
 import shutil
@@ -140,11 +139,6 @@ class Tab:
     def type(self, text: str) -> None:
         """Text where the focus is."""
         self.send("Input.insertText", text=text)
-
-    def screenshot(self, file: Path) -> None:
-        """What is on the screen as PNG."""
-        told = self.send("Page.captureScreenshot")
-        file.write_bytes(base64.b64decode(told["data"]))
 
 
 @contextmanager

@@ -7,8 +7,9 @@ from typing import Any
 
 import yaml
 
-from engine.capfilt.config import CapFiltConfig, PairsSection, RuleSection, to_dict
+from engine.capfilt.config import CapFiltConfig, PairsSection, RuleSection
 from engine.capfilt.table import Scored, judge_all, to_bytes
+from engine.config import to_dict
 from engine.data.shard_writer import ShardWriter
 from tests.report_run import Elements
 

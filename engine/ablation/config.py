@@ -1,8 +1,8 @@
 """An ablation of the denoising loop in one typed, frozen object."""
 
 import difflib
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
 from engine.ablation.arms import ARMS
 from engine.bootstrap.config import (
@@ -12,7 +12,7 @@ from engine.bootstrap.config import (
     PretrainConfig,
     refuse_stages,
 )
-from engine.config import ConfigError, to_dict
+from engine.config import ConfigError
 from engine.ranges import COUNT, NOT_NEGATIVE, PART, SHARE
 
 
@@ -102,9 +102,3 @@ class AblationConfig:
 
 # Which arms and seeds are made, and where: a folder holds one experiment whatever these are.
 FREE = ("output_dir", "seeds", "arms", "device")
-
-
-def settings_of(config: AblationConfig) -> dict[str, Any]:
-    """Plain nested dictionaries, as `config.yaml` holds them."""
-    stages = {name: to_dict(getattr(config, name)) for name in ("pretrain", "captioner", "filter")}
-    return {**asdict(config), **stages}

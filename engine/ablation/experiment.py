@@ -16,12 +16,13 @@ import yaml
 
 from engine.ablation.arms import in_order
 from engine.ablation.cell import make_cell
-from engine.ablation.config import FREE, AblationConfig, settings_of
+from engine.ablation.config import FREE, AblationConfig
 from engine.ablation.figure import draw
 from engine.ablation.preparation import seed_folder
 from engine.ablation.results import collect_cells, summarise, table
-from engine.config import ConfigError
+from engine.config import ConfigError, to_dict
 from engine.data.open_source import open_source
+from engine.differences import differences, flat
 from engine.evaluation.run import write_results
 from engine.stages import Stages
 
@@ -108,7 +109,7 @@ class Experiment:
         for spec in (data.train, data.clean, data.eval):
             if spec:
                 open_source(spec)
-        path, ours = self.folder / "config.yaml", settings_of(self.config)
+        path, ours = self.folder / "config.yaml", to_dict(self.config)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not path.exists():
@@ -120,11 +121,7 @@ class Experiment:
         except (OSError, yaml.YAMLError) as error:
             problem = getattr(error, "strerror", None) or "its config.yaml is not readable"
             raise ConfigError(f"output_dir {self.folder}: {problem}") from None
-        differing = sorted(
-            f"{key} {_flat(theirs).get(key)!r} -> {value!r}"
-            for key, value in _flat(ours).items()
-            if key not in FREE and _flat(theirs).get(key) != value
-        )
+        differing = differences(_kept(theirs if isinstance(theirs, dict) else {}), _kept(ours))
         if differing:
             raise ConfigError(
                 f"{self.folder} holds an experiment with other settings ({', '.join(differing)}): "
@@ -150,7 +147,5 @@ class Experiment:
             print(line, file=sys.stderr, flush=True)
 
 
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix.rstrip("."): tree}
-    return {k: v for name, part in tree.items() for k, v in _flat(part, f"{prefix}{name}.").items()}
+def _kept(settings: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in flat(settings).items() if key not in FREE}

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Literal
 
@@ -235,11 +235,3 @@ def _hint(key: str) -> str:
     same = ("seed", "precision", "device", "output_dir", "resume")
     place = places.get(key) or (key if key in same or key == "data.image_root" else "")
     return f" and set {place}" if place else ""
-
-
-def to_dict(config: BootstrapConfig) -> dict[str, Any]:
-    """Plain nested dictionaries and lists, as `config.yaml` holds them."""
-    tree = asdict(config)
-    for stage in STAGES[:3]:
-        tree[stage]["train"]["betas"] = list(tree[stage]["train"]["betas"])
-    return tree

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from engine.bootstrap import guard
-from engine.bootstrap.config import BootstrapConfig, SetsSection, named, to_dict
+from engine.bootstrap.config import BootstrapConfig, SetsSection, named
 from engine.bootstrap.diversity import compare, first_texts
 from engine.bootstrap.guard import percent
 from engine.bootstrap.labelled import judge_filter
@@ -23,7 +23,7 @@ from engine.bootstrap.state import DONE, RUNNING, SETTINGS, Round, State, open_s
 from engine.bootstrap.vocabulary import unseen_words, vocabulary
 from engine.capfilt.rule import SYNTHETIC
 from engine.capfilt.run import name_shards
-from engine.config import ConfigError
+from engine.config import ConfigError, to_dict
 from engine.data.open_source import open_source
 from engine.data.tokenizer import Tokenizer, open_tokenizer
 from engine.report.page import ReportConfig, write_report

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.bootstrap.config import STAGES, BootstrapConfig, to_dict
-from engine.config import ConfigError
+from engine.bootstrap.config import STAGES, BootstrapConfig
+from engine.config import ConfigError, to_dict
 from engine.differences import differences, flat
 from engine.durable import partial_of, write_whole
 

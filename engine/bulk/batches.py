@@ -7,11 +7,10 @@ import torch
 
 from engine.bulk.inputs import Place, Read
 from engine.bulk.skipped import Skipped
-from engine.config import ConfigError
 from engine.data.images import BadSample
 from engine.data.source import RawSample
 from engine.data.whole_views import brought, carried, picture_for
-from engine.encoding import Encoding
+from engine.encoding import Encoding, refuse_not_finite
 from engine.pictures import ahead
 from engine.progress import Progress
 
@@ -52,8 +51,7 @@ def encoded(
     while batch := list(islice(found, batch_size)):
         views = brought([view for _, view in batch], size, blip.device)
         states = blip.model.encode_image(views)
-        if not states.isfinite().all():
-            raise ConfigError("the model's states are not finite: its weights are no good")
+        refuse_not_finite(states, "states")
         yield [sample for sample, _ in batch], states
         progress.add(len(batch))
 

@@ -20,6 +20,7 @@ from engine.data.captions import clean_caption
 from engine.data.images import BadSample
 from engine.data.shards import DAMAGED
 from engine.data.source import RawSample
+from engine.encoding import refuse_not_finite
 from engine.inference import LoadedBlip
 from engine.progress import Progress
 
@@ -169,8 +170,7 @@ def _named(sample: RawSample) -> Row:
 
 
 def _finite(features: torch.Tensor) -> list[Any]:
-    if not features.isfinite().all():
-        raise ConfigError("the model's features are not finite: its weights are no good")
+    refuse_not_finite(features, "features")
     return list(features.float().cpu().numpy())
 
 

@@ -1,7 +1,7 @@
 """The model of a command that goes through many pictures."""
 
 from engine.bulk.config import BulkConfig
-from engine.config import ConfigError, ModelSection
+from engine.config import ModelSection
 from engine.inference import LoadedBlip, load
 
 
@@ -11,8 +11,6 @@ def opened(config: BulkConfig) -> LoadedBlip:
     Raises:
         ConfigError: nothing there, or weights that do not fit.
     """
-    if not config.model:
-        raise ConfigError("no model: set --model to a run folder or weights")
     section = ModelSection(image_size=config.image_size, vocabulary=config.vocabulary)
     device, precision = config.device, config.precision
     return load(config.model, device=device, precision=precision, section=section, frozen=True)

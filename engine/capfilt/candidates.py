@@ -20,6 +20,7 @@ from engine.config import ConfigError
 from engine.data.captions import clean_caption
 from engine.data.images import BadSample
 from engine.data.shards import Shards
+from engine.encoding import not_finite
 from engine.inference import LoadedBlip
 from kernels.transfer import values_later
 
@@ -167,9 +168,7 @@ class CaptionAndScore:
                 for role, is_finite in zip(encoded, finite(), strict=True):
                     with _named(role, getattr(self.config, role)):
                         if not is_finite:
-                            raise ConfigError(
-                                "the model's states are not finite: its weights are no good"
-                            )
+                            raise not_finite("states")
                 return [
                     Scored(picture.key, picture.uid, _candidates(*rest))
                     for picture, *rest in zip(pictures, texts, cleaned, scores(), strict=True)

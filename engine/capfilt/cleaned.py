@@ -13,7 +13,7 @@ from typing import Any
 from engine.capfilt.rule import WEB
 from engine.capfilt.table import Judged
 from engine.data.images import extension_of
-from engine.data.index import ShardError, build_index, index_path, store_index
+from engine.data.index import ShardError, build_index, store_index
 from engine.data.shard_writer import add_members
 from engine.data.shards import CLEANED, UNREADABLE, Shards, read_facts
 from engine.data.tar_members import RefusedError
@@ -56,11 +56,6 @@ def write_cleaned(target: Path, shards: Shards, pictures: list[Judged]) -> int:
             written += 1
     store_index(build_index(target))
     return written
-
-
-def index_of(target: Path) -> Path:
-    """The index that `write_cleaned` puts beside a shard."""
-    return index_path(target)
 
 
 def _members(

@@ -212,8 +212,3 @@ class CapFiltConfig:
         self.caption.refuse_contradictions()
         if self.from_table and (self.captioner or self.filter):
             raise ConfigError("from_table takes the scores of an earlier run: give no weights")
-
-
-def to_dict(config: CapFiltConfig) -> dict[str, Any]:
-    """Plain nested dictionaries, as `config.yaml` holds them."""
-    return asdict(config)

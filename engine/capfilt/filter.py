@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 
 from blip_model.pair_scores import matching_logits, similarities
-from engine.config import ConfigError
+from engine.encoding import not_finite
 from engine.inference import LoadedBlip
 from kernels.transfer import values_later
 
@@ -62,7 +62,7 @@ class PairFilter:
         def scores() -> Scores:
             both = values()
             if not all(math.isfinite(x) for pair in both for x in pair):
-                raise ConfigError("the filter's scores are not finite: its weights are no good")
+                raise not_finite("scores", "filter")
             rows = iter(both)
             return [[tuple(next(rows)) for _ in many] for many in texts]
 

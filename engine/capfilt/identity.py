@@ -11,9 +11,9 @@ import torch
 import xxhash
 import yaml
 
-from engine.capfilt.config import CapFiltConfig, RuleSection, to_dict
+from engine.capfilt.config import CapFiltConfig, RuleSection
 from engine.capfilt.folder import IDENTITY, SETTINGS, OutputFolder, put, write_file
-from engine.config import ConfigError
+from engine.config import ConfigError, to_dict
 from engine.differences import differences, flat
 from engine.inference import LoadedBlip
 

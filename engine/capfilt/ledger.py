@@ -5,6 +5,7 @@ and seed.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 from collections import Counter
@@ -156,11 +157,8 @@ def summary_of(entries: list[Entry]) -> bytes:
 
 def digest_of(path: Path) -> str:
     """xxh3_128 of a file's bytes, "" where it cannot be read."""
-    state = xxhash.xxh3_128()
     try:
         with path.open("rb") as file:
-            while part := file.read(1 << 22):
-                state.update(part)
+            return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
     except OSError:
         return ""
-    return state.hexdigest()

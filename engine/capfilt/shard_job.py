@@ -9,7 +9,7 @@ from typing import Any
 import xxhash
 
 from engine.capfilt.candidates import Candidates, ShardTexts, Tick
-from engine.capfilt.cleaned import index_of, write_cleaned
+from engine.capfilt.cleaned import write_cleaned
 from engine.capfilt.config import RuleSection
 from engine.capfilt.folder import OutputFolder, put, room_for, size_on_disk, write_file
 from engine.capfilt.inputs import InputShard, RemoteShard
@@ -117,11 +117,11 @@ class ShardJob:
             written = write_cleaned(tar, shards, judged)
         except ShardError as error:
             return self._quarantined(name, shard, desk, error)
-        for path in (tar, index_of(tar)):
+        for path in (tar, index_path(tar)):
             sync(path)
         table = to_bytes(judged)
         write_file(desk / f"{name}.parquet", table)
-        files = [(tar, self.folder.shards), (index_of(tar), self.folder.shards)]
+        files = [(tar, self.folder.shards), (index_path(tar), self.folder.shards)]
         files.append((desk / f"{name}.parquet", self.folder.table))
         files += self._quarantine(name, desk, texts.bad)
         entry = Entry(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from engine.capfilt.config import CapFiltConfig, to_dict
+from engine.capfilt.config import CapFiltConfig
 from engine.capfilt.folder import room_for
 from engine.capfilt.identity import of_settings, refuse_other
 from engine.capfilt.inputs import RemoteShard, name_shards
@@ -18,7 +18,7 @@ from engine.check.settings import secrets
 from engine.check.setup import Setup
 from engine.check.shards import spread
 from engine.check.weights import open_shapes, other_prompt
-from engine.config import ConfigError, DataSection, RunConfig
+from engine.config import ConfigError, DataSection, RunConfig, to_dict
 from engine.data.tokenizer import open_tokenizer
 from engine.findings import Finding, error, refusals, warning
 from engine.remote.config import RemoteSection

@@ -130,7 +130,7 @@ def open_pairs(
         findings += _unread(key, looked.shards)
     for path in (path for path in paths if path.suffix != ".tar"):
         try:
-            _refuse_length(key, path)
+            _refuse_length(path)
             parts.append(open_source(str(path), image_root))
         except ConfigError as problem:
             findings.append(error("list", f"{key}: {problem}"))
@@ -207,7 +207,7 @@ def _refuse_url(spec: str) -> None:
         raise ConfigError(f"{spec}: training reads from disks, not by URL: fetch the shards first")
 
 
-def _refuse_length(key: str, path: Path) -> None:
+def _refuse_length(path: Path) -> None:
     if path.suffix == ".json" and path.stat().st_size > LONGEST_LIST:
         size = path.stat().st_size / 1e9
         raise ConfigError(

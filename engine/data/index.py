@@ -6,6 +6,7 @@ size, by header checksums and by hashes. What is in a shard but never read is na
 """
 
 import errno
+import hashlib
 import json
 import os
 import tempfile
@@ -279,11 +280,8 @@ def _build(file: BinaryIO, shard: Path) -> ShardIndex:
 
 def _digest(file: BinaryIO) -> str:
     """Hash of the whole file, headers and padding included."""
-    state = xxhash.xxh3_128()
     file.seek(0)
-    while part := file.read(1 << 20):
-        state.update(part)
-    return state.hexdigest()
+    return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
 
 
 def _uid(content: bytes) -> str:

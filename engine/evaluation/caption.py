@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from engine.config import ConfigError, EvaluateSection
+from engine.config import EvaluateSection
 from engine.data.evaluation_set import EvaluationSet
+from engine.encoding import refuse_not_finite
 from engine.evaluation.cases import Case, Picture, best_and_worst
 from engine.evaluation.meteor import find_meteor, meteor
 from engine.evaluation.metrics import bleu, cider_d, cider_d_each, word_f1
@@ -44,8 +45,7 @@ def evaluate_captions(
     for views in pairs.views(settings.batch_size):
         with blip.autocast():
             states = blip.model.encode_image(views.to(blip.device))
-        if not states.isfinite().all():
-            raise ConfigError("the model's states are not finite: its weights are no good")
+        refuse_not_finite(states, "states")
         written.append(
             blip.caption_states(
                 states,

@@ -16,6 +16,7 @@ from engine.config import ConfigError, EvaluateSection
 from engine.data.captions import clean_caption
 from engine.data.evaluation_set import EvaluationSet
 from engine.data.images import BadSample
+from engine.encoding import refuse_not_finite
 from engine.evaluation.cases import Case, Picture, best_and_worst
 from engine.evaluation.metrics import ranked_hits
 from engine.inference import LoadedBlip
@@ -72,8 +73,7 @@ def evaluate_classification(
     if not pairs.share.here.is_main:
         return {}
     scores = pictures[torch.from_numpy(used)] @ classes.T
-    if not scores.isfinite().all():
-        raise ConfigError("the model's features are not finite: its weights are no good")
+    refuse_not_finite(scores, "features")
     return {
         "task": "classification",
         **_judged(scores.float().cpu().numpy(), labels[used], names),

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine.config import ConfigError, EvaluateSection
+from engine.config import EvaluateSection
 from engine.data.statements import LABELS, StatementSet
+from engine.encoding import refuse_not_finite
 from engine.evaluation.cases import Case, Picture, best_and_worst
 from engine.inference import LoadedBlip
 
@@ -41,8 +42,7 @@ def evaluate_nlvr(
     logits = torch.stack(statements.gathered(judged))
     if not statements.share.here.is_main:
         return {}
-    if not logits.isfinite().all():
-        raise ConfigError("the model's scores are not finite: its weights are no good")
+    refuse_not_finite(logits, "scores")
     answers, labels = logits.argmax(1).numpy(), np.asarray(statements.labels)
     true = logits.softmax(1)[:, 1].tolist()
     words = {number: name for name, number in LABELS.items()}

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from blip_model.pair_scores import matching_logits
-from engine.config import ConfigError, EvaluateSection
+from engine.config import EvaluateSection
 from engine.data.evaluation_set import EvaluationSet
+from engine.encoding import refuse_not_finite
 from engine.evaluation.cases import Case, Picture, best_and_worst
 from engine.evaluation.metrics import chance_recalls, retrieval_recalls
 from engine.inference import LoadedBlip
@@ -92,7 +93,7 @@ def score_pairs(blip: LoadedBlip, pairs: EvaluationSet, settings: EvaluateSectio
     ids, mask = blip.encode(pairs.captions, pairs.max_words)
     text_features = encode_texts(blip, ids, mask, settings.batch_size, pairs.share)
     similarity = image_features @ text_features.T
-    _refuse_not_finite(similarity)
+    refuse_not_finite(similarity, "scores")
     both = [similarity.float()] * 2
     if settings.shortlist:
         lists = [shortlisted(similarity, settings.shortlist, dim) for dim in (0, 1)]
@@ -102,13 +103,8 @@ def score_pairs(blip: LoadedBlip, pairs: EvaluationSet, settings: EvaluateSectio
     if not pairs.share.here.is_main:
         return None
     for scores in both:
-        _refuse_not_finite(scores)
+        refuse_not_finite(scores, "scores")
     return Scores(*(scores.cpu().numpy() for scores in (*both, similarity.float())))
-
-
-def _refuse_not_finite(scores: torch.Tensor) -> None:
-    if not scores.isfinite().all():
-        raise ConfigError("the model's scores are not finite: its weights are no good")
 
 
 def shortlisted(similarity: torch.Tensor, k: int, dim: int) -> torch.Tensor:

@@ -12,6 +12,7 @@ from blip_model.pair_scores import matching_logits
 from engine.config import ConfigError, EvaluateSection
 from engine.data.dialogue_set import DialogueSet, Relevance, Round
 from engine.data.dialogue_text import dialogue_rows
+from engine.encoding import refuse_not_finite
 from engine.evaluation.candidate_ranks import ndcg, rank_metrics, ranks
 from engine.evaluation.cases import Case, Picture, best_and_worst
 from engine.inference import LoadedBlip
@@ -88,8 +89,7 @@ def _scores(
         states = blip.model.encode_image(views.to(blip.device))
         of_picture = torch.from_numpy(texts).to(blip.device)
         logits = matching_logits(blip.model, ids, mask, states, of_picture)
-    if not logits.isfinite().all():
-        raise ConfigError("the model's scores are not finite: its weights are no good")
+    refuse_not_finite(logits, "scores")
     return np.split((logits[:, 1] - logits[:, 0]).cpu().numpy(), np.cumsum(counts)[:-1])
 
 

@@ -13,6 +13,7 @@ from engine.answering import Answerer
 from engine.config import ConfigError, EvaluateSection
 from engine.data.question_set import QuestionSet
 from engine.data.questions import read_answer_list
+from engine.encoding import refuse_not_finite
 from engine.evaluation.answer_accuracy import mean_accuracy, normalised
 from engine.evaluation.cases import Case, Picture, best_and_worst
 from engine.inference import LoadedBlip
@@ -80,8 +81,7 @@ def evaluate_vqa(
             states = blip.model.encode_image(views.to(blip.device))
             states = states.index_select(0, torch.tensor(owners, device=blip.device))
             asked = blip.model.read_questions(ids, mask, states)
-            if not asked.states.isfinite().all():
-                raise ConfigError("the model's states are not finite: its weights are no good")
+            refuse_not_finite(asked.states, "states")
             written.append(answering(asked))
         progress.add(len(owners))
     answers = questions.gathered(written)

@@ -6,8 +6,6 @@ from functools import cache
 import torch
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-Sees = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-
 
 def problem(inputs: tuple[torch.Tensor, ...], *, dropout: float) -> str | None:
     """Why it cannot attend to query, key and value here, or None."""

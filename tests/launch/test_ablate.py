@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from engine.ablation.arms import CORE
-from engine.ablation.config import AblationConfig, settings_of
+from engine.ablation.config import AblationConfig
+from engine.config import to_dict
 from engine.data.open_source import open_source
 from launch import ablate
 from launch.cli import parse
@@ -224,7 +225,7 @@ def test_mistakes_are_one_line(tmp_path: Path, given: str, said: str) -> None:
 @pytest.mark.parametrize("recipe", [RECIPE, OPENCLIPART], ids=lambda path: path.stem)
 def test_a_recipe_resolves_and_prints(recipe: Path, tmp_path: Path) -> None:
     config = parse(AblationConfig, ["--config", str(recipe)], description="", examples="")
-    text = yaml.safe_dump(settings_of(config))
+    text = yaml.safe_dump(to_dict(config))
     (tmp_path / "again.yaml").write_text(text)
     again = ["--config", str(tmp_path / "again.yaml")]
     assert parse(AblationConfig, again, description="", examples="") == config

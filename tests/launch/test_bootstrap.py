@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from engine.bootstrap.config import BootstrapConfig, to_dict
+from engine.bootstrap.config import BootstrapConfig
+from engine.config import to_dict
 from engine.data.kept_texts import KeptTexts
 from launch.cli import parse
 from tests.bootstrap_runs import (

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from engine.capfilt.config import RANGES, CapFiltConfig, to_dict
-from engine.config import ConfigError
+from engine.capfilt.config import RANGES, CapFiltConfig
+from engine.config import ConfigError, to_dict
 from launch import capfilt
 from launch.cli import parse
 from tests.capfilt_folder import data_of, words_of

@@ -67,9 +67,7 @@ def parse_url(text: str) -> Url:
             with a name and a password, with control characters, or with an impossible port.
     """
     text = text.strip()
-    if len(text) > LONGEST or any(
-        ord(character) < 32 or ord(character) == 127 for character in text
-    ):
+    if len(text) > LONGEST or CONTROL.search(text):
         raise Refused("bad_url")
     try:
         parts = urlsplit(text)
