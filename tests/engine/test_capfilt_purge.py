@@ -8,7 +8,7 @@ from types import ModuleType
 import pyarrow.parquet as pq
 import pytest
 
-from engine import manifest
+from engine import durable
 from engine.capfilt import purge as purging
 from engine.collect.web.purge import purge
 from engine.config import ConfigError
@@ -83,7 +83,7 @@ def test_a_run_that_comes_back_makes_nothing_again(world: Path, cleaned: Path, u
     assert f"{summary['written']} of {summary['pairs']} pictures" in ended.err
 
 
-@pytest.mark.parametrize(("where", "point"), [(manifest, "sync"), (purging, "digest_of")])
+@pytest.mark.parametrize(("where", "point"), [(durable, "sync"), (purging, "digest_of")])
 def test_killed_in_the_middle_the_next_one_ends_it(
     cleaned: Path, uids: Path, where: ModuleType, point: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
