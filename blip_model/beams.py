@@ -11,6 +11,7 @@ import torch
 
 from blip_model.config import BlipConfig
 from kernels import beam_candidates
+from kernels.token_scores import shaped
 
 WORST = -1.0e9
 
@@ -95,6 +96,10 @@ class Searched:
         how, count, end = self.how, self.how.num_beams, self.config.sep_token_id
         settings = {"min_length": how.min_length, "penalty": how.repetition_penalty}
         rows, at = self._running.flatten(0, 1), places.repeat_interleave(count)
+        if count == 1:
+            # transformers calls one beam a greedy search, which penalises logits.
+            logits = shaped(logits, rows, at, end=end, **settings)
+            settings["penalty"] = 1.0
         top, beams, tokens = beam_candidates(
             logits, self._running_scores, rows, at, end=end, **settings
         )

@@ -49,11 +49,26 @@ def read_folder(
     read = partial(read_tensors, shapes_only=shapes_only)
     weights = from_huggingface(read(folder))
     if folder.is_dir() and (folder / RETRIEVAL).is_dir():
-        weights |= from_huggingface(read(folder / RETRIEVAL))
+        retriever = from_huggingface(read(folder / RETRIEVAL))
+        _refuse_two_networks(weights, retriever)
+        weights |= retriever
     if folder.is_dir() and (folder / TRAINING).is_file():
         weights |= read(folder / TRAINING)
     config = folder / CONFIG if folder.is_dir() else folder.with_name(CONFIG)
     return weights, _read_config(config) if config.is_file() else None
+
+
+def _refuse_two_networks(
+    captioner: dict[str, torch.Tensor], retriever: dict[str, torch.Tensor]
+) -> None:
+    """One of the two was tuned since both were written: together nobody trained them."""
+    for name in captioner.keys() & retriever.keys():
+        one, other = captioner[name], retriever[name]
+        if not one.is_meta and not torch.equal(one, other):
+            raise ValueError(
+                f"{RETRIEVAL} there holds another network, whose {name} differs: move it away, or "
+                f"open the folder {RETRIEVAL} itself"
+            )
 
 
 def _read_config(path: Path) -> BlipConfig:
@@ -141,7 +156,7 @@ def write_folder(
             card = model_card(kind, config, facts)
             (folder / sub / "README.md").write_text(card, encoding="utf-8", errors="replace")
         if rest:
-            save_file(rest, folder / TRAINING)
+            save_file({n: t.contiguous() for n, t in rest.items()}, folder / TRAINING)
             said.append(f"{len(rest)} tensors of training alone in {target / TRAINING}")
     return list(dict.fromkeys(said))
 

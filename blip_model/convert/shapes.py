@@ -16,8 +16,12 @@ from blip_model.vqa import BlipVqa
 
 CLS, POSITIONS = "visual_encoder.cls_token", "visual_encoder.pos_embed"
 PATCH, WORDS = "visual_encoder.patch_embed.proj.weight", "embeddings.word_embeddings.weight"
+INTERMEDIATE = "encoder.layer.0.intermediate.dense.weight"
+PLACES = "embeddings.position_embeddings.weight"
 HEADS = {"vision_proj", "text_proj", "itm_head"}
 BERT_SEP, SMALL_SEP = 102, 2
+# That numbers of a network are kept in; others would be rounded or cut on the way to it.
+KINDS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def infer_config(weights: dict[str, torch.Tensor], **known: Any) -> BlipConfig:
@@ -35,37 +39,40 @@ def infer_config(weights: dict[str, torch.Tensor], **known: Any) -> BlipConfig:
         ValueError: names a tensor that is missing, or a width whose heads are not known.
     """
     text = "text_encoder." if f"text_encoder.{WORDS}" in weights else "text_decoder.bert."
-    cls_width, patch = _shape(weights, CLS)[-1], _shape(weights, PATCH)[-1]
-    vocab, text_width = _shape(weights, f"{text}{WORDS}")
+    (*_, cls_width), (*_, patch) = _shape(weights, CLS, 3), _shape(weights, PATCH, 4)
+    vocab, text_width = _shape(weights, f"{text}{WORDS}", 2)
     known = {name: value for name, value in known.items() if value is not None}
     vision = _like("vision_width", cls_width)
     sizes = {
-        "image_size": _grid(_shape(weights, POSITIONS)[1]) * patch,
+        "image_size": _grid(_shape(weights, POSITIONS, 3)[1]) * patch,
         "patch_size": patch,
         "vision_width": cls_width,
         "vision_layers": _layers(weights, "visual_encoder.blocks."),
         "vision_drop_path": vision.vision_drop_path if vision else 0.0,
         "text_width": text_width,
         "text_layers": _layers(weights, f"{text}encoder.layer."),
-        "text_intermediate": _shape(weights, f"{text}encoder.layer.0.intermediate.dense.weight")[0],
+        "text_intermediate": _shape(weights, f"{text}{INTERMEDIATE}", 2)[0],
         "vocab_size": vocab,
-        "max_positions": _shape(weights, f"{text}embeddings.position_embeddings.weight")[0],
+        "max_positions": _shape(weights, f"{text}{PLACES}", 2)[0],
         "bos_token_id": vocab - 2,
         "enc_token_id": vocab - 1,
         "sep_token_id": BERT_SEP if vocab > BERT_SEP + 2 else SMALL_SEP,
     }
     if "vision_proj.weight" in weights:
-        sizes["embed_dim"] = weights["vision_proj.weight"].shape[0]
+        sizes["embed_dim"] = _shape(weights, "vision_proj.weight", 2)[0]
     for tower, width in (("vision", cls_width), ("text", text_width)):
         if f"{tower}_heads" not in known:
             sizes[f"{tower}_heads"] = _heads(tower, width)
     return BlipConfig(**{**sizes, **known})
 
 
-def _shape(weights: dict[str, torch.Tensor], name: str) -> torch.Size:
+def _shape(weights: dict[str, torch.Tensor], name: str, dimensions: int) -> torch.Size:
     if name not in weights:
         raise ValueError(f"lacks {name}")
-    return weights[name].shape
+    shape = weights[name].shape
+    if len(shape) != dimensions:
+        raise ValueError(f"{name} is {list(shape)}, which has not {dimensions} dimensions")
+    return shape
 
 
 def _grid(tokens: int) -> int:
@@ -146,7 +153,8 @@ def check_shapes(weights: dict[str, torch.Tensor], config: BlipConfig) -> None:
     """Refuse weights that are not exactly a network of these sizes.
 
     Raises:
-        ValueError: names what is missing, left over or of another shape.
+        ValueError: names what is missing, left over, of another shape or of no usable kind, or two
+            that are one tensor of the network and differ.
     """
     expected = expected_shapes(weights, config)
     problems = [f"lacks {name}" for name in sorted(expected.keys() - weights.keys())]
@@ -159,6 +167,31 @@ def check_shapes(weights: dict[str, torch.Tensor], config: BlipConfig) -> None:
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise ValueError("; ".join(problems[:3]) + more)
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() or tensor.is_complex() or "queue" not in name:
+            _refuse_other_kinds(name, tensor)
+    _refuse_differing_twins(weights, config)
+
+
+def _refuse_other_kinds(name: str, tensor: torch.Tensor) -> None:
+    if tensor.layout != torch.strided or tensor.dtype not in KINDS:
+        kinds = ", ".join(str(kind).removeprefix("torch.") for kind in KINDS)
+        kind = f"{tensor.dtype}, {tensor.layout}".replace("torch.", "")
+        raise ValueError(f"{name} is {kind}: must be dense, of {kinds}")
+
+
+def _refuse_differing_twins(weights: dict[str, torch.Tensor], config: BlipConfig) -> None:
+    """Of two names of one tensor the network would keep the last one's."""
+    with torch.device("meta"):
+        network = network_of(weights, config)
+    first: dict[int, str] = {}
+    for name, parameter in network.named_parameters(remove_duplicate=False):
+        tensor = weights.get(name)
+        if tensor is None or tensor.is_meta:
+            continue
+        twin = first.setdefault(id(parameter), name)
+        if twin != name and not torch.equal(tensor, weights[twin]):
+            raise ValueError(f"{name} differs from {twin}, to which the network ties it")
 
 
 def with_image_size(weights: dict[str, torch.Tensor], tokens: int) -> dict[str, torch.Tensor]:

@@ -175,11 +175,14 @@ def _finite(features: torch.Tensor) -> list[Any]:
 
 
 def _given(texts: str | list[str]) -> list[str]:
-    """A list as it is, or the lines of a file that are not empty."""
+    """A list as it is, or the lines of a file that are not empty.
+
+    Web texts hold characters that Python takes for ends of lines and no editor does.
+    """
     if isinstance(texts, list):
         return texts
     try:
-        lines = Path(texts).read_text(encoding="utf-8-sig").splitlines()
+        lines = Path(texts).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, ValueError) as error:
         problem = getattr(error, "strerror", None) or "not UTF-8 text"
         raise ConfigError(f"texts {texts}: {problem}") from None

@@ -91,7 +91,7 @@ def find_places(
             refuse(name, str(error).removeprefix(f"{name}: "))
             continue
         for path in paths:
-            if path.suffix != SHARD and path.suffix not in LISTS:
+            if path.suffix.lower() not in (SHARD, *LISTS):
                 files.append(path)
                 count += 1
                 continue
@@ -108,7 +108,7 @@ def find_places(
 
 
 def _place(path: Path, image_root: str | None) -> Place:
-    if path.suffix == SHARD:
+    if path.suffix.lower() == SHARD:
         return Place(partial(Shards, [path]), str(path))
     return Place(partial(Annotations, path, image_root), str(image_root or path.parent))
 

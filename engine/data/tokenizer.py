@@ -32,7 +32,7 @@ class Tokenizer:
 
     def __init__(self, vocabulary: Path) -> None:
         try:
-            words = vocabulary.read_text(encoding="utf-8").splitlines()
+            words = vocabulary.read_text(encoding="utf-8").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"vocabulary {vocabulary}: not readable: {error}") from None
         missing = [token for token in NEEDED if token not in words]

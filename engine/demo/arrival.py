@@ -43,7 +43,10 @@ class TimedReading(io.RawIOBase):
 
 
 def has_left(connection: socket.socket) -> bool:
-    """Whether the sender has closed it; what it sent behind its request stays unread."""
+    """Whether the sender has closed it; what it sent behind its request stays unread.
+
+    One that closes its own side alone cannot be told from one that left, and gets no answer.
+    """
     patience = connection.gettimeout()
     connection.settimeout(0)
     try:

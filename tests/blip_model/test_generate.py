@@ -54,9 +54,11 @@ def pair_of_models(seed: int) -> tuple[BlipForConditionalGeneration, BlipCaption
 @pytest.mark.parametrize(
     ("seed", "suffices"), [(0, True), (1, True), (0, False), (1, False), (2, False)]
 )
-@pytest.mark.parametrize("beams", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize(
+    ("beams", "penalty"), [(1, 1.0), (1, 1.3), (2, 1.0), (3, 1.0), (3, 1.3), (4, 1.0), (5, 1.0)]
+)
 def test_beams_agree_with_hugging_face(
-    beams: int, seed: int, suffices: bool, monkeypatch: pytest.MonkeyPatch
+    beams: int, penalty: float, seed: int, suffices: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(text_cache, "states_suffice", lambda config, tokens: suffices)
     theirs, ours = pair_of_models(seed)
@@ -70,10 +72,12 @@ def test_beams_agree_with_hugging_face(
             num_beams=beams,
             max_length=LENGTH,
             min_length=6,
+            repetition_penalty=penalty,
             do_sample=False,
         )
         states = ours.encode_image(image)
-    got = beam_search(ours, states, prompt, num_beams=beams, max_length=LENGTH, min_length=6)
+    how = {"num_beams": beams, "max_length": LENGTH, "min_length": 6}
+    got = beam_search(ours, states, prompt, **how, repetition_penalty=penalty)
     assert torch.equal(got[:, : expected.shape[1]], expected)
     assert (got[:, expected.shape[1] :] == 0).all()
 

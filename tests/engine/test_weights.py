@@ -59,6 +59,20 @@ def test_every_format_opens(tmp_path: Path) -> None:
     assert open_weights(str(tmp_path / "hf")).config == config
 
 
+def test_a_captioner_that_was_tuned_is_not_mixed_with_its_old_retriever(tmp_path: Path) -> None:
+    golden, config = golden_weights("pretrain"), golden_files.read("pretrain").config
+    golden["image_queue"] = golden["image_queue"].T.contiguous().T
+    write_folder(tmp_path / "hf", golden, config, None)
+    theirs = transformers.BlipForConditionalGeneration.from_pretrained(tmp_path / "hf")
+    with torch.no_grad():
+        theirs.vision_model.embeddings.class_embedding.add_(1.0)
+    theirs.save_pretrained(tmp_path / "hf")
+    message = "retrieval there holds another network, whose visual_encoder.cls_token differs"
+    with pytest.raises(CheckpointError, match=message):
+        open_weights(str(tmp_path / "hf"))
+    assert open_weights(str(tmp_path / "hf" / "retrieval")).origin == "hf"
+
+
 def test_transformers_own_folder_opens(tmp_path: Path) -> None:
     write_folder(tmp_path / "ours", golden_weights("caption"), CAPTIONER, None)
     captioner = transformers.BlipForConditionalGeneration.from_pretrained(tmp_path / "ours")

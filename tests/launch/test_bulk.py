@@ -225,6 +225,21 @@ def test_features_of_texts(here: Path, blip: LoadedBlip, tmp_path: Path) -> None
     assert [row["uid"] for row in rows] == ["b.PNG", "b.PNG", "gone.png", "mine"]
 
 
+def test_a_line_ends_where_editors_end_it(here: Path, tmp_path: Path) -> None:
+    lines = ["a\u2028dog", "a\x85cat\x0cand", "two"]
+    (tmp_path / "lines.txt").write_bytes("\r\n".join(lines).encode())
+    words = ("--texts", tmp_path / "lines.txt", "--what", "texts")
+    run(embedding.main, *words, "--output", tmp_path / "f.parquet")
+    rows = pq.read_table(tmp_path / "f.parquet").to_pylist()
+    assert [(row["uid"], row["text"]) for row in rows] == [*zip("012", lines, strict=True)]
+
+
+def test_endings_of_any_case_are_known(here: Path, tmp_path: Path) -> None:
+    (tmp_path / "A.TAR").write_bytes((here / "shards" / "pairs_00000.tar").read_bytes())
+    run(embedding.main, tmp_path, "--output", tmp_path / "f.parquet")
+    assert len(pq.read_table(tmp_path / "f.parquet")) == 4
+
+
 def test_scores_of_pairs(
     here: Path, blip: LoadedBlip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,14 +296,3 @@ def test_nothing_is_left_of_what_failed(here: Path, tmp_path: Path) -> None:
         done = run(main, "shards", "--output", path, code=2, model="diverged")
         assert done.err.startswith("error: the model's states are not finite")
         assert not any(tmp_path.iterdir())
-
-
-def test_an_empty_array_and_a_long_one_are_arrays(tmp_path: Path) -> None:
-    schema = tables.pa.schema({"feature": tables.pa.list_(tables.pa.float32(), 3)})
-    for count in (0, 12_345):
-        path = tmp_path / f"{count}.npy"
-        with tables.table(path, schema) as output:
-            output.add([{"feature": [n, n + 1, n + 2]} for n in range(count)])
-        found = np.load(path)
-        assert found.shape == (count, 3)
-        assert np.array_equal(found[:, 1], np.arange(count) + 1)
