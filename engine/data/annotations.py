@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,12 @@ class Annotations:
         """Paths of the pictures, as the list names them."""
         return self._table["image"]
 
+    @property
+    def numbered(self) -> pa.Table:
+        """`image_id` and `image`, a path for each number."""
+        firsts = self._table.group_by("image_id").aggregate([("image", "min")])
+        return firsts.rename_columns({"image_min": "image"}).select(["image_id", "image"])
+
     @staticmethod
     def table(path: Path) -> pa.Table:
         """The rows, checked."""
@@ -78,6 +85,14 @@ class Annotations:
             domain=row.get("domain") or "",
             place=f"{self.path}: row {number}",
         )
+
+
+def differ(lists: Sequence[pa.Table]) -> bool:
+    """Whether a number means one picture here and another one there, see `Annotations.numbered`."""
+    if len(lists) < 2:
+        return False
+    paths = pa.concat_tables(lists).group_by("image_id").aggregate([("image", "count_distinct")])
+    return pc.max(paths["image_count_distinct"]).as_py() > 1
 
 
 def fingerprint_of(table: pa.Table) -> str:

@@ -75,13 +75,19 @@ class DialogueSlots(Slots):
         return self.view(raw.image, slot, Draws(self.seed, CROP, slot)), "\n".join(lines)
 
     def answers(self, raw: RawSample, slot: int) -> tuple[tuple[str, float], ...]:
-        """The right one and wrong ones; where there are too few of them, some come twice."""
-        draws, wrong, drawn = Draws(self.seed, TEXT, slot), [], []
+        """The right one and wrong ones; where there are too few of them, some come twice.
+
+        What reads like the right one ("yes." beside "Yes!") is not taught as wrong.
+        """
+        draws, left, drawn = Draws(self.seed, TEXT, slot), [], []
+        read = [(clean_line(text, self.data.max_words), right) for text, right in raw.answers]
+        true = [answer for answer in read if answer[1]]
+        wrong = [text for text, right in read if not right]
+        wrong = [text for text in wrong if (text, 1.0) not in true] or wrong
         for _ in range(WRONG):
-            wrong = wrong or [text for text, right in raw.answers if not right]
-            drawn.append((wrong.pop(draws.below(len(wrong))), 0.0))
-        chosen = [answer for answer in raw.answers if answer[1]] + drawn
-        return tuple((clean_line(text, self.data.max_words), right) for text, right in chosen)
+            left = left or list(wrong)
+            drawn.append((left.pop(draws.below(len(left))), 0.0))
+        return tuple(true + drawn)
 
     def collate(self, *settings: object) -> Collate:
         """See `Slots.collate`."""

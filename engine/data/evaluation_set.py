@@ -27,6 +27,7 @@ class EvaluationSet(HeldOut):
         captions: cleaned texts.
         raw_captions: the same as they are stored.
         caption_image: for each text the position of its picture.
+        bad_ids: of the pictures of what was left out.
     """
 
     textless: bool = False
@@ -35,6 +36,7 @@ class EvaluationSet(HeldOut):
     captions: list[str] = field(default_factory=list)
     raw_captions: list[str] = field(default_factory=list)
     caption_image: list[int] = field(default_factory=list)
+    bad_ids: list[int] = field(default_factory=list)
 
     def views(self, batch_size: int) -> Iterator[torch.Tensor]:
         """[B, 3, H, W] of every `batch_size` pairs, [B, F, 3, H, W] of videos.
@@ -55,7 +57,7 @@ class EvaluationSet(HeldOut):
         raw = self.source.read(number)
         try:
             self._refuse_problem(raw)
-            empty = self.textless and not raw.captions
+            empty = self.textless and all(map(_is_empty, raw.captions))
             texts = [] if empty else _usable(raw.captions, self.max_words)
             if raw.image_id not in views:
                 views[raw.image_id] = self._pixels(raw)
@@ -65,6 +67,7 @@ class EvaluationSet(HeldOut):
                 self.domains.append(raw.domain)
         except BadSample as bad:
             self.bad.append((raw.key, bad.reason))
+            self.bad_ids.append(raw.image_id)
             return
         self.captions += [cleaned for cleaned, _ in texts]
         self.raw_captions += [stored for _, stored in texts]
@@ -79,11 +82,15 @@ class EvaluationSet(HeldOut):
                 new.append(place)
         for name in ("keys", "rows", "image_ids", "domains"):
             getattr(self, name).extend(part[name][place] for place in new)
-        for name in ("captions", "raw_captions", "bad"):
+        for name in ("captions", "raw_captions", "bad", "bad_ids"):
             getattr(self, name).extend(part[name])
         ids = part["image_ids"]
         self.caption_image += [position_of[ids[place]] for place in part["caption_image"]]
         return new
+
+
+def _is_empty(caption: Any) -> bool:
+    return isinstance(caption, str) and not caption.strip()
 
 
 def _usable(captions: list[Any], max_words: int) -> list[tuple[str, str]]:

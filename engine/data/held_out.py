@@ -15,6 +15,8 @@ from engine.data.videos import decode_video
 from engine.progress import Progress
 from engine.share import Share
 
+# Kept of a text, at least: the original's evaluation keeps so many, whatever training did.
+MAX_TOKENS = 35
 Thing = TypeVar("Thing")
 Lists = dict[str, list[Any]]
 
@@ -51,6 +53,7 @@ class HeldOut:
 
     Attributes:
         share: of this process; set before batches are asked for.
+        max_tokens: of texts that are read with the pictures; set before batches are asked for.
         max_bad_fraction: of the rows; figures of fewer would say nothing about the set.
         keys: of the items that could be read.
         rows: of the source, of the same items.
@@ -63,6 +66,7 @@ class HeldOut:
     max_pixels: int
     frames: int | None = None
     share: Share = field(default_factory=Share, init=False)
+    max_tokens: int = field(default=MAX_TOKENS, init=False)
     max_bad_fraction: float = field(default=1.0, init=False)
     keys: list[str] = field(default_factory=list, init=False)
     rows: list[int] = field(default_factory=list, init=False)

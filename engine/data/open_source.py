@@ -11,7 +11,7 @@ from pathlib import Path
 import xxhash
 
 from engine.config import ConfigError
-from engine.data.annotations import SUFFIXES, Annotations
+from engine.data.annotations import SUFFIXES, Annotations, differ
 from engine.data.class_folders import ClassFolders, has_classes
 from engine.data.kept_texts import NOTHING_KEPT, KeptTexts, is_cleaned
 from engine.data.saved_datasets import is_saved
@@ -23,12 +23,15 @@ RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
 class Joined:
-    """Several sources, one after the other. Where they are not of one folder pictures are known by
-    their bytes, and keys of the second set end in `+1`."""
+    """Several sources, one after the other. Where they are not of one folder, or one number means
+    different pictures there, pictures are known by their bytes, and keys of the second set end in
+    `+1`."""
 
     def __init__(self, parts: Sequence[Source]) -> None:
         self.parts = parts
-        self._several = len({getattr(part, "root", part) for part in parts}) > 1
+        folders = {getattr(part, "root", part) for part in parts}
+        lists = [part.numbered for part in parts if isinstance(part, Annotations)]
+        self._several = len(folders) > 1 or differ(lists)
         self.lengths = [length for part in parts for length in part.lengths]
         self._starts = [0, *accumulate(len(part) for part in parts)]
 

@@ -44,5 +44,5 @@ def read_video(root: Path, name: str) -> tuple[bytes | None, str | None]:
 def _places(root: Path, name: str) -> Sequence[Path]:
     if name.lower().endswith(SUFFIXES):
         return [root / name]
-    stems = [form.format(name) for form in NUMBERED] if name.isdigit() else [name]
+    stems = [*(form.format(name) for form in NUMBERED if name.isdigit()), name]
     return [root / f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES]

@@ -56,15 +56,20 @@ def normalised(answer: str) -> str:
 def answer_accuracy(answer: str, human: Sequence[str]) -> float:
     """min(1, matches / 3), mean over the ways to leave one of the human answers out; in [0, 1].
 
+    Where that leaves fewer than three, all of them must match; one alone is not left out. The
+    challenge has ten and no rule for fewer, by which nobody's answer could be right.
+
     Args:
         answer: of the model.
         human: of the annotators, ten of them as a rule, at least one.
     """
     given = normalised(answer)
     matches = sum(normalised(one) == given for one in human)
-    others = len(human) - matches
+    if len(human) == 1:
+        return float(matches)
+    others, needed = len(human) - matches, min(3, len(human) - 1)
     # Leaving out one that matches, or one that does not.
-    total = matches * min(1.0, (matches - 1) / 3) + others * min(1.0, matches / 3)
+    total = matches * min(1.0, (matches - 1) / needed) + others * min(1.0, matches / needed)
     return total / len(human)
 
 

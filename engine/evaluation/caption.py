@@ -79,11 +79,13 @@ def evaluate_captions(
         scores["spice"] = math.fsum(each) / len(each)
         for number, score in zip(known, each, strict=True):
             examples[number]["spice"] = score
+    # A server misses what is not there, so pictures that cannot be shown are there without words.
+    captions = dict(zip(pairs.image_ids, generated, strict=True))
+    captions |= {image_id: "" for image_id in pairs.bad_ids if image_id not in captions}
     return {
         "task": "caption",
         "predictions": [
-            {"image_id": image_id, "caption": text}
-            for image_id, text in zip(pairs.image_ids, generated, strict=True)
+            {"image_id": image_id, "caption": text} for image_id, text in captions.items()
         ],
         "metrics": scores,
         "chance": _scores(dealt, human) if len(dealt) > 1 else {},

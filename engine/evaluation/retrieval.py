@@ -90,7 +90,7 @@ def score_pairs(blip: LoadedBlip, pairs: EvaluationSet, settings: EvaluateSectio
             seen.append(blip.model.image_feature(states[-1], pairs.frames or 1))
     # Features of all pictures are everywhere, their states where they were made.
     image_features = torch.stack(pairs.gathered(seen)).to(blip.device)
-    ids, mask = blip.encode(pairs.captions, pairs.max_words)
+    ids, mask = blip.encode(pairs.captions, pairs.max_words, pairs.max_tokens)
     text_features = encode_texts(blip, ids, mask, settings.batch_size, pairs.share)
     similarity = image_features @ text_features.T
     refuse_not_finite(similarity, "scores")

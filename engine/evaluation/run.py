@@ -13,6 +13,7 @@ from engine.config import ConfigError, EvaluateSection, RunConfig
 from engine.data.dialogue_set import DialogueSet
 from engine.data.dialogues import open_dialogues
 from engine.data.evaluation_set import EvaluationSet
+from engine.data.held_out import MAX_TOKENS
 from engine.data.open_source import open_source
 from engine.data.picture_files import printable
 from engine.data.question_set import QuestionSet
@@ -156,6 +157,7 @@ def _evaluated(config: RunConfig, task: str, share: Share) -> dict[str, Any]:
     seen = {"frames": config.data.frames} if task in VIDEOS else {}
     samples = collecting(source, size, config.data.max_words, config.data.max_pixels, **seen)
     samples.share, samples.max_bad_fraction = share, config.data.max_bad_fraction
+    samples.max_tokens = max(samples.max_tokens, config.data.max_tokens)
     # What one process refuses all know before the work.
     share.meet(None)
     results = EVALUATORS[task](blip, samples, config.evaluate)
@@ -169,6 +171,8 @@ def _settings(config: RunConfig, task: str) -> dict[str, Any]:
     too. How many are looked at at once is no part of it."""
     kept = {"precision": config.precision, "image_size": config.model.image_size}
     kept["max_words"] = config.data.max_words
+    if config.data.max_tokens > MAX_TOKENS:
+        kept["max_tokens"] = config.data.max_tokens
     if task in VIDEOS:
         kept["frames"] = config.data.frames
     kept["evaluate"] = asdict(config.evaluate)

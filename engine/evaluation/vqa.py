@@ -20,8 +20,6 @@ from engine.inference import LoadedBlip
 
 Accuracy = Callable[[Sequence[str], Sequence[Sequence[str]]], float]
 EXAMPLES = 24
-# Kept of a question, as in the original.
-MAX_TOKENS = 35
 # [DEC], a word and [SEP]: a written answer needs no more.
 SHORT = 3
 
@@ -73,7 +71,7 @@ def evaluate_vqa(
     )
     written: list[list[str]] = []
     progress = questions.progress("answered", "questions", settings.batch_size)
-    longest = min(MAX_TOKENS, blip.model.config.max_positions)
+    longest = min(questions.max_tokens, blip.model.config.max_positions)
     for views, owners in questions.views(settings.batch_size):
         texts = questions.questions[-len(owners) :]
         ids, mask = (part.to(blip.device) for part in blip.tokenizer.encode(texts, longest))
