@@ -1,12 +1,14 @@
 """Small real things for tests: a network of a few thousand weights and batches for it."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from blip_model import BlipConfig
 from blip_model.config import preset
+from engine import checkpoint
 
 
 def tiny_config(**changes: Any) -> BlipConfig:
@@ -28,6 +30,12 @@ def tiny_inputs(
     ids[:, 0] = 101
     ids[torch.arange(count), lengths - 1] = config.sep_token_id
     return image, ids * mask, mask
+
+
+def write_model(path: Path, model: torch.nn.Module) -> Path:
+    """The folder of a network's weights, as a run leaves them."""
+    network = {"network": vars(model.config)}
+    return checkpoint.write_as(path, 0, {"model": model.state_dict()}, network)
 
 
 @torch.no_grad()

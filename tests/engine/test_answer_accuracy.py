@@ -48,6 +48,26 @@ def test_one_person_is_left_out_in_every_way(matches: int, accuracy: float) -> N
     assert accuracy == pytest.approx(sum(min(1, count / 3) for count in counted) / 10)
 
 
+@pytest.mark.parametrize(
+    ("people", "matches", "accuracy"),
+    [
+        (1, 1, 1),
+        (1, 0, 0),
+        (2, 2, 1),
+        (2, 1, 0.5),
+        (3, 3, 1),
+        (3, 1, 1 / 3),
+        (4, 4, 1),
+        (4, 1, 0.25),
+    ],
+)
+def test_of_few_people_all_that_are_left_must_match(
+    people: int, matches: int, accuracy: float
+) -> None:
+    human = ["red"] * matches + ["no"] * (people - matches)
+    assert answer_accuracy("red", human) == pytest.approx(accuracy)
+
+
 def test_questions_count_alike() -> None:
     human = [["red"] * 10, ["blue"] * 3 + ["green"] * 7]
     assert mean_accuracy(["red", "blue"], human) == pytest.approx(0.95)

@@ -1,6 +1,7 @@
 """Zero-shot classification with a tiny network, against its definition spelled out."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,22 @@ def test_a_folder_of_classes_is_a_source(folder: Path, tmp_path: Path) -> None:
     assert not has_classes(tmp_path)
     (tmp_path / "a" / "x.jpeg").write_bytes(picture(0))
     assert has_classes(tmp_path)
+
+
+def test_classes_may_be_links_and_have_names_of_their_own(tmp_path: Path) -> None:
+    for name in ("set/st. john", "set/dog", "else/where/deep"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "x.png").write_bytes(picture(0))
+    (tmp_path / "set" / "zebra").symlink_to(tmp_path / "else" / "where")
+    source = open_source(str(tmp_path / "set"), classes=True)
+    found = [(one.key, one.captions) for one in map(source.read, range(len(source)))]
+    assert found[2] == ("zebra/deep/x.png", ["zebra"]) and len(found) == 3
+    shutil.copytree(tmp_path / "set" / "dog", tmp_path / "set" / "st john")
+    with pytest.raises(ConfigError, match="'st john' and 'st. john' are one class to a model"):
+        open_source(str(tmp_path / "set"), classes=True)
+    (tmp_path / "set" / "st john").rename(tmp_path / "set" / "!")
+    with pytest.raises(ConfigError, match="no words are in the name of the folder '!'"):
+        open_source(str(tmp_path / "set"), classes=True)
 
 
 def test_pictures_that_are_in_no_class_are_named(tmp_path: Path) -> None:

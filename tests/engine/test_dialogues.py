@@ -14,6 +14,7 @@ from engine.data.dialogue_set import Relevance
 from engine.data.dialogue_text import WRONG, DialogueSlots, dialogue_rows
 from engine.data.dialogues import open_dialogues
 from engine.data.loader import Collate, build_loader
+from engine.data.source import RawSample
 from engine.data.tokenizer import open_tokenizer
 from tests.shards import COLOURS, SHAPES, picture, write_dialogues
 
@@ -203,6 +204,18 @@ def test_a_right_answer_stands_before_wrong_ones_that_change(tmp_path: Path) -> 
             assert right == truth and truth not in others and len({*others}) == WRONG
             wrong.setdefault(key, set()).update(others)
     assert len(wrong) == 8 and all(len(drawn) > WRONG for drawn in wrong.values())
+
+
+def test_what_reads_like_the_right_answer_is_not_wrong(tmp_path: Path) -> None:
+    data = write_dialogues(tmp_path, 1)
+    slots = DialogueSlots(run_config(data), open_dialogues(str(data)))
+    given = [("Yes!", 1.0), ("yes", 0.0), ("yes.", 0.0), ("no", 0.0), ("maybe", 0.0)]
+    raw = RawSample("x", "x", "", ["a"], 0, None, answers=tuple(given))
+    for slot in range(8):
+        right, *others = slots.answers(raw, slot)
+        assert right == ("yes", 1.0) and {*others} == {("no", 0.0), ("maybe", 0.0)}
+    alike = slots.answers(replace(raw, answers=raw.answers[:3]), 0)
+    assert {*alike[1:]} == {("yes", 0.0)} and len(alike) == 1 + WRONG
 
 
 def test_bounded_batches_have_few_shapes_and_the_same_tokens(tmp_path: Path) -> None:

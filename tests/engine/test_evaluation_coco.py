@@ -88,6 +88,21 @@ def test_pictures_without_captions_are_captioned_and_not_scored(tmp_path: Path) 
     assert keys == {"1.png", "3.png"}
 
 
+def test_hidden_captions_are_no_reason_and_no_picture_is_missing(tmp_path: Path) -> None:
+    rows = []
+    for number, hidden in enumerate(["", [""], [" "], [], ["a dog"]]):
+        (tmp_path / f"{number}.png").write_bytes(picture(number))
+        rows.append({"image": f"{number}.png", "image_id": 10 + number, "caption": hidden})
+    rows.append({"image": "gone.png", "image_id": 15, "caption": ""})
+    rows.append({"image": "gone.png", "image_id": 10, "caption": ""})
+    (tmp_path / "hidden.json").write_text(json.dumps(rows))
+    results = captioned(tmp_path / "hidden.json")
+    assert (results["count"], results["bad_samples"]) == (5, 2)
+    ids = [row["image_id"] for row in results["predictions"]]
+    assert ids == [10, 11, 12, 13, 14, 15]
+    assert results["predictions"][-1]["caption"] == "" != results["predictions"][0]["caption"]
+
+
 def captioned(path: Path) -> dict[str, Any]:
     """What an evaluation of captions finds."""
     torch.manual_seed(0)

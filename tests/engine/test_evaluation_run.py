@@ -10,12 +10,11 @@ import pytest
 import torch
 
 from blip_model import Blip
-from engine import checkpoint
 from engine.config import ConfigError, DataSection, EvaluateSection, ModelSection, RunConfig
 from engine.evaluation.run import evaluate, refuse_other_results, write_results
 from tests.commands import contents
-from tests.shards import write_shards
-from tests.tiny import spread, tiny_config
+from tests.shards import picture, write_shards
+from tests.tiny import spread, tiny_config, write_model
 
 WEIGHTS = "runs/mine"
 
@@ -31,8 +30,7 @@ def test_other_data_are_refused_and_the_same_replaced(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = Blip(tiny_config())
     spread(model)
-    state = {"network": vars(model.config)}
-    checkpoint.write_as(tmp_path / "weights", 0, {"model": model.state_dict()}, state)
+    write_model(tmp_path / "weights", model)
     write_shards(tmp_path / "data", 3)
     write_shards(tmp_path / "other", 2)
     config = RunConfig(
@@ -63,6 +61,32 @@ def test_other_data_are_refused_and_the_same_replaced(tmp_path: Path) -> None:
     relative = os.path.relpath(tmp_path / "data")
     evaluate(replace(config, data=DataSection(eval=[relative])), "retrieval")
     assert json.loads((tmp_path / "out" / "results.json").read_text())["data"] == [relative]
+
+
+def test_texts_are_read_as_far_as_the_run_that_trained_read_them(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Blip(tiny_config(max_positions=64))
+    spread(model)
+    write_model(tmp_path / "weights", model)
+    rows = []
+    for number, last in enumerate(("red", "blue")):
+        (tmp_path / f"{number}.png").write_bytes(picture(number))
+        rows.append({"image": f"{number}.png", "caption": f"{'a ' * 40}{last}"})
+    (tmp_path / "long.json").write_text(json.dumps(rows))
+    data = DataSection(eval=str(tmp_path / "long.json"), max_words=50)
+    config = RunConfig(
+        precision="fp32",
+        device="cpu",
+        model=ModelSection(preset="tiny", checkpoint=str(tmp_path / "weights")),
+        data=data,
+    )
+    cut = evaluate(replace(config, output_dir=str(tmp_path / "cut")), "retrieval")
+    one, other = (row["scores"] for row in cut["examples"])
+    assert one == other and "max_tokens" not in cut["settings"]
+    config = replace(config, data=replace(data, max_tokens=50), output_dir=str(tmp_path / "whole"))
+    whole = evaluate(config, "retrieval")
+    one, other = (row["scores"] for row in whole["examples"])
+    assert one != other and whole["settings"]["max_tokens"] == 50
 
 
 def test_results_from_before_data_was_noted_are_replaced(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Several sets as one: names, keys and numbers of one mean other pictures in the next."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -38,6 +39,20 @@ def test_lists_of_two_folders(tmp_path: Path) -> None:
 def test_lists_of_one_folder_name_the_same_pictures(tmp_path: Path) -> None:
     spec = [listed(tmp_path / "a", name, range(3)) for name in ("one", "two")]
     assert evaluated(spec).caption_image == [0, 1, 2, 0, 1, 2]
+
+
+def test_lists_of_one_folder_that_number_their_pictures_alike(tmp_path: Path) -> None:
+    spec = []
+    for start in (0, 3):
+        names = [f"{number}.png" for number in range(start, start + 3)]
+        for number, name in enumerate(names, start):
+            (tmp_path / name).write_bytes(picture(number))
+        rows = [{"image": n, "image_id": at, "caption": n[0]} for at, n in enumerate(names)]
+        (tmp_path / f"{start}.json").write_text(json.dumps(rows))
+        spec.append(str(tmp_path / f"{start}.json"))
+    found = evaluated(spec)
+    assert found.caption_image == [0, 1, 2, 3, 4, 5]
+    assert found.keys == ["0.png", "1.png", "2.png", "3.png+1", "4.png+1", "5.png+1"]
 
 
 def test_shards_of_two_folders_with_the_same_keys(tmp_path: Path) -> None:

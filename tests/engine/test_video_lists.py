@@ -11,6 +11,7 @@ import torch
 from engine.config import ConfigError, DataSection, ModelSection, RunConfig, TrainSection
 from engine.data.loader import build_loader
 from engine.data.tokenizer import open_tokenizer
+from engine.data.video_files import read_video
 from engine.data.video_pairs import VideoSlots, open_videos
 from engine.data.video_questions import VideoQuestionSlots, open_video_questions
 from tests.videos import clip, encode, shades, write_video_questions, write_videos
@@ -156,3 +157,11 @@ def test_a_bad_video_keeps_its_slot(tmp_path: Path) -> None:
     torn = {f"video{number}": "truncated" for number in (1, 2, 3)}
     assert reasons == {"video0": "empty", **torn} | {f"video{n}": "" for n in range(4, 8)}
     assert all(slots[slot].image.shape == (4, 3, 32, 32) for slot in range(8))
+
+
+@pytest.mark.parametrize("name", ["0001", "0001.mp4", "video1", "1"])
+def test_videos_are_found_by_number_or_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / "0001.mp4").write_bytes(b"one")
+    (tmp_path / "video1.avi").write_bytes(b"another")
+    content, problem = read_video(tmp_path, name)
+    assert problem is None and content == (b"one" if name.startswith("0") else b"another")
