@@ -79,6 +79,14 @@ def looped_ema(targets: list[torch.Tensor], sources: list[torch.Tensor], momentu
         target.data = target.data * momentum + source.data * (1 - momentum)
 
 
+def repeated_ema(targets: list[torch.Tensor], sources: list[torch.Tensor], momentum: float) -> None:
+    """The same work, after which targets lie where they did: a recording reads them there."""
+    places = [target.data for target in targets]
+    looped_ema(targets, sources, momentum)
+    for target, place in zip(targets, places, strict=True):
+        target.data = place
+
+
 def liger_lm_loss(
     states: torch.Tensor, words: torch.Tensor, bias: torch.Tensor, labels: torch.Tensor
 ) -> torch.Tensor:

@@ -24,6 +24,8 @@ from engine.data.order import Order
 from engine.data.shard_writer import ShardWriter
 
 QUALITY = 90
+# Different ones, which lie on the disk as often as there are pairs.
+PHOTOS = 64
 SIZES = {"": (500, 375), "_large": (1024, 768)}
 CAPTION = "A photo of the number {}, with some noise: it was found on the web!"
 
@@ -45,11 +47,13 @@ def photo(number: int, width: int, height: int) -> bytes:
 
 def pairs_on_disk(folder: Path, count: int, width: int, height: int, workers: int = 0) -> Path:
     """The same pairs as shards, some for each worker, and as files with an annotation list."""
+    # To make one takes as long as to load fifty.
+    photos = [photo(number, width, height) for number in range(min(count, PHOTOS))]
     rows = []
     (folder / "files").mkdir()
     with ShardWriter(folder / "shards", "pairs", max(1, count // max(4, 2 * workers))) as writer:
         for number in range(count):
-            content, caption = photo(number, width, height), CAPTION.format(number)
+            content, caption = photos[number % PHOTOS], CAPTION.format(number)
             writer.add(f"{number:05d}", content, "jpg", caption, {"uid": str(number), "url": ""})
             path = folder / "files" / f"{number:05d}.jpg"
             path.write_bytes(content)

@@ -236,8 +236,9 @@ def test_ema(compare_kernels: Compare, plan: Plan, record: Record, config: BlipC
         few = [torch.zeros_like(target) for target in targets[:9]]
         update(few, sources[:9], 0.995)
         assert all(torch.allclose(one, torch.full_like(one, 0.005)) for one in few)
+
     sides: dict[str, Side] = {
-        "original": lambda: peers.looped_ema(targets, sources, 0.995),
+        "original": lambda: peers.repeated_ema(targets, sources, 0.995),
         "ours": lambda: ema_(targets, sources, 0.995),
     }
     times = compare_kernels(f"ema, {len(shapes)} tensors", sides)

@@ -32,25 +32,30 @@ class Replayed:
         if device.type != "cuda" or not self._is_warm:
             self._is_warm = True
             return self._function(*inputs)
+        with torch.cuda.device(device):
+            return self._replay(inputs)
+
+    def _replay(self, inputs: Tensors) -> Tensors:
         if self._graph is None and self._has_room:
-            try:
-                self._record(inputs)
-            except torch.OutOfMemoryError:
-                self._has_room = False
+            # Memory that PyTorch keeps serves no recording, but once it is given back.
+            self._has_room = self._recorded(inputs) or self._recorded(inputs)
         if not self._has_room:
-            return self._without(inputs)
+            return self._function(*inputs)
         for kept, given in zip(self._inputs, inputs, strict=True):
             if given is not None and given is not kept:
                 kept.copy_(given)
         self._graph.replay()
         return self._outputs
 
-    def _without(self, inputs: Tensors) -> Tensors:
-        if self._graph is not None:
+    def _recorded(self, inputs: Tensors) -> bool:
+        """Whether there was room for it."""
+        try:
+            self._record(inputs)
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
             self._graph, self._inputs = None, ()
-            # What was recorded until there was no room.
             torch.cuda.empty_cache()
-        return self._function(*inputs)
+            return False
+        return True
 
     def _record(self, inputs: Tensors) -> None:
         """Nothing is computed meanwhile. Casts that autocast has kept would not outlive it."""

@@ -21,9 +21,11 @@ def values_later(tensor: torch.Tensor) -> Callable[[], list]:
     if not tensor.is_cuda:
         return tensor.tolist
     here = torch.empty_like(tensor, device="cpu", pin_memory=True)
-    here.copy_(tensor, non_blocking=True)
-    copied = torch.cuda.Event()
-    copied.record()
+    # A thread begins with the first device as its current one.
+    with torch.cuda.device(tensor.device):
+        here.copy_(tensor, non_blocking=True)
+        copied = torch.cuda.Event()
+        copied.record()
 
     def values() -> list:
         copied.synchronize()

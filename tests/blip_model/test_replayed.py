@@ -50,21 +50,26 @@ def test_every_call_happens_once(device: str) -> None:
 
 
 @pytest.mark.gpu
-def test_without_room_for_a_recording_it_is_called_as_it_is() -> None:
+@pytest.mark.parametrize("refusals", [1, 2])
+def test_without_room_for_a_recording_it_is_called_as_it_is(refusals: int) -> None:
+    """Memory that is only kept makes room for the second try."""
     if not GPU:
         pytest.skip("needs an NVIDIA GPU")
-    counter = Counter("cuda")
+    counter, tried = Counter("cuda"), []
 
     def add(number: torch.Tensor, nothing: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         made = counter.add(number, nothing)
         if torch.cuda.is_current_stream_capturing():
-            raise torch.OutOfMemoryError("no room")
+            tried.append(number)
+            if len(tried) <= refusals:
+                raise torch.OutOfMemoryError("no room")
         return made
 
     replayed = Replayed(add)
     for number in range(1, 5):
         doubled, _ = replayed(torch.ones(3, device="cuda"), None)
         assert (doubled == 2 * number).all()
+    assert len(tried) == 2 and (replayed._graph is None) == (refusals == 2)
 
 
 def group(model: BlipCaption, how: Nucleus | Beams, count: int) -> Encoded:

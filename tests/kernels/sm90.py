@@ -4,6 +4,7 @@
 memory of each. It needs a process without Triton's interpreter, which tests switch on in theirs.
 """
 
+import importlib.metadata
 import os
 import sys
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,8 @@ from kernels.resize import triton_kernels as resize
 from kernels.resize.filter import BITS
 
 WIDTH = 256
+# What a GPU machine has beside torch 2.11.
+OLDER = importlib.metadata.version("triton").startswith("3.6.")
 # Bytes of shared memory that a program may take, by architecture: an A100, a card, Hopper.
 ROOM = {80: 163 * 1024, 86: 99 * 1024, 90: 227 * 1024}
 INTEGERS = {"rows", "queue_size", "width", "span", "stride_n", "stride_e", "group_size", "slices"}

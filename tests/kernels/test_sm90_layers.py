@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernels.sm90 import cuobjdump
+from tests.kernels.sm90 import OLDER, cuobjdump
 
 # Kernel, type of what is low-precision under autocast, and width: ViT-B's, and the widest; of
 # attention the length of rows, and the width of a head where that does not matter.
@@ -201,10 +201,14 @@ def test_several_programs_fit_a_processor(
 def test_random_words_are_drawn_for_four_columns_at_once(
     kernel: str, kind: str, width: int, compiled: Path
 ) -> None:
-    """Philox takes two long products a round, of which there are seven."""
+    """Philox takes two long products a round, of which there are seven.
+
+    Triton 3.6 makes two more of addresses.
+    """
     numbers = 4 if "backward" in kernel else 16
     code = (compiled / f"{kernel},{kind},{width}.ptx").read_text()
-    assert 7 < len(re.findall(r"mul\.(hi|wide)\.u32", code)) <= 14 * numbers // 4
+    most = 14 * numbers // 4 + (2 if OLDER else 0)
+    assert 7 < len(re.findall(r"mul\.(hi|wide)\.u32", code)) <= most
 
 
 @pytest.mark.parametrize(
