@@ -12,6 +12,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from engine.config import ConfigError, RunConfig
 from launch.cli import parse, run_main
+from launch.finetune import TASKS as TUNED
 
 EXAMPLES = """
   python launch/evaluate.py --task retrieval --config runs/mine/config.yaml \\
@@ -27,16 +28,7 @@ EXAMPLES = """
     --model.checkpoint model_base_retrieval_coco.pth --data.eval msrvtt_test.jsonl \\
     --data.image_root videos --output_dir runs/video_retrieval
 """
-TASKS = (
-    "retrieval",
-    "caption",
-    "classification",
-    "nlvr",
-    "visdial",
-    "vqa",
-    "video_retrieval",
-    "video_qa",
-)
+TASKS = (*TUNED, "classification")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -141,7 +141,7 @@ FINETUNE = [
 
 EVALUATE = [
     ("--tusk caption", "did you mean 'task'?"),
-    ("--task vgq", "task 'vgq' is not known: choose retrieval or caption"),
+    ("--task vgq", "task 'vgq' is not known: choose caption or retrieval"),
     ("--model.checkpoint null", "no model: set model.checkpoint"),
     ("--data.eval null", "no pairs: set data.eval"),
     ("--data.eval missing", "missing: no such file or folder"),

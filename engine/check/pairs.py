@@ -15,7 +15,7 @@ from engine.data.open_source import Joined, expand, open_source
 from engine.data.pack import unread_of
 from engine.data.shards import Shards
 from engine.data.source import RawSample, Source
-from engine.evaluation.run import SETS
+from engine.evaluation.tasks import TASKS
 from engine.findings import Finding, error, warning
 from engine.remote.store import is_url
 from engine.training.tuning import OBJECTIVES
@@ -156,7 +156,7 @@ def _open_list(
     """Questions, statements, dialogues or videos."""
     try:
         # An evaluation asks for less: of a benchmark's test part nobody knows the answers.
-        opening = SETS[task][0] if key == "data.eval" else OBJECTIVES[task].slots.open_source
+        opening = TASKS[task].open if key == "data.eval" else OBJECTIVES[task].slots.open_source
         source = opening(spec, image_root)
     except ConfigError as problem:
         return None, [*findings, error("list", f"{key}: {problem}")]

@@ -1,7 +1,6 @@
 """Captioning of held-out pictures."""
 
 import math
-import time
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ def evaluate_captions(
     hidden test sets are, are captioned and count in no figure.
 
     Returns:
-        metrics, chance, count, seconds and examples, as `results.json` holds them, and the captions
+        metrics, chance, count and examples, as `results.json` holds them, and the captions
         as the servers of COCO and NoCaps take them.
 
     Raises:
@@ -39,7 +38,6 @@ def evaluate_captions(
     if settings.meteor:
         find_meteor()
     by_spice = find_spice(Path(settings.spice)) if settings.spice is not None else None
-    begun = time.perf_counter()
     progress = pairs.progress("captioned", "pairs", settings.batch_size)
     written: list[list[str]] = []
     for views in pairs.views(settings.batch_size):
@@ -83,15 +81,12 @@ def evaluate_captions(
     captions = dict(zip(pairs.image_ids, generated, strict=True))
     captions |= {image_id: "" for image_id in pairs.bad_ids if image_id not in captions}
     return {
-        "task": "caption",
         "predictions": [
             {"image_id": image_id, "caption": text} for image_id, text in captions.items()
         ],
         "metrics": scores,
         "chance": _scores(dealt, human) if len(dealt) > 1 else {},
         "count": len(generated),
-        "bad_samples": len(pairs.bad),
-        "seconds": time.perf_counter() - begun,
         "examples": examples,
         "cases": _cases(pairs, known, texts, human) if known else None,
     }

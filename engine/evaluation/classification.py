@@ -4,7 +4,6 @@ The protocol of CLIP (Radford et al. 2021, section 3.1.4): a class is the mean o
 features in several sentences, at length one again.
 """
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,14 +45,13 @@ def evaluate_classification(
     none or of several are left out.
 
     Returns:
-        metrics, chance, count, seconds, examples and the confusion matrix (rows are the true
+        metrics, chance, count, examples and the confusion matrix (rows are the true
         classes), as `results.json` holds them.
 
     Raises:
         ConfigError: no usable picture, fewer than two classes, or a model whose features are not
             finite.
     """
-    begun = time.perf_counter()
     with blip.autocast():
         batches = pairs.views(settings.batch_size)
         states = (blip.model.encode_image(views.to(blip.device)) for views in batches)
@@ -75,12 +73,9 @@ def evaluate_classification(
     scores = pictures[torch.from_numpy(used)] @ classes.T
     refuse_not_finite(scores, "features")
     return {
-        "task": "classification",
         **_judged(scores.float().cpu().numpy(), labels[used], names),
         "count": len(used),
         "left_out": len(labels) - len(used),
-        "bad_samples": len(pairs.bad),
-        "seconds": time.perf_counter() - begun,
         "examples": _examples(pairs, used, labels, scores, names),
         "cases": _cases(pairs, used, labels[used], scores.float().numpy(), names),
     }

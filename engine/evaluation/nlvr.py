@@ -1,6 +1,5 @@
 """NLVR2: sentences about two held-out pictures, judged true or false."""
 
-import time
 from typing import Any
 
 import numpy as np
@@ -24,13 +23,12 @@ def evaluate_nlvr(
     Chance is the accuracy of always giving the label that more of the statements have.
 
     Returns:
-        metrics, chance, count, seconds and examples, as `results.json` holds them; predictions, as
+        metrics, chance, count and examples, as `results.json` holds them; predictions, as
         `predictions.json` does: `[{"identifier": ..., "answer": "True" or "False"}]`.
 
     Raises:
         ConfigError: no usable statement, or a model whose scores are not finite.
     """
-    begun = time.perf_counter()
     longest, judged = blip.model.config.max_positions, []
     progress = statements.progress("judged", "statements", settings.batch_size)
     for views in statements.views(settings.batch_size):
@@ -47,12 +45,9 @@ def evaluate_nlvr(
     true = logits.softmax(1)[:, 1].tolist()
     words = {number: name for name, number in LABELS.items()}
     return {
-        "task": "nlvr",
         "metrics": {"accuracy": float((answers == labels).mean())},
         "chance": {"accuracy": float(max(labels.mean(), 1 - labels.mean()))},
         "count": len(labels),
-        "bad_samples": len(statements.bad),
-        "seconds": time.perf_counter() - begun,
         "examples": [
             {
                 "key": statements.keys[n],

@@ -1,6 +1,5 @@
 """Retrieval: a contrastive shortlist, re-ranked by matching."""
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,13 +42,12 @@ def evaluate_retrieval(
     """Recalls on held-out pairs, by the scores of `score_pairs`.
 
     Returns:
-        metrics, chance, count, seconds, examples and cases, as `results.json` and `cases.json`
+        metrics, chance, count, examples and cases, as `results.json` and `cases.json`
         hold them.
 
     Raises:
         ConfigError: no usable pair, or a model whose scores are not finite.
     """
-    begun = time.perf_counter()
     scores = score_pairs(blip, pairs, settings)
     if scores is None:
         return {}
@@ -58,12 +56,9 @@ def evaluate_retrieval(
     metrics = retrieval_recalls(scores.to_image, owner, to_text=scores.to_text)
     metrics |= {f"{name}_without_matching": value for name, value in by_similarity.items()}
     return {
-        "task": "retrieval",
         "metrics": metrics,
         "chance": chance_recalls(owner, len(pairs.keys)),
         "count": len(pairs.keys),
-        "bad_samples": len(pairs.bad),
-        "seconds": time.perf_counter() - begun,
         "examples": examples(pairs, scores.to_image),
         "cases": cases(pairs, scores.to_image),
     }

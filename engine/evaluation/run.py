@@ -3,79 +3,24 @@
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from engine.config import ConfigError, EvaluateSection, RunConfig
-from engine.data.dialogue_set import DialogueSet
-from engine.data.dialogues import open_dialogues
-from engine.data.evaluation_set import EvaluationSet
+from engine.config import ConfigError, RunConfig
 from engine.data.held_out import MAX_TOKENS
-from engine.data.open_source import open_source
 from engine.data.picture_files import printable
-from engine.data.question_set import QuestionSet
-from engine.data.questions import open_questions
-from engine.data.statements import StatementSet, open_statements
-from engine.data.video_pairs import open_videos
-from engine.data.video_questions import open_video_questions
 from engine.differences import differences, flat
 from engine.durable import write_whole
-from engine.encoding import ANSWERS
-from engine.evaluation.caption import evaluate_captions
-from engine.evaluation.classification import evaluate_classification
 from engine.evaluation.confusion import draw_confusion
-from engine.evaluation.nlvr import evaluate_nlvr
-from engine.evaluation.retrieval import evaluate_retrieval
-from engine.evaluation.video import evaluate_video_qa, evaluate_video_retrieval
-from engine.evaluation.visdial import evaluate_visdial
-from engine.evaluation.vqa import evaluate_vqa
+from engine.evaluation.tasks import TASKS
 from engine.folder_lock import hold
-from engine.inference import LoadedBlip, load
+from engine.inference import load
 from engine.runtime import Runtime
 from engine.share import ALONE, Share
 
-Evaluator = Callable[[LoadedBlip, Any, EvaluateSection], dict[str, Any]]
-PARTS = {
-    "retrieval": "text_encoder",
-    "caption": "text_decoder",
-    "classification": "text_encoder",
-    "nlvr": "cls_head",
-    "visdial": "itm_head",
-    "vqa": ANSWERS,
-    "video_retrieval": "text_encoder",
-    "video_qa": ANSWERS,
-}
-# What opens a task's data, and what goes through it in order.
-SETS = {
-    "retrieval": (open_source, EvaluationSet),
-    "caption": (partial(open_source, textless=True), partial(EvaluationSet, textless=True)),
-    "classification": (partial(open_source, classes=True), EvaluationSet),
-    "nlvr": (open_statements, StatementSet),
-    "visdial": (partial(open_dialogues, answered=False), DialogueSet),
-    "vqa": (partial(open_questions, needed="question_id"), QuestionSet),
-    "video_retrieval": (open_videos, EvaluationSet),
-    "video_qa": (partial(open_video_questions, needed="question_id"), QuestionSet),
-}
-EVALUATORS: dict[str, Evaluator] = {
-    "retrieval": evaluate_retrieval,
-    "caption": evaluate_captions,
-    "classification": evaluate_classification,
-    "nlvr": evaluate_nlvr,
-    "visdial": evaluate_visdial,
-    "vqa": evaluate_vqa,
-    "video_retrieval": evaluate_video_retrieval,
-    "video_qa": evaluate_video_qa,
-}
-VIDEOS = ("video_retrieval", "video_qa")
-# What predictions are called where they go to a server.
-PREDICTIONS = {
-    "caption": "captions.json",
-    "visdial": "ranks.json",
-    "vqa": "vqa_result.json",
-}
 CASES = "cases.json"
 # Of those that are left out, how many `results.json` names.
 BAD_NAMED = 20
@@ -142,8 +87,8 @@ def _evaluated(config: RunConfig, task: str, share: Share) -> dict[str, Any]:
     if share.here.is_main:
         given = config.model.checkpoint, config.data.eval, _settings(config, task)
         refuse_other_results(Path(config.output_dir), task, *given)
-    opening, collecting = SETS[task]
-    source = opening(config.data.eval, config.data.image_root)
+    asked = TASKS[task]
+    source = asked.open(config.data.eval, config.data.image_root)
     blip = load(
         config.model.checkpoint,
         device=config.device,
@@ -152,18 +97,28 @@ def _evaluated(config: RunConfig, task: str, share: Share) -> dict[str, Any]:
         progress=share.here.is_main,
         frozen=True,
     )
-    blip.require(PARTS[task])
+    blip.require(asked.part)
     size = blip.model.config.image_size
-    seen = {"frames": config.data.frames} if task in VIDEOS else {}
-    samples = collecting(source, size, config.data.max_words, config.data.max_pixels, **seen)
+    seen = {"frames": config.data.frames} if asked.frames else {}
+    samples = asked.collect(source, size, config.data.max_words, config.data.max_pixels, **seen)
     samples.share, samples.max_bad_fraction = share, config.data.max_bad_fraction
     samples.max_tokens = max(samples.max_tokens, config.data.max_tokens)
     # What one process refuses all know before the work.
     share.meet(None)
-    results = EVALUATORS[task](blip, samples, config.evaluate)
+    began = time.perf_counter()
+    found = asked.evaluate(blip, samples, config.evaluate)
     bad = [f"{key} ({reason})" for key, reason in samples.bad[:BAD_NAMED]]
-    told = {"checkpoint": config.model.checkpoint, "step": blip.step, "data": config.data.eval}
-    return results | {"bad_named": bad, **told, "settings": _settings(config, task)}
+    return {
+        "task": task,
+        **found,
+        "bad_samples": len(samples.bad),
+        "bad_named": bad,
+        "seconds": time.perf_counter() - began,
+        "checkpoint": config.model.checkpoint,
+        "step": blip.step,
+        "data": config.data.eval,
+        "settings": _settings(config, task),
+    }
 
 
 def _settings(config: RunConfig, task: str) -> dict[str, Any]:
@@ -173,7 +128,7 @@ def _settings(config: RunConfig, task: str) -> dict[str, Any]:
     kept["max_words"] = config.data.max_words
     if config.data.max_tokens > MAX_TOKENS:
         kept["max_tokens"] = config.data.max_tokens
-    if task in VIDEOS:
+    if TASKS[task].frames:
         kept["frames"] = config.data.frames
     kept["evaluate"] = asdict(config.evaluate)
     del kept["evaluate"]["batch_size"]
@@ -187,7 +142,7 @@ def _write(folder: Path, task: str, results: dict[str, Any]) -> None:
     if cases is not None:
         write_results(folder / CASES, {"task": task} | cases)
     if predictions is not None:
-        write_results(folder / PREDICTIONS.get(task, "predictions.json"), predictions)
+        write_results(folder / TASKS[task].predictions, predictions)
     write_results(folder / "results.json", results)
     if "confusion" in results:
         draw_confusion(results["classes"], results["confusion"], folder / "confusion.png")

@@ -1,6 +1,5 @@
 """Retrieval of videos and questions about them: what is done with pictures, by several frames."""
 
-import time
 from typing import Any
 
 import numpy as np
@@ -26,12 +25,11 @@ def evaluate_video_retrieval(
     matching. The original reports the median rank of videos alone.
 
     Returns:
-        metrics, chance, count, seconds and examples, as `results.json` holds them.
+        metrics, chance, count and examples, as `results.json` holds them.
 
     Raises:
         ConfigError: no usable video, one that is not, or scores that are not finite.
     """
-    begun = time.perf_counter()
     scores, count = score_pairs(blip, videos, settings), len(videos.keys)
     if scores is None:
         return {}
@@ -49,13 +47,10 @@ def evaluate_video_retrieval(
     alone = retrieval_recalls(scores.similarity, owner)
     metrics |= {f"{name}_without_matching": value for name, value in alone.items()}
     return {
-        "task": "video_retrieval",
         "metrics": _of_videos(metrics),
         "chance": _of_videos(chance),
         "count": count,
         "frames": videos.frames,
-        "bad_samples": len(videos.bad),
-        "seconds": time.perf_counter() - begun,
         "examples": examples(videos, scores.to_image),
         "cases": cases(videos, scores.to_image),
     }
@@ -79,4 +74,4 @@ def evaluate_video_qa(
         ConfigError: as `evaluate_vqa`, and for a video that cannot be used.
     """
     results = evaluate_vqa(blip, questions, settings, accuracy=exact_accuracy)
-    return results | {"task": "video_qa", "frames": questions.frames}
+    return results | {"frames": questions.frames}

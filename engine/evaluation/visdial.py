@@ -1,6 +1,5 @@
 """Visual dialogue: candidate answers of held-out rounds, ranked by the matching head."""
 
-import time
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ def evaluate_visdial(
     missing.
 
     Returns:
-        metrics, chance (of a random order), count, seconds and examples, as `results.json` holds
+        metrics, chance (of a random order), count and examples, as `results.json` holds
         them; cases, of dialogues; predictions, as the challenge takes them in:
         `[{"image_id", "round_id", "ranks"}]`.
 
@@ -41,7 +40,6 @@ def evaluate_visdial(
         ConfigError: no usable round, wrong dense annotations, or a model whose scores are not
             finite.
     """
-    begun = time.perf_counter()
     relevance = None
     if settings.dense_annotations is not None:
         relevance = Relevance.read(Path(settings.dense_annotations))
@@ -57,12 +55,9 @@ def evaluate_visdial(
     blind = [np.zeros(len(one.candidates)) for one in dialogues.rounds]
     of_bad = [(one, np.zeros(len(one.candidates))) for one in dialogues.bad_rounds]
     return {
-        "task": "visdial",
         "metrics": _means(dialogues.rounds, scores, relevance),
         "chance": _means(dialogues.rounds, blind, relevance),
         "count": len(scores),
-        "bad_samples": len(dialogues.bad),
-        "seconds": time.perf_counter() - begun,
         "examples": [
             _example(one, given)
             for one, given in zip(dialogues.rounds[:EXAMPLES], scores[:EXAMPLES], strict=True)

@@ -1,7 +1,6 @@
 """Visual question answering on held-out questions: answers chosen from a list, or written."""
 
 import json
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,13 +43,12 @@ def evaluate_vqa(
         accuracy: of answers, by those of people.
 
     Returns:
-        metrics, chance, count, seconds and examples, as `results.json` holds them; predictions, as
+        metrics, chance, count and examples, as `results.json` holds them; predictions, as
         the challenge takes them in: `[{"question_id": ..., "answer": ...}]`.
 
     Raises:
         ConfigError: no usable question, a wrong list, or a model whose states are not finite.
     """
-    begun = time.perf_counter()
     listed = None
     if settings.answer_list is not None:
         if not settings.shortlist:
@@ -87,11 +85,8 @@ def evaluate_vqa(
         return {}
     given = zip(questions.ids + questions.bad_ids, answers + [""] * len(questions.bad), strict=True)
     return {
-        "task": "vqa",
         **_scores(answers, questions.people, accuracy),
         "count": len(answers),
-        "bad_samples": len(questions.bad),
-        "seconds": time.perf_counter() - begun,
         "examples": [
             {
                 "key": questions.keys[number],

@@ -108,4 +108,5 @@ def captioned(path: Path) -> dict[str, Any]:
     torch.manual_seed(0)
     pairs = EvaluationSet(open_source(str(path), textless=True), 32, 30, 10_000, textless=True)
     settings = EvaluateSection(batch_size=4, max_length=9)
-    return evaluate_captions(LoadedBlip(Blip(tiny_config()), open_tokenizer(None)), pairs, settings)
+    blip = LoadedBlip(Blip(tiny_config()), open_tokenizer(None))
+    return evaluate_captions(blip, pairs, settings) | {"bad_samples": len(pairs.bad)}

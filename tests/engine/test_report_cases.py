@@ -10,7 +10,7 @@ from engine.config import ConfigError
 from engine.data.evaluation_set import EvaluationSet
 from engine.data.open_source import open_source
 from engine.evaluation.cases import MOST, best_and_worst
-from engine.evaluation.run import EVALUATORS
+from engine.evaluation.tasks import TASKS
 from engine.report.cases import ROOM, TITLES
 from engine.report.thumbnails import is_picture
 from tests.payloads import SHORT
@@ -62,7 +62,7 @@ def case_of(text: str, image: str | None = None) -> dict[str, Any]:
 
 
 def test_every_task_has_a_title() -> None:
-    assert TITLES.keys() == EVALUATORS.keys()
+    assert TITLES.keys() == TASKS.keys()
 
 
 def test_a_run_and_a_folder_of_one_evaluation_show_them(tmp_path: Path) -> None:
