@@ -100,6 +100,25 @@ def test_they_follow_as_if_updated_after_the_step() -> None:
             torch.testing.assert_close(joint.state[other][name], value, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("follows", [False, True])
+def test_gradients_below_the_clip_norm_stay_as_they_are(follows: bool) -> None:
+    ours, theirs = parameters(), parameters()
+    guarded = optimizer(ours)
+    plain = torch.optim.AdamW(theirs, 1e-2)
+    if follows:
+        guarded.follow({p: p.detach().clone() for p in ours}, MOMENTUM)
+    gradients(ours, 1)
+    norm = torch.nn.utils.get_total_norm([p.grad for p in ours])
+    for one, other in zip(ours, theirs, strict=True):
+        one.grad *= 0.1 / norm
+        other.grad = one.grad.clone()
+    guarded.step()
+    plain.step()
+    for one, other in zip(ours, theirs, strict=True):
+        found, expected = guarded.state[one]["exp_avg"], plain.state[other]["exp_avg"]
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+
+
 def test_a_refused_step_leaves_followers_and_counts_alone() -> None:
     ours = parameters()
     follower = ours[0].detach().clone() * 0.5
