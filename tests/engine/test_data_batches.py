@@ -15,7 +15,7 @@ import xxhash
 from engine.config import ConfigError, DataSection, ModelSection, RunConfig, TrainSection
 from engine.data.bad_samples import BadSampleLedger
 from engine.data.loader import build_loader
-from engine.data.micro_batches import micro_batch_size
+from engine.data.micro_batches import MicroBatches, micro_batch_size
 from engine.data.open_source import open_source
 from engine.data.shard_writer import ShardWriter
 from engine.data.tokenizer import open_tokenizer
@@ -208,3 +208,25 @@ def test_batches_that_do_not_fit_are_refused(ranks: int, changes: dict, message:
     config = replace(config, train=replace(config.train, **changes))
     with pytest.raises(ConfigError, match=message):
         micro_batch_size(config, ranks)
+
+
+def test_the_limit_of_bad_samples_is_the_last_that_is_allowed() -> None:
+    """Of the share, and of those in a row."""
+    names, good = [f"{n}" for n in range(200)], [""] * 190
+    ledger = BadSampleLedger(0.05)
+    assert len(ledger.count(names, ["missing"] * 10 + good)) == 10
+    with pytest.raises(ConfigError, match="11 of 200 samples are bad"):
+        BadSampleLedger(0.05).count(names, ["missing"] * 11 + good[1:])
+    ledger = BadSampleLedger(1.0)
+    assert len(ledger.count(names[:99], ["missing"] * 99)) == 99
+    with pytest.raises(ConfigError, match="100 of 100 samples are bad"):
+        ledger.count(names[:1], ["missing"])
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_parts_of_all_ranks_side_by_side_are_in_slot_order(ranks: int) -> None:
+    """However many micro-batches are accumulated."""
+    loaders = [MicroBatches(16, 2, rank, ranks, 1, 3) for rank in range(ranks)]
+    assert [len(loader) for loader in loaders] == [2 * 8 // ranks] * ranks
+    slots = [slot for parts in zip(*loaders, strict=True) for part in parts for slot in part]
+    assert slots == list(range(16, 48))

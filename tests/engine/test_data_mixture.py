@@ -53,6 +53,15 @@ def test_each_set_runs_through_its_own_epochs() -> None:
         assert len({tuple(epoch) for epoch in epochs}) > 1
 
 
+def test_equal_sets_run_in_orders_of_their_own() -> None:
+    order = MixedOrder([[1] * 20] * 2, [1.0, 1.0], 0, 1)
+    drawn = [order.of_slot(slot) for slot in range(BLOCK)]
+    first = [number for number in drawn if number < 20]
+    second = [number - 20 for number in drawn if number >= 20]
+    assert len(first) == len(second)
+    assert first[:20] != second[:20]
+
+
 def test_a_slot_does_not_depend_on_those_before() -> None:
     order = MixedOrder(PARTS, WEIGHTS, 1, 2)
     drawn = [order.of_slot(slot) for slot in range(2 * BLOCK)]

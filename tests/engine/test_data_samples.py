@@ -158,6 +158,13 @@ def test_order_changes_with_epoch_and_seed_and_mixes_well() -> None:
     assert abs(inside) < 0.15
 
 
+@pytest.mark.parametrize("lengths", [[1] * 50, [50]], ids=["shards", "samples of a shard"])
+def test_each_epoch_has_an_order_of_its_own(lengths: list[int]) -> None:
+    order = Order(lengths, 0, 1)
+    epochs = [[order.sample(epoch, place) for place in range(50)] for epoch in range(3)]
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
 def test_crops_keep_the_promised_area_and_aspect() -> None:
     for number in range(300):
         left, top, right, bottom = crop_box(100, 80, 0.2, Draws(number))
@@ -166,6 +173,26 @@ def test_crops_keep_the_promised_area_and_aspect() -> None:
         width, height = right - left, bottom - top
         assert 0.18 * 8000 <= width * height <= 8000
         assert 0.70 <= width / height <= 1.40
+
+
+def test_crops_reach_every_edge_and_may_be_as_long_as_it() -> None:
+    boxes = [crop_box(8, 8, 0.2, Draws(number)) for number in range(300)]
+    for low, high in ((0, 2), (1, 3)):
+        assert {box[high] - box[low] for box in boxes} == set(range(3, 9))
+        inside = [box for box in boxes if box[high] - box[low] == 5]
+        assert {box[low] for box in inside} == {0, 1, 2, 3}
+
+
+def test_half_of_the_views_are_mirrored_and_half_of_the_operations_are_done() -> None:
+    """Within four standard deviations; and half of the signs are each."""
+    augment, count = Augmentation(32, 0.2, True, True), 4000
+    drawn = [augment.drawn(Draws(0, slot)) for slot in range(count)]
+    assert sum(mirror for mirror, _ in drawn) / count == pytest.approx(0.5, abs=2 / count**0.5)
+    signs = [sign for _, operations in drawn for _, sign in operations]
+    assert len(signs) / (2 * count) == pytest.approx(0.5, abs=2 / (2 * count) ** 0.5)
+    assert sum(signs) / len(signs) == pytest.approx(0, abs=4 / len(signs) ** 0.5)
+    plain = Augmentation(32, 0.2, False, False)
+    assert all(plain.drawn(Draws(0, slot)) == (False, []) for slot in range(100))
 
 
 def test_augmentation_is_a_function_of_its_counters() -> None:
