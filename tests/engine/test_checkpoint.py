@@ -158,6 +158,15 @@ def test_a_replacement_cut_short_leaves_the_replaced_one_loadable(tmp_path: Path
     assert not found.exists()
 
 
+def test_a_checkpoint_is_taken_before_the_one_that_it_replaces(tmp_path: Path) -> None:
+    """Cut short when both are there, and whole."""
+    older = write(tmp_path, 4).rename(tmp_path / "older")
+    path = write(tmp_path, 4)
+    replaced = older.rename(tmp_path / "step_00000004.replaced")
+    assert checkpoint.steps(tmp_path) == [replaced, path]
+    assert checkpoint.newest_good(tmp_path) == path
+
+
 def test_prune_keeps_the_last_and_every_nth(tmp_path: Path) -> None:
     for step in range(1, 11):
         write(tmp_path, step)

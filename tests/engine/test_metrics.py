@@ -234,6 +234,12 @@ def test_caption_scores_are_their_definitions(drawn: list[tuple[str, list[str]]]
     assert word_f1(candidates, references) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("turn", [1, -1])
+def test_of_references_equally_near_the_shorter_counts(turn: int) -> None:
+    references = ["a red fox in", "a red fox in snow today"][::turn]
+    assert bleu(["a red fox in snow"], [references]) == 1.0
+
+
 def test_the_ends_of_the_scales() -> None:
     references = [["a red fox in the snow"], ["two dogs run on a beach"], ["old wooden chair now"]]
     right = [group[0] for group in references]

@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from engine.config import ConfigError
 from engine.data.evaluation_set import EvaluationSet
 from engine.data.open_source import open_source
 from engine.evaluation.cases import MOST, best_and_worst
+from engine.evaluation.retrieval import cases
 from engine.evaluation.tasks import TASKS
 from engine.report.cases import ROOM, TITLES
 from engine.report.thumbnails import is_picture
@@ -43,6 +45,18 @@ def test_the_furthest_come_first_and_no_item_twice(tmp_path: Path) -> None:
     found = best_and_worst(samples, [1.0, 0.0], [0, 1], lambda n: ({}, [("x", n, False)]))
     (shown,) = found["best"][0]["pictures"]
     assert (shown["label"], shown["key"], is_picture(shown["image"])) == ("x", "00000", True)
+
+
+def test_a_text_comes_behind_the_pictures_that_score_as_its_own(tmp_path: Path) -> None:
+    samples = EvaluationSet(open_source(str(write_shards(tmp_path, 3))), 32, 30, 10_000)
+    assert sum(len(views) for views in samples.views(3)) == 3
+    scores = np.array([[1, 0, 0], [1, 2, 0], [0, 0, 0]], np.float32)
+    found = cases(samples, scores)
+    told = {case["asked"]: case for case in found["best"] + found["worst"]}
+    ranks = [told[text]["score"] for text in samples.captions]
+    assert ranks == ["rank 2 of 3", "rank 1 of 3", "rank 3 of 3"]
+    labels = [told[text]["pictures"][1]["label"] for text in samples.captions]
+    assert labels == ["found first", "next", "found first"]
 
 
 def write_cases(folder: Path, cases: list[Any], **results: Any) -> None:
