@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 from engine.checkpoint import CheckpointError
-from engine.config import DataSection, RunConfig, to_dict
+from engine.config import DataSection, RunConfig, TrainSection, to_dict
 from engine.manifest import seal
 from engine.training.drift import refuse_drift
+from engine.training.schedule import learning_rate
 from tests.forked import run, succeed
 from tests.runs import metrics, weights, write_config
 from tests.shards import picture, write_shards
@@ -50,6 +52,13 @@ def test_a_complete_run_says_so_and_changes_nothing(done: Path) -> None:
     assert code == 0
     assert "complete at step 4, nothing to do" in said
     assert (done / "run" / "metrics.jsonl").read_bytes() == before
+
+
+def test_the_rate_that_is_logged_is_the_one_of_the_step(done: Path) -> None:
+    settings = TrainSection(**yaml.safe_load((done / "run" / "config.yaml").read_text())["train"])
+    rates = [learning_rate(settings, step, 48) for step in range(4)]
+    assert len(set(rates)) == 3
+    assert [line["lr"] for line in metrics(done / "run")] == rates
 
 
 def test_resume_none_does_not_write_over_a_run(done: Path) -> None:
@@ -180,3 +189,25 @@ def test_bad_samples_of_all_ranks_are_counted_once(tmp_path: Path) -> None:
     said = "\n".join(ranks)
     assert len(re.findall(r"bad sample \S*missing\.png: missing", said)) == 1
     assert said.count("6 bad samples were replaced: 6 missing") == 1
+
+
+def test_bad_samples_are_counted_on_over_a_stop(tmp_path: Path) -> None:
+    """An epoch is a step, with 5 of 40; by the share in the whole run it is refused at the 200th
+    sample, as one that was not stopped is."""
+    pairs = [{"image": f"{number}.png", "caption": f"pair {number}"} for number in range(40)]
+    for number in range(35):
+        (tmp_path / f"{number}.png").write_bytes(picture(number))
+    (tmp_path / "pairs.json").write_text(json.dumps(pairs))
+    steps = {"max_steps": 2, "global_batch_size": 40}
+    saved = {"every": 2, "keep_last": 2}
+    data = tmp_path / "pairs.json"
+    write_config(tmp_path, "run", data, train=steps, checkpoint=saved)
+    succeed("launch.pretrain", ["--config", tmp_path / "run.yaml"], tmp_path / "log")
+    line = complaint(train(tmp_path, "--train.max_steps", 6))
+    assert "25 of 200 samples are bad (25 missing)" in line
+    lines = metrics(tmp_path / "run")
+    assert [line["bad_samples"] for line in lines] == [5, 10, 15, 20]
+    assert [line["samples_seen"] for line in lines] == [40, 80, 120, 160]
+    last = tmp_path / "run" / "checkpoints" / "step_00000004" / "state.json"
+    state = json.loads(last.read_text())
+    assert (state["bad_samples"], state["samples_seen"]) == ({"missing": 20}, 160)
