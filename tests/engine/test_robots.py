@@ -44,6 +44,19 @@ def test_robots_are_read_as_rfc_9309_says() -> None:
     assert parse_robots(late, "blip-engine").allow("/z")
 
 
+@pytest.mark.parametrize("lines", ["Disallow: /a\nAllow: /a\n", "Allow: /a\nDisallow: /a\n"])
+def test_of_rules_of_one_length_the_one_that_allows_counts(lines: str) -> None:
+    rules = parse_robots(f"User-agent: *\n{lines}Disallow: /ab\n".encode(), "blip-engine")
+    assert rules.allow("/a")
+    assert not rules.allow("/ab")
+
+
+def test_the_pause_of_other_agents_does_not_count_for_ours() -> None:
+    robots = b"User-agent: *\nCrawl-delay: 9\n\nUser-agent: blip-engine\nDisallow: /x\n"
+    assert parse_robots(robots, "blip-engine").delay == 0
+    assert parse_robots(robots, "other").delay == 9
+
+
 def test_escaped_letters_of_robots_are_no_wildcards() -> None:
     rules = b"User-agent: *\nDisallow: /a%24\nDisallow: /b%2a/\nDisallow: /c*d\nDisallow: /e$\n"
     asked = {
@@ -75,14 +88,17 @@ def test_hostile_patterns_are_matched_in_linear_time() -> None:
     assert rules.allow("/" + "a" * 4000)
 
 
-def test_a_server_that_is_unwell_is_not_asked_by_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And is asked again soon: it may be well at any time."""
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_server_that_is_unwell_is_not_asked_by_every_row(
+    status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is asked again soon: it may be well at any time. Until then it allows nothing."""
     now, asked = [0.0], []
     monkeypatch.setattr(robots_cache.time, "monotonic", lambda: now[0])
 
     def ask(url: Url) -> Answer:
         asked.append(url)
-        return Answer(503 if len(asked) < 3 else 404, Message(), b"")
+        return Answer(status if len(asked) < 3 else 404, Message(), b"")
 
     cache, url = robots_cache.RobotsCache(ask, "blip-engine"), parse_url("http://a.test/b")
     for moment, times in ((1.0, 1), (2.0, 1), (5.9, 1), (6.1, 2), (10.0, 2)):
@@ -90,7 +106,7 @@ def test_a_server_that_is_unwell_is_not_asked_by_every_row(monkeypatch: pytest.M
         with pytest.raises(Refused) as caught:
             cache.rules(url)
         found = caught.value
-        assert (found.reason, found.passing, found.status) == ("robots_unreachable", True, 503)
+        assert (found.reason, found.passing, found.status) == ("robots_unreachable", True, status)
         assert len(asked) == times
     now[0] = 12.0
     assert cache.rules(url).allow("/b")
