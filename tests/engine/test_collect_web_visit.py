@@ -10,10 +10,12 @@ import pytest
 
 from engine.collect.web import visit as visiting
 from engine.collect.web.address import Connector
-from engine.collect.web.config import FetchSection
+from engine.collect.web.config import FetchSection, WebConfig
 from engine.collect.web.request import Answer
+from engine.collect.web.schedule import Schedule
 from engine.collect.web.url import Url, parse_url
 from engine.collect.web.visit import Again, Job, Visitor
+from engine.collect.web.workers import Workers
 
 LISTED, SENT_TO = parse_url("http://a.test/listed"), parse_url("http://b.test/sent_to")
 
@@ -52,3 +54,18 @@ def test_another_try_starts_where_the_list_says(monkeypatch: pytest.MonkeyPatch)
     assert (job.url, job.redirects, job.tries) == (SENT_TO, 1, 0)
     assert visitor.visit(job) == Again(FetchSection().first_wait)
     assert (job.url, job.redirects, job.tries) == (LISTED, 0, 1)
+
+
+@pytest.mark.parametrize("status", [200, 404, 503])
+def test_the_schedule_is_told_of_the_pause_whatever_the_host_answers(
+    status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {"/robots.txt": answer(200, b"User-agent: *\nCrawl-delay: 3\n")}
+    answers(monkeypatch, lambda url: found.get(url.path, answer(status)))
+    schedule, told = Schedule(1, 0.0), []
+    schedule.close()
+    monkeypatch.setattr(schedule, "done", lambda *given: told.append(given))
+    visitor = Visitor(FetchSection(), Connector())
+    workers = Workers(WebConfig(workers=1), schedule, visitor, lambda *outcome: None)
+    workers._row(Job(0, LISTED))
+    assert told == [("a.test", 3.0)]
