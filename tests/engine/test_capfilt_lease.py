@@ -1,5 +1,6 @@
 """One holder at a time; dead and silent ones are replaced; nobody trusts another's clock."""
 
+import json
 import os
 import time
 from pathlib import Path
@@ -21,12 +22,18 @@ def others(folder: Path, seconds: float) -> Leases:
     return leases
 
 
-def held_by_a_dead_process(folder: Path) -> None:
+def held_by_a_process_that_ended(folder: Path) -> int:
+    """Its number; its end has not been asked about."""
     pid = os.fork()
     if pid == 0:
         Leases(folder, 60).acquire("shard")
         os._exit(0)
-    os.waitpid(pid, 0)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    return pid
+
+
+def held_by_a_dead_process(folder: Path) -> None:
+    os.waitpid(held_by_a_process_that_ended(folder), 0)
 
 
 def test_one_has_it_until_it_is_given_back(tmp_path: Path) -> None:
@@ -46,6 +53,12 @@ def test_a_dead_process_of_this_machine_is_replaced_at_once(tmp_path: Path) -> N
     assert [path.name for path in tmp_path.iterdir()] == ["shard@0"]
     assert Leases(tmp_path, 60).acquire("shard") is not None
     assert [path.name for path in tmp_path.iterdir()] == ["shard@1"]
+
+
+def test_a_process_whose_end_nobody_asked_about_is_dead(tmp_path: Path) -> None:
+    pid = held_by_a_process_that_ended(tmp_path)
+    assert Leases(tmp_path, 60).acquire("shard").path.name == "shard@1"
+    os.waitpid(pid, 0)
 
 
 def test_a_silent_holder_is_replaced_whatever_its_clock_says(tmp_path: Path) -> None:
@@ -86,6 +99,59 @@ def test_a_living_holder_keeps_it(tmp_path: Path) -> None:
         assert not lease.lost
     one.close()
     assert one.seconds / leasing.BEATS < other.seconds / 2
+
+
+def test_a_holder_shows_life_well_before_others_take_it_for_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leases = Leases(tmp_path, 60)
+    lease = leases.acquire("shard")
+    leases.close()
+    passed, signs = [0.0], []
+
+    def wait(seconds: float) -> bool:
+        passed[0] += seconds
+        return passed[0] > leases.seconds
+
+    monkeypatch.setattr(leases._closed, "wait", wait)
+    monkeypatch.setattr(lease, "touch", lambda: signs.append(passed[0]))
+    leases._beat()
+    assert signs == [12, 24, 36, 48, 60]
+
+
+def test_a_number_that_another_process_has_by_now_keeps_no_dead_lease(tmp_path: Path) -> None:
+    """Numbers are given again; when its process was started tells whose a lease is."""
+    leases = Leases(tmp_path, 60)
+    holder = json.loads(leases._me) | {"token": "another"}
+    (tmp_path / "lives@0").write_text(json.dumps(holder))
+    (tmp_path / "died@0").write_text(json.dumps(holder | {"since_boot": holder["since_boot"] - 9}))
+    assert leases.acquire("lives") is None
+    assert leases.acquire("died").path.name == "died@1"
+
+
+def test_what_a_process_left_itself_is_no_obstacle_to_it(tmp_path: Path) -> None:
+    leases = Leases(tmp_path, 60)
+    left = leases.acquire("shard")
+    assert leases.acquire("shard").path.name == "shard@1"
+    assert left.lost
+
+
+def test_a_look_that_is_out_of_date_gives_no_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others took it, and took it over, since the folder was looked at."""
+    leases = Leases(tmp_path, 60)
+    look = leases._generations
+
+    def before_others_came(name: str) -> list[int]:
+        monkeypatch.setattr(leases, "_generations", look)
+        found = look(name)
+        (tmp_path / "shard@1").touch()
+        return found
+
+    monkeypatch.setattr(leases, "_generations", before_others_came)
+    assert leases.acquire("shard") is None
+    assert [path.name for path in tmp_path.iterdir()] == ["shard@1"]
 
 
 def test_a_clock_that_is_set_kills_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
