@@ -91,6 +91,15 @@ def test_a_smaller_clean_set_is_a_part_of_a_larger_one(source: Path) -> None:
     assert sets[0] < sets[1] < sets[2] < sets[3]
 
 
+def test_another_seed_chooses_other_clean_pairs(source: Path, tmp_path: Path) -> None:
+    pairs = read_pairs(str(source))
+    zero, one = ({found.uid for found in divide(pairs, 0.5, seed)[0]} for seed in (0, 1))
+    assert zero != one
+    worlds = [make(tmp_path / f"{n}", source, clean=str(source), seed=n) for n in (0, 1)]
+    zero, one = (held(world.clean).keys() for world in worlds)
+    assert zero != one
+
+
 def test_clean_pairs_of_their_own(source: Path, tmp_path: Path) -> None:
     web = write_shards(tmp_path / "web_pairs", 12)
     world = make_world(
