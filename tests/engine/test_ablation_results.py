@@ -65,6 +65,12 @@ def test_both_thresholds_of_a_rule_count() -> None:
     assert (found["filter_recall"], found["filter_kept_swapped"]) == (0.5, 0.5)
 
 
+def test_a_pair_at_both_thresholds_is_kept() -> None:
+    scores, swapped = {"a": (0.5, 0.25), "b": (0.25, 0.25)}, {"a": False, "b": True}
+    found = judge_by_record(scores, swapped, RuleSection(itm_threshold=0.5, itc_threshold=0.25))
+    assert (found["filter_recall"], found["filter_kept_swapped"]) == (1.0, 0.0)
+
+
 def cell(arm: str, seed: int, r1: float, **more: Any) -> dict[str, Any]:
     facts = {"arm": arm, "seed": seed, "clean_fraction": ARMS[arm].clean or 0.1}
     facts |= {f"retrieval_r{k}{way}": r1 for k in (1, 5) for way in ("", "_contrast")}

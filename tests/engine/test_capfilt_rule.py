@@ -47,6 +47,10 @@ TEXTS = [
             "not_among_best empty_caption not_among_best unmatched matched not_among_best",
         ),
         (
+            {"at_most": 1, "rank_by": "itc"},
+            "not_among_best empty_caption matched unmatched " + "not_among_best " * 2,
+        ),
+        (
             {"best_synthetic": 1, "at_most": 2, "rank_by": "itc"},
             "matched empty_caption matched unmatched not_best_synthetic not_best_synthetic",
         ),
@@ -56,6 +60,11 @@ TEXTS = [
 )
 def test_reasons(rule: dict, reasons: str) -> None:
     assert judge(TEXTS, RuleSection(**rule)) == reasons.split()
+
+
+def test_what_has_a_problem_is_no_duplicate() -> None:
+    texts = [Candidate("web", "", None, None, "empty_caption")] * 2
+    assert judge(texts, RuleSection(drop_duplicates=True)) == ["empty_caption"] * 2
 
 
 def test_a_table_gives_back_what_it_was_made_from() -> None:
