@@ -45,10 +45,17 @@ class BlipCaption(Blip):
         """
         image_states = self.encode_image(image)
         if not self.plain:
-            settings = {"prompt_length": prompt_length, "label_smoothing": self.label_smoothing}
-            settings |= {"group_size": group_size or len(image), "capacity": capacity}
-            text = (input_ids, attention_mask)
-            return {"loss_lm": packed_captioning(self, *text, image_states, **settings)}
+            loss = packed_captioning(
+                self,
+                input_ids,
+                attention_mask,
+                image_states,
+                prompt_length=prompt_length,
+                label_smoothing=self.label_smoothing,
+                group_size=group_size or len(image),
+                capacity=capacity,
+            )
+            return {"loss_lm": loss}
         logits = self.decode(input_ids, attention_mask, image_states)[:, :-1]
         ids = with_first_token(input_ids, self.config.bos_token_id)
         targets = next_token_targets(ids, attention_mask, prompt_length)

@@ -10,33 +10,38 @@ rows of captions are left out.
 import torch
 import torch.nn.functional as F
 
-from blip_model.blip import Blip
+from blip_model.blip import Blip, unit
 from blip_model.layers import for_products
 from blip_model.looking import Looking, look, pads
 from blip_model.med import MedLayer, TextDecoder, ends_of_kinds
 from blip_model.packed_caption import caption_loss
-from blip_model.packed_text import SharedEmbeddings, self_context
+from blip_model.packed_text import SharedEmbeddings, first_states, self_context
 from blip_model.packing import Packing
 from blip_model.recompute import run_layer
 from kernels import parted
 
-# Places of the two first tokens among those that `embed_texts` adds.
+# Places of the two first tokens among those that `read_texts` adds.
 ENC, DEC = 0, 1
 
 
-def embed_texts(
-    model: Blip, ids: torch.Tensor, mask: torch.Tensor, capacity: int | None
-) -> SharedEmbeddings:
-    """[B, L] ids as the contrast reads them, and the first tokens of matching and captioning.
+def read_texts(
+    model: Blip, ids: torch.Tensor, mask: torch.Tensor, capacity: int | None, *, plain: bool
+) -> tuple[torch.Tensor, SharedEmbeddings | None]:
+    """What the contrast compares of texts, [B, E], and what matching and captioning share of them.
 
     Args:
         model: with encoder.
         ids: [B, L], [CLS] first.
         mask: [B, L].
         capacity: of tokens, as in `Packing.of`.
+        plain: by the definition, which shares nothing.
     """
+    if plain:
+        return model.text_feature(model.encode_text(ids, mask)), None
     firsts = (model.config.enc_token_id, model.config.bos_token_id)
-    return SharedEmbeddings.of(model.text_encoder, ids, Packing.of(mask, capacity), firsts)
+    packing = Packing.of(mask, capacity)
+    embedded = SharedEmbeddings.of(model.text_encoder, ids, packing, firsts)
+    return unit(model.text_proj(first_states(embedded))), embedded
 
 
 def matching_and_captioning(
@@ -55,7 +60,7 @@ def matching_and_captioning(
 
     Args:
         model: with encoder, decoder and matching head.
-        embedded: of the texts, from `embed_texts`.
+        embedded: of the texts, from `read_texts`.
         ids: [B, L], [CLS] first.
         image_states: [B, P, vision width].
         image_of_text: [B] the wrong picture of each text.
@@ -65,10 +70,24 @@ def matching_and_captioning(
         drawn_capacity: places for the tokens of the wrong texts, where those of all texts are
             given; None has room for any. Where they are too few, loss_itm is NaN.
     """
-    own, rows = embedded.packing, (embedded, image_states, image_of_text, text_of_image)
-    encoded, captions, fits = _shared_layers(model, *rows, model.text_decoder, drawn_capacity)
-    scoring = {"label_smoothing": label_smoothing, "group_size": group_size}
-    return _matching(model, encoded, fits), caption_loss(model, captions, ids, own, **scoring)
+    encoded, captions, fits = _shared_layers(
+        model,
+        embedded,
+        image_states,
+        image_of_text,
+        text_of_image,
+        model.text_decoder,
+        drawn_capacity,
+    )
+    loss_lm = caption_loss(
+        model,
+        captions,
+        ids,
+        embedded.packing,
+        label_smoothing=label_smoothing,
+        group_size=group_size,
+    )
+    return _matching(model, encoded, fits), loss_lm
 
 
 def matching_alone(
@@ -80,8 +99,9 @@ def matching_alone(
     drawn_capacity: int | None = None,
 ) -> torch.Tensor:
     """loss_itm of `objectives.itm.matching` with less work; arguments as above."""
-    rows = (embedded, image_states, image_of_text, text_of_image)
-    encoded, _, fits = _shared_layers(model, *rows, None, drawn_capacity)
+    encoded, _, fits = _shared_layers(
+        model, embedded, image_states, image_of_text, text_of_image, None, drawn_capacity
+    )
     return _matching(model, encoded, fits)
 
 

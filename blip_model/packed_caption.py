@@ -35,8 +35,15 @@ def packed_captioning(
     ids = with_first_token(ids, model.config.bos_token_id)
     states = SharedEmbeddings.of(decoder.bert, ids, packing).own()
     states = looking_states(decoder.bert, states, packing, image_states, causal=True)
-    scoring = {"label_smoothing": label_smoothing, "group_size": group_size}
-    return caption_loss(model, states, ids, packing, prompt_length=prompt_length, **scoring)
+    return caption_loss(
+        model,
+        states,
+        ids,
+        packing,
+        label_smoothing=label_smoothing,
+        group_size=group_size,
+        prompt_length=prompt_length,
+    )
 
 
 def caption_loss(

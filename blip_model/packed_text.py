@@ -74,8 +74,9 @@ def self_attend(
     first_only: bool = False,
 ) -> torch.Tensor:
     """Self-attention of rows on packed states, end included; arguments as in `self_context`."""
-    which = {"causal": causal, "first_only": first_only}
-    context = self_context(block, for_products(states), packing, **which)
+    context = self_context(
+        block, for_products(states), packing, causal=causal, first_only=first_only
+    )
     asking = states.index_select(0, packing.first) if first_only else states
     return block.output(context, asking)
 

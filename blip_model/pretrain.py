@@ -4,15 +4,14 @@ from functools import partial
 
 import torch
 
-from blip_model.blip import Blip, unit
+from blip_model.blip import Blip
 from blip_model.config import BlipConfig
-from blip_model.fused_passes import embed_texts, matching_and_captioning
+from blip_model.fused_passes import matching_and_captioning, read_texts
 from blip_model.layers import for_products
 from blip_model.momentum import MomentumFeatures
 from blip_model.objectives.itc import contrast
 from blip_model.objectives.itm import matching
 from blip_model.objectives.lm import language_modelling, next_token_targets
-from blip_model.packed_text import first_states
 from kernels import draw_hard_negatives
 
 
@@ -75,30 +74,39 @@ class BlipPretrain(Blip):
         """
         image_states = self.encode_image(image)
         image_feature = self.image_feature(image_states)
-        embedded = None
-        if not self.plain:
-            embedded = embed_texts(self, input_ids, attention_mask, capacity)
-        if embedded is None:
-            text_feature = self.text_feature(self.encode_text(input_ids, attention_mask))
-        else:
-            text_feature = unit(self.text_proj(first_states(embedded)))
+        text_feature, embedded = read_texts(
+            self, input_ids, attention_mask, capacity, plain=self.plain
+        )
         loss_itc = contrast(
             image_feature, text_feature, momentum, self.temperature, alpha, group_size=group_size
         )
         if negatives is None:
-            drawing = {"group_size": group_size, "group_keys": group_keys}
-            negatives = self.draw(image_feature, text_feature, momentum, seed=seed, **drawing)
+            negatives = self.draw(
+                image_feature,
+                text_feature,
+                momentum,
+                seed=seed,
+                group_size=group_size,
+                group_keys=group_keys,
+            )
         group = group_size or len(image)
         if embedded is None:
-            rest = self._plain(input_ids, attention_mask, image_states, negatives, group)
+            loss_itm, loss_lm = self._plain(
+                input_ids, attention_mask, image_states, negatives, group
+            )
         else:
-            settings = {"label_smoothing": self.label_smoothing, "group_size": group}
-            settings["drawn_capacity"] = drawn_capacity
             # Here already: the wider states would lie beside all that the layers keep.
             image_states = for_products(image_states)
-            rows = (embedded, input_ids, image_states, *negatives)
-            rest = matching_and_captioning(self, *rows, **settings)
-        loss_itm, loss_lm = rest
+            loss_itm, loss_lm = matching_and_captioning(
+                self,
+                embedded,
+                input_ids,
+                image_states,
+                *negatives,
+                label_smoothing=self.label_smoothing,
+                group_size=group,
+                drawn_capacity=drawn_capacity,
+            )
         return {"loss_itc": loss_itc, "loss_itm": loss_itm, "loss_lm": loss_lm}
 
     def _plain(
@@ -131,8 +139,13 @@ class BlipPretrain(Blip):
         Weights come from online features against momentum keys, as in the original. The two
         directions draw from different streams of the same seed.
         """
-        settings = {"group_size": group_size, "group_keys": group_keys, "greedy": greedy}
-        draw = partial(draw_hard_negatives, temperature=self.temperature, **settings)
+        draw = partial(
+            draw_hard_negatives,
+            temperature=self.temperature,
+            group_size=group_size,
+            group_keys=group_keys,
+            greedy=greedy,
+        )
         return (
             draw(text_feature, momentum.image_feature, seed=2 * seed),
             draw(image_feature, momentum.text_feature, seed=2 * seed + 1),

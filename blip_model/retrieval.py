@@ -4,13 +4,12 @@ from functools import partial
 
 import torch
 
-from blip_model.blip import Blip, unit
+from blip_model.blip import Blip
 from blip_model.config import BlipConfig
-from blip_model.fused_passes import embed_texts, matching_alone
+from blip_model.fused_passes import matching_alone, read_texts
 from blip_model.momentum import MomentumFeatures
 from blip_model.objectives.itc import contrast
 from blip_model.objectives.itm import matching
-from blip_model.packed_text import first_states
 from kernels import draw_hard_negatives
 
 
@@ -50,13 +49,9 @@ class BlipRetrieval(Blip):
         image_states = self.encode_image(image)
         frames = image.shape[1] if image.ndim == 5 else 1
         image_feature = self.image_feature(image_states, frames)
-        embedded = None
-        if not self.plain:
-            embedded = embed_texts(self, input_ids, attention_mask, capacity)
-        if embedded is None:
-            text_feature = self.text_feature(self.encode_text(input_ids, attention_mask))
-        else:
-            text_feature = unit(self.text_proj(first_states(embedded)))
+        text_feature, embedded = read_texts(
+            self, input_ids, attention_mask, capacity, plain=self.plain
+        )
         loss_itc = contrast(
             image_feature,
             text_feature,
@@ -67,13 +62,18 @@ class BlipRetrieval(Blip):
             group_size=group_size,
         )
         if negatives is None:
-            drawing = {"seed": seed, "group_size": group_size, "group_keys": group_keys}
-            negatives = self.draw(image_feature, text_feature, image_id, **drawing)
+            negatives = self.draw(
+                image_feature,
+                text_feature,
+                image_id,
+                seed=seed,
+                group_size=group_size,
+                group_keys=group_keys,
+            )
         if embedded is None:
             loss_itm = matching(self, input_ids, attention_mask, image_states, *negatives)
         else:
-            rows = (embedded, image_states, *negatives)
-            loss_itm = matching_alone(self, *rows, drawn_capacity)
+            loss_itm = matching_alone(self, embedded, image_states, *negatives, drawn_capacity)
         return {"loss_itc": loss_itc, "loss_itm": loss_itm}
 
     def draw(
@@ -88,14 +88,15 @@ class BlipRetrieval(Blip):
         greedy: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """As `BlipPretrain.draw`, but from online against online features and without a floor."""
-        settings = {
-            "group_size": group_size,
-            "group_keys": group_keys,
-            "greedy": greedy,
-            "ids": image_id,
-            "floor": 0.0,
-        }
-        draw = partial(draw_hard_negatives, temperature=self.temperature, **settings)
+        draw = partial(
+            draw_hard_negatives,
+            temperature=self.temperature,
+            group_size=group_size,
+            group_keys=group_keys,
+            greedy=greedy,
+            ids=image_id,
+            floor=0.0,
+        )
         return (
             draw(text_feature, image_feature, seed=2 * seed),
             draw(image_feature, text_feature, seed=2 * seed + 1),
