@@ -20,7 +20,8 @@ from engine.capfilt.ledger import QUARANTINED, Ledger
 from engine.capfilt.pictures import Bad
 from engine.capfilt.table import from_bytes
 from engine.config import ConfigError
-from engine.data.index import ShardError
+from engine.data.index import ShardError, ShardIndex
+from engine.data.purge import PURGED, purged_since
 from engine.data.shards import Shards
 from engine.differences import differences, flat
 
@@ -73,6 +74,29 @@ class EarlierRun:
                 f"finished there, the first is {missing[0]}"
             )
 
+    def purged(self, name: str, index: ShardIndex) -> set[str]:
+        """Keys of what was purged from a shard since it was captioned and scored.
+
+        Args:
+            name: of the shard.
+            index: of the shard as it is now.
+
+        Raises:
+            ShardError: the earlier run could not read it.
+            ConfigError: another shard.
+        """
+        entry = self.ledger.read(name)
+        if entry.status == QUARANTINED:
+            raise ShardError(entry.reason)
+        keys = purged_since(index.path, index.fingerprint, entry.input["fingerprint"])
+        if keys is None:
+            raise ConfigError(
+                f"{self._table(name)} was made from another shard than {index.path}, which no "
+                f"purge that is noted in {PURGED} beside it made of that one: give captioner and "
+                "filter to make it anew"
+            )
+        return keys
+
     def __call__(self, name: str, shards: Shards, tick: Tick) -> ShardTexts:
         """The texts of a shard.
 
@@ -80,23 +104,21 @@ class EarlierRun:
             ShardError: the earlier run could not read it.
             ConfigError: a table that is damaged, or was made from other bytes.
         """
-        entry, path = self.ledger.read(name), self.folder.table / f"{name}.parquet"
-        if entry.status == QUARANTINED:
-            raise ShardError(entry.reason)
-        if entry.input["fingerprint"] != shards.index(0).fingerprint:
-            raise ConfigError(
-                f"{path} was made from another shard than {shards.paths[0]}, or pictures were "
-                "taken out of that since: give captioner and filter to make it anew"
-            )
+        out, path = self.purged(name, shards.index(0)), self._table(name)
         try:
             content = path.read_bytes()
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}") from None
-        if xxhash.xxh3_128_hexdigest(content) != entry.table["xxh3_128"]:
+        if xxhash.xxh3_128_hexdigest(content) != self.ledger.read(name).table["xxh3_128"]:
             raise ConfigError(f"{path}: is damaged, its hash differs from the ledger's")
-        pictures, bad = from_bytes(content, str(path)), self._bad(name)
+        # Its table may not have been purged.
+        pictures = [one for one in from_bytes(content, str(path)) if one.key not in out]
+        bad = [one for one in self._bad(name) if one.key not in out]
         tick(len(pictures) + len(bad))
         return ShardTexts(pictures, bad)
+
+    def _table(self, name: str) -> Path:
+        return self.folder.table / f"{name}.parquet"
 
     def _bad(self, name: str) -> list[Bad]:
         path = self.folder.quarantine / f"{name}.jsonl"

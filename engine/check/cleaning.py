@@ -3,11 +3,13 @@
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine.capfilt.config import CapFiltConfig
 from engine.capfilt.folder import room_for
+from engine.capfilt.from_table import EarlierRun
 from engine.capfilt.identity import of_settings, refuse_other
 from engine.capfilt.inputs import RemoteShard, name_shards
 from engine.check.folder import existing, unwritable
@@ -19,6 +21,8 @@ from engine.check.setup import Setup
 from engine.check.shards import spread
 from engine.check.weights import open_shapes, other_prompt
 from engine.config import ConfigError, DataSection, RunConfig, to_dict
+from engine.data.index import ShardError
+from engine.data.shards import Shards
 from engine.data.tokenizer import open_tokenizer
 from engine.findings import Finding, error, refusals, warning
 from engine.remote.config import RemoteSection
@@ -59,6 +63,20 @@ def pairs(run: Cleaning) -> Iterator[Finding]:
         section = DataSection(max_words=data.max_words, max_pixels=data.max_pixels)
         config = RunConfig(data=section)
         yield from unusable(Setup(config, "capfilt", 1, run.host, None, None, found, None))
+    if run.config.from_table and Path(run.config.from_table).is_dir():
+        opened = found.source if found is not None and isinstance(found.source, Shards) else None
+        yield from refusals("from_table", lambda: _take(run.config, list(shards), opened))
+
+
+def _take(config: CapFiltConfig, names: list[str], opened: Shards | None) -> None:
+    """As the run takes texts of an earlier one, but for shards that were not opened."""
+    earlier = EarlierRun(Path(config.from_table or ""))
+    earlier.require(names)
+    earlier.identity(config)
+    for index in opened.indexes() if opened is not None else ():
+        # The run goes on without what the earlier one could not read.
+        with suppress(ShardError):
+            earlier.purged(index.path.stem, index)
 
 
 def _reachable(shards: list[RemoteShard]) -> Iterator[Finding]:

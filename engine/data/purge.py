@@ -1,11 +1,14 @@
 """Samples taken out of a finished shard; what stays, stays byte for byte."""
 
+import json
 import os
 import uuid
 from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+from engine.config import ConfigError
 from engine.data.index import build_index, index_path, read_index, store_index
 from engine.data.tar_members import BLOCK, ShardError, key_of, members
 from engine.durable import sync
@@ -17,8 +20,22 @@ END = bytes(2 * BLOCK)
 RECORD = 20 * BLOCK
 
 
-# Told (key, uid) of samples.
-Found = Callable[[list[tuple[str, str]]], None]
+@dataclass(frozen=True)
+class Out:
+    """Samples that go.
+
+    Attributes:
+        pairs: (key, uid) of each.
+        before: fingerprint of the shard.
+        after: fingerprint of what stays.
+    """
+
+    pairs: list[tuple[str, str]]
+    before: str
+    after: str
+
+
+Found = Callable[[Out], None]
 
 
 def purge_shard(shard: Path, uids: Collection[str], found: Found) -> int:
@@ -30,7 +47,7 @@ def purge_shard(shard: Path, uids: Collection[str], found: Found) -> int:
     Args:
         shard: the tar file.
         uids: of the samples to take out.
-        found: told of each of them before anything is changed.
+        found: told of them before anything is changed.
 
     Returns:
         How many samples were taken out.
@@ -55,20 +72,58 @@ def purge_shard(shard: Path, uids: Collection[str], found: Found) -> int:
         if not index_path(shard).is_file():
             store_index(fresh)
         return 0
-    found(out)
     partial = shard.with_name(f".{shard.name}.{uuid.uuid4().hex}.partial")
     try:
         with shard.open("rb") as source, partial.open("wb") as target:
             _copy(source, target, shard, {key for key, _ in out})
         sync(partial)
+        left = replace(build_index(partial), path=shard)
+        found(Out(out, fresh.fingerprint, left.fingerprint))
         index_path(shard).unlink(missing_ok=True)
         os.replace(partial, shard)
     finally:
         partial.unlink(missing_ok=True)
-    store_index(build_index(shard))
+    store_index(left)
     sync(index_path(shard))
     sync(shard.parent)
     return len(out)
+
+
+def noted(folder: Path) -> list[dict[str, Any]]:
+    """What is noted of purges in a folder, in order.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    path = folder / PURGED
+    if not path.exists():
+        return []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return [dict(json.loads(line)) for line in lines if line.strip()]
+    except (OSError, ValueError, TypeError) as error:
+        problem = getattr(error, "strerror", None) or "damaged"
+        raise ConfigError(f"{path}: {problem}") from None
+
+
+def purged_since(shard: Path, now: str, before: str) -> set[str] | None:
+    """Keys of what was purged from a shard since it was another; None where it never was that one.
+
+    Args:
+        shard: the tar file; notes lie beside it, those of a cleaned set a folder above.
+        now: its fingerprint.
+        before: the other's.
+
+    Raises:
+        ConfigError: notes that cannot be read.
+    """
+    was, keys = {now}, set()
+    for one in reversed([line for folder in shard.parents[:2] for line in noted(folder)]):
+        # Those of purges that were killed, and made no shard, lead nowhere.
+        if one.get("after") in was:
+            was.add(one["before"])
+            keys.add(one["key"])
+    return keys if before in was else None
 
 
 def _copy(source: BinaryIO, target: BinaryIO, shard: Path, out: set[str]) -> None:

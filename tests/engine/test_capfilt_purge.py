@@ -10,11 +10,15 @@ import pytest
 
 from engine import durable
 from engine.capfilt import purge as purging
+from engine.capfilt.config import CapFiltConfig, PairsSection
+from engine.check.run import check_cleaning
 from engine.collect.web.purge import purge
 from engine.config import ConfigError
 from engine.data.index import ShardError
 from engine.data.kept_texts import KeptTexts
-from tests.capfilt_runs import EACH, SHARDS, clean, make_finished, outcome
+from tests.capfilt_runs import EACH, SHARDS, clean, from_table, make_finished, outcome
+from tests.check_runs import HOST
+from tests.shards import write_shards
 
 OUT = ("uid-0", "uid-3", "uid-9")
 
@@ -135,3 +139,46 @@ def test_shards_that_were_published_elsewhere_are_said(cleaned: Path, uids: Path
     with pytest.raises(ShardError, match="pairs_00000.tar: is not here, only its table"):
         purge(uids, [str(cleaned)])
     assert not {row["uid"] for row in rows(cleaned)} & {*OUT}
+
+
+@pytest.mark.parametrize("order", ["data cleaned", "cleaned data", "data", "data first"])
+def test_another_rule_needs_no_model_after_a_purge(
+    world: Path, cleaned: Path, uids: Path, order: str, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(world / "data", tmp_path / "data"))
+    if order == "data first":
+        (tmp_path / "one.txt").write_text(OUT[0])
+        purge(tmp_path / "one.txt", [str(data)])
+    for place in order.replace("first", "").split():
+        purge(uids, [str({"data": data, "cleaned": cleaned}[place])])
+    ended = from_table(tmp_path, cleaned, tmp_path / "new", "--rule.itm_threshold", 0)
+    assert ended.code == 0, ended.err
+    assert len({row["uid"] for row in rows(tmp_path / "new")} - {*OUT}) == SHARDS * EACH - len(OUT)
+    assert not {row["uid"] for row in rows(tmp_path / "new")} & {*OUT}
+    assert said_before(cleaned, data, tmp_path) == []
+
+
+def test_another_shard_is_refused_by_run_and_check(
+    world: Path, cleaned: Path, uids: Path, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(world / "data", tmp_path / "data"))
+    purge(uids, [str(data), str(cleaned)])
+    # What was purged of others says nothing of this one.
+    shutil.copy(write_shards(tmp_path / "other", 7) / "pairs_00000.tar", data)
+    (data / "pairs_00000.tar.index").unlink()
+    ended = from_table(tmp_path, cleaned, tmp_path / "new")
+    assert ended.code == 2
+    assert f"was made from another shard than {data / 'pairs_00000.tar'}, which no" in ended.err
+    (said,) = said_before(cleaned, data, tmp_path)
+    assert said in ended.err
+
+
+def said_before(cleaned: Path, data: Path, folder: Path) -> list[str]:
+    """What a check of a run with another rule finds wrong."""
+    config = CapFiltConfig(
+        from_table=str(cleaned),
+        data=PairsSection(train=str(data)),
+        output_dir=str(folder / "checked"),
+        device="cpu",
+    )
+    return [one.line for one in check_cleaning(config, HOST) if one.severity == "error"]

@@ -1,7 +1,7 @@
 """Pictures taken out again, by uid: out of shards, tables, and what is in work.
 
-What is noted of them is the uid and where it was, so that they do not come back: no URL, no
-caption, no bytes.
+What is noted of them is the uid and where it was, so that they do not come back, and hashes of the
+shard before and after, so that it is known again: no URL, no caption, no bytes.
 """
 
 import json
@@ -18,7 +18,7 @@ from engine.data.index import ShardError
 from engine.data.kept_texts import SHARDS, is_cleaned
 from engine.data.pack import shards_of
 from engine.data.picture_files import first_of
-from engine.data.purge import PURGED, Found, purge_shard
+from engine.data.purge import PURGED, Found, Out, purge_shard
 from engine.durable import write_whole
 
 COLLECTION, CLEANED, LOOSE = "collection", "cleaned", "loose"
@@ -57,8 +57,8 @@ def purge(uids_file: Path, places: Sequence[str], progress: Callable[[str], None
     done, problems, damaged = 0, [], []
     met: set[str] = set()
 
-    def note(shard: Path, found: list[tuple[str, str]]) -> None:
-        met.update(uid for _, uid in found)
+    def note(shard: Path, found: Out) -> None:
+        met.update(uid for _, uid in found.pairs)
         _note_found(shard, found)
 
     with ExitStack() as locks:
@@ -124,8 +124,10 @@ def _read_uids(path: Path) -> frozenset[str]:
     return uids
 
 
-def _note_found(shard: Path, found: list[tuple[str, str]]) -> None:
-    _note(shard.parent, ({"uid": uid, "shard": shard.name, "key": key} for key, uid in found))
+def _note_found(shard: Path, found: Out) -> None:
+    same = {"before": found.before, "after": found.after}
+    where = ({"uid": uid, "shard": shard.name, "key": key} | same for key, uid in found.pairs)
+    _note(shard.parent, where)
 
 
 def _note(folder: Path, facts: Iterable[dict[str, str]]) -> None:
