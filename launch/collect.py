@@ -84,7 +84,7 @@ def _purge(words: list[str]) -> int:
         nargs="+",
         metavar="SHARDS",
         help="folders of collections and of what capfilt.py made (tables, too), .tar files, "
-        "folders of them, globs, or ranges",
+        "folders of them, globs, or ranges; img2dataset's .parquet beside a shard is theirs too",
     )
     given = parser.parse_args(words)
     from engine.collect.web.purge import purge

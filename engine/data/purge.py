@@ -8,10 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
 from engine.config import ConfigError
 from engine.data.index import build_index, index_path, read_index, store_index
 from engine.data.tar_members import BLOCK, ShardError, key_of, members
-from engine.durable import sync
+from engine.durable import sync, write_whole
 
 # In the folder of a set: uids of what was taken out, which must not come back.
 PURGED = "purged.jsonl"
@@ -124,6 +128,53 @@ def purged_since(shard: Path, now: str, before: str) -> set[str] | None:
             was.add(one["before"])
             keys.add(one["key"])
     return keys if before in was else None
+
+
+def purge_beside(shard: Path, uids: Collection[str]) -> set[str]:
+    """Take rows out of the table that img2dataset writes beside a shard: URL, caption, EXIF.
+
+    It has rows of pictures that are in no shard too, and pictures that were purged from the shard
+    before are taken out of it by their noted keys.
+
+    Args:
+        shard: `00000.tar` of `00000.parquet`, purged and noted.
+        uids: of the samples to take out.
+
+    Returns:
+        Which of them it told of.
+
+    Raises:
+        ShardError: a table that is damaged, or does not tell whose rows are whose; it is left.
+    """
+    path = shard.with_suffix(".parquet")
+    if not path.is_file():
+        return set()
+    if path.is_symlink():
+        raise ShardError(f"{path}: is a link; take the rows out of {path.resolve()} yourself")
+    gone = [one for one in noted(shard.parent) if one.get("shard") == shard.name]
+    keys = {str(one["key"]): one["uid"] for one in gone if one["uid"] in uids}
+    try:
+        table = pq.read_table(pa.py_buffer(path.read_bytes()))
+        met, theirs = set(), pa.array([False] * len(table), pa.bool_())
+        for column, known in (("key", keys), ("uid", {uid: uid for uid in uids})):
+            if column in table.column_names:
+                texts = table[column].cast(pa.string())
+                found = pc.is_in(texts, value_set=pa.array(sorted(known), pa.string()))
+                theirs = pc.or_(theirs, found)
+                met |= {known[text] for text in texts.filter(found).to_pylist()}
+    except (OSError, ValueError, pa.ArrowException) as error:
+        problem = " ".join(str(error).split())
+        raise ShardError(f"{path}: not a readable Parquet table: {problem}") from None
+    if keys and not {"key", "uid"} & {*table.column_names}:
+        raise ShardError(
+            f"{path}: has no column key or uid, so that rows of pictures that were taken out of "
+            f"{shard.name} cannot be told: delete it, or take them out yourself"
+        )
+    if met:
+        sink = pa.BufferOutputStream()
+        pq.write_table(table.filter(pc.invert(theirs)), sink)
+        write_whole(path, sink.getvalue().to_pybytes())
+    return met
 
 
 def _copy(source: BinaryIO, target: BinaryIO, shard: Path, out: set[str]) -> None:

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from engine.collect.web.folder import SETTINGS, CollectionFolder
@@ -75,3 +77,48 @@ def test_a_file_of_many_names_costs_no_more() -> None:
     rules = "".join(f"allow: /{number}\n" for number in range(4000))
     found = parse_robots(f"user-agent: bot\n{names}crawl-delay: 2\n{rules}".encode(), "bot")
     assert found.delay == 2.0 and len(found.rules) > 100
+
+
+def write_beside(data: Path, **columns: list) -> Path:
+    """As img2dataset does: a row a URL, also of those that it could not fetch."""
+    path = data / "pairs_00000.parquet"
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def test_rows_beside_a_shard_go_with_its_pictures(tmp_path: Path) -> None:
+    data = write_shards(tmp_path / "data", 6)
+    rows = {
+        "key": [f"{n:05d}" for n in range(7)],
+        "caption": [f"the caption {n}" for n in range(7)],
+    }
+    path, keys = write_beside(data, **rows), lambda: pq.read_table(path)["key"].to_pylist()
+    assert purge(uids_of(tmp_path, "uid-1", "uid-4"), [str(data)]) == 2
+    assert keys() == [rows["key"][n] for n in (0, 2, 3, 5, 6)]
+    assert b"the caption 4" not in path.read_bytes()
+    after = path.read_bytes()
+    purge(uids_of(tmp_path, "uid-1", "uid-4"), [str(data)])
+    assert path.read_bytes() == after
+    # As after a purge that was killed, or one from before side files were looked at.
+    write_beside(data, **rows)
+    purge(uids_of(tmp_path, "uid-1", "uid-4"), [str(data)])
+    assert path.read_bytes() == after
+    # A picture that was never fetched has a row all the same.
+    write_beside(data, **rows, uid=[f"uid-{n}" for n in range(7)])
+    purge(uids_of(tmp_path, "uid-6"), [str(data)])
+    assert keys() == rows["key"][:6]
+
+
+def test_rows_that_cannot_be_told_apart_are_said(tmp_path: Path) -> None:
+    data = write_shards(tmp_path / "data", 6, per_shard=3)
+    path = write_beside(data, caption=["a", "b", "c"])
+    before = path.read_bytes()
+    # It is not that shard's.
+    assert purge(uids_of(tmp_path, "uid-4"), [str(data)]) == 1
+    for _ in range(2):
+        with pytest.raises(
+            ShardError, match="1 tables are left .*00000.parquet: has no column key"
+        ):
+            purge(uids_of(tmp_path, "uid-1"), [str(data)])
+        assert path.read_bytes() == before
+    assert b"uid-1" not in (data / "pairs_00000.tar").read_bytes()

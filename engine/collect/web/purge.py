@@ -18,7 +18,7 @@ from engine.data.index import ShardError
 from engine.data.kept_texts import SHARDS, is_cleaned
 from engine.data.pack import shards_of
 from engine.data.picture_files import first_of
-from engine.data.purge import PURGED, Found, Out, purge_shard
+from engine.data.purge import PURGED, Found, Out, purge_beside, purge_shard
 from engine.durable import write_whole
 
 COLLECTION, CLEANED, LOOSE = "collection", "cleaned", "loose"
@@ -32,7 +32,7 @@ def purge(uids_file: Path, places: Sequence[str], progress: Callable[[str], None
     Args:
         uids_file: a uid a line.
         places: folders of collections, finished or not, and of what captioning and filtering made;
-            shards, folders of them, globs, ranges.
+            shards, folders of them, globs, ranges, with the tables that img2dataset writes beside.
         progress: takes the line at the end.
 
     Returns:
@@ -47,6 +47,7 @@ def purge(uids_file: Path, places: Sequence[str], progress: Callable[[str], None
     collections = [CollectionFolder(root) for root in by_kind[COLLECTION]]
     cleaned = [CleanedSet(root) for root in by_kind[CLEANED]]
     shards = [Path(one) for one in by_kind[LOOSE]]
+    loose = list(shards)
     shards += [shard for one in collections for shard in sorted(one.root.glob("*.tar"))]
     work: list[tuple[Path, Callable[[Found], int]]] = [
         (shard, partial(purge_shard, shard, uids)) for shard in shards
@@ -72,6 +73,13 @@ def purge(uids_file: Path, places: Sequence[str], progress: Callable[[str], None
                 problems.append(str(error))
             except OSError as error:
                 problems.append(f"{shard}: {error.strerror}")
+        for shard in loose:
+            try:
+                met |= purge_beside(shard, uids)
+            except ConfigError as error:
+                damaged.append(str(error))
+            except OSError as error:
+                damaged.append(f"{shard.with_suffix('.parquet')}: {error.strerror}")
         for one in collections:
             damaged += _forget(one, uids)
         for one in cleaned:
