@@ -73,10 +73,15 @@ def _web(words: list[str]) -> int:
 
 def _purge(words: list[str]) -> int:
     """Take pictures out of shards."""
-    does = "Take pictures out of finished shards, by their uids."
+    does = "Take pictures out of finished shards, by their uids or URLs."
     parser = open_words(does, PURGE_EXAMPLES, "purge")
     parser.add_argument(
-        "--uids", required=True, metavar="FILE", help="a text file with a uid a line"
+        "--uids",
+        required=True,
+        metavar="FILE",
+        help="a text file with a uid a line, or a URL (http:// or https://), as the samples' JSON "
+        "has it; pictures that a cleaning dropped are found by URL in the shards it was made from: "
+        "name these too. The code is 2 where none of them is found",
     )
     parser.add_argument(
         "--data",

@@ -3,7 +3,8 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from engine.capfilt.ledger import Ledger, digest_of, summary_of
 from engine.capfilt.rule import SYNTHETIC, WEB
 from engine.capfilt.table import read_stored, stored
 from engine.config import ConfigError
-from engine.data.index import ShardError
-from engine.data.purge import Found, purge_shard
+from engine.data.index import ShardError, open_index
+from engine.data.purge import Found, by_url, purge_shard, purged_since
 from engine.durable import write_whole
 from engine.report.capfilt_report import REPORT
 from engine.report.page import reports_above
@@ -31,6 +32,10 @@ class CleanedSet:
     Args:
         root: the run's output_dir.
 
+    Attributes:
+        names: of its shards.
+        met: uids that tables had, of those that were asked for.
+
     Raises:
         ConfigError: a run is at work in it, or was stopped in a shard.
     """
@@ -42,8 +47,11 @@ class CleanedSet:
                 f"{root}: a run is at work there, or was stopped: let it finish first"
             )
         self.names = sorted(path.stem for path in self.folder.table.glob("*.parquet"))
+        self.met: set[str] = set()
 
-    def purge(self, name: str, uids: Collection[str], found: Found) -> int:
+    def purge(
+        self, name: str, names: Collection[str], sources: Iterable[Path], found: Found
+    ) -> int:
         """Take pictures out of a shard and their texts out of its table.
 
         Killed anywhere, the next purge does what is left. The report goes, and that of the loop
@@ -51,7 +59,8 @@ class CleanedSet:
 
         Args:
             name: of the shard.
-            uids: of the pictures.
+            names: uids of the pictures, or URLs.
+            sources: shards it may have been made from: they tell the URLs of dropped pictures.
             found: as `purge_shard` has it.
 
         Returns:
@@ -62,14 +71,18 @@ class CleanedSet:
         """
         table = self.folder.table / f"{name}.parquet"
         shard = self.folder.shards / f"{name}.tar"
-        content, here = _without(table, uids), shard.is_file()
-        done = purge_shard(shard, uids, found) if here else 0
+        here = shard.is_file()
+        uids = {*names}.union(*self._by_url(name, [*([shard] if here else []), *sources], names))
+        content, gone = _without(table, uids)
+        self.met |= gone
+        # The table first: without the shard nobody could tell a URL's uid.
         if content is not None:
             (self.root / REPORT).unlink(missing_ok=True)
             for report in reports_above(self.root):
                 report.unlink(missing_ok=True)
                 log.warning("%s: deleted, as it may show what is taken out; make it again", report)
             write_whole(table, content)
+        done = purge_shard(shard, uids, found) if here else 0
         self._note(name, shard, table)
         if content is not None and not here:
             raise ShardError(
@@ -77,6 +90,23 @@ class CleanedSet:
                 "it was published to"
             )
         return done
+
+    def _by_url(
+        self, name: str, shards: Iterable[Path], names: Collection[str]
+    ) -> Iterator[set[str]]:
+        """The uids of URLs in a shard of it, and in the one that was made from."""
+        for shard in shards:
+            found = by_url(shard, names) if shard.stem == name else {}
+            if found and (shard.parent == self.folder.shards or self._is_of(name, shard)):
+                yield {uid for uid, _ in found.values()}
+
+    def _is_of(self, name: str, source: Path) -> bool:
+        """Whether a shard was made from another: uids that are keys mean nothing elsewhere."""
+        with suppress(OSError, ValueError, TypeError, KeyError, ConfigError):
+            entry = json.loads((self.folder.ledger / f"{name}.json").read_text(encoding="utf-8"))
+            now, then = open_index(source).fingerprint, entry["input"]["fingerprint"]
+            return purged_since(source, now, then) is not None
+        return False
 
     def _note(self, name: str, shard: Path, table: Path) -> None:
         """What lies there now: a run that comes back would make it again otherwise."""
@@ -127,11 +157,12 @@ def _counts(table: pa.Table, bad: int) -> dict[str, Any]:
     return counts
 
 
-def _without(path: Path, uids: Collection[str]) -> bytes | None:
-    """A table without the rows of some pictures; None where it has none of them."""
+def _without(path: Path, uids: Collection[str]) -> tuple[bytes | None, set[str]]:
+    """A table without the rows of some pictures, None where it has none of them; whose it had."""
     try:
         table = read_stored(path.read_bytes(), str(path))
     except ConfigError as error:
         raise ShardError(str(error)) from None
     theirs = pc.is_in(table["uid"], value_set=pa.array(sorted(uids), pa.string()))
-    return stored(table.filter(pc.invert(theirs))) if pc.any(theirs).as_py() else None
+    gone = set(table["uid"].filter(theirs).to_pylist())
+    return stored(table.filter(pc.invert(theirs))) if gone else None, gone

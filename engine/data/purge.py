@@ -13,12 +13,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from engine.config import ConfigError
-from engine.data.index import build_index, index_path, read_index, store_index
+from engine.data.index import build_index, index_path, open_index, read_index, store_index
+from engine.data.picture_files import MAX_BYTES
+from engine.data.shards import read_facts
 from engine.data.tar_members import BLOCK, ShardError, key_of, members
 from engine.durable import sync, write_whole
 
 # In the folder of a set: uids of what was taken out, which must not come back.
 PURGED = "purged.jsonl"
+# What is no uid but the URL of a picture begins so.
+URL = ("http://", "https://")
 END = bytes(2 * BLOCK)
 # As tarfile fills up the end.
 RECORD = 20 * BLOCK
@@ -30,11 +34,13 @@ class Out:
 
     Attributes:
         pairs: (key, uid) of each.
+        names: by which they were asked for.
         before: fingerprint of the shard.
         after: fingerprint of what stays.
     """
 
     pairs: list[tuple[str, str]]
+    names: set[str]
     before: str
     after: str
 
@@ -42,7 +48,7 @@ class Out:
 Found = Callable[[Out], None]
 
 
-def purge_shard(shard: Path, uids: Collection[str], found: Found) -> int:
+def purge_shard(shard: Path, names: Collection[str], found: Found) -> int:
     """Take samples out of a shard, and make its index anew; nothing is done where it has none.
 
     The index goes first and the shard is replaced whole: a process that is killed in between leaves
@@ -50,7 +56,7 @@ def purge_shard(shard: Path, uids: Collection[str], found: Found) -> int:
 
     Args:
         shard: the tar file.
-        uids: of the samples to take out.
+        names: uids of the samples to take out, or URLs in their JSON.
         found: told of them before anything is changed.
 
     Returns:
@@ -71,7 +77,8 @@ def purge_shard(shard: Path, uids: Collection[str], found: Found) -> int:
     pairs = list(zip(fresh.keys.to_pylist(), fresh.uids.to_pylist(), strict=True))
     # What is never read is taken out all the same.
     pairs += [(one.key, one.uid) for one in fresh.unread]
-    out = [(key, uid) for key, uid in pairs if uid in uids]
+    asked = by_url(shard, names)
+    out = [(key, uid) for key, uid in pairs if uid in names or key in asked]
     if not out:
         if not index_path(shard).is_file():
             store_index(fresh)
@@ -82,7 +89,8 @@ def purge_shard(shard: Path, uids: Collection[str], found: Found) -> int:
             _copy(source, target, shard, {key for key, _ in out})
         sync(partial)
         left = replace(build_index(partial), path=shard)
-        found(Out(out, fresh.fingerprint, left.fingerprint))
+        met = {uid for _, uid in out if uid in names} | {url for _, url in asked.values()}
+        found(Out(out, met, fresh.fingerprint, left.fingerprint))
         index_path(shard).unlink(missing_ok=True)
         os.replace(partial, shard)
     finally:
@@ -91,6 +99,27 @@ def purge_shard(shard: Path, uids: Collection[str], found: Found) -> int:
     sync(index_path(shard))
     sync(shard.parent)
     return len(out)
+
+
+def by_url(shard: Path, names: Collection[str]) -> dict[str, tuple[str, str]]:
+    """uid and URL of each sample whose URL is among some names, by key.
+
+    Raises:
+        ShardError: a shard that is damaged.
+    """
+    urls, found = {name for name in names if name.startswith(URL)}, {}
+    if not urls:
+        return found
+    with shard.open("rb") as file:
+        for member in members(file, shard):
+            key, suffix = key_of(member.name)
+            if suffix.lower() != "json" or member.size > MAX_BYTES:
+                continue
+            file.seek(member.offset)
+            facts = read_facts(file.read(member.size))
+            if (url := str(facts.get("url"))) in urls:
+                found[key] = str(facts.get("uid") or key), url
+    return found
 
 
 def noted(folder: Path) -> list[dict[str, Any]]:
@@ -130,7 +159,7 @@ def purged_since(shard: Path, now: str, before: str) -> set[str] | None:
     return keys if before in was else None
 
 
-def purge_beside(shard: Path, uids: Collection[str]) -> set[str]:
+def purge_beside(shard: Path, names: Collection[str]) -> set[str]:
     """Take rows out of the table that img2dataset writes beside a shard: URL, caption, EXIF.
 
     It has rows of pictures that are in no shard too, and pictures that were purged from the shard
@@ -138,7 +167,7 @@ def purge_beside(shard: Path, uids: Collection[str]) -> set[str]:
 
     Args:
         shard: `00000.tar` of `00000.parquet`, purged and noted.
-        uids: of the samples to take out.
+        names: uids or URLs of the samples to take out.
 
     Returns:
         Which of them it told of.
@@ -152,11 +181,14 @@ def purge_beside(shard: Path, uids: Collection[str]) -> set[str]:
     if path.is_symlink():
         raise ShardError(f"{path}: is a link; take the rows out of {path.resolve()} yourself")
     gone = [one for one in noted(shard.parent) if one.get("shard") == shard.name]
-    keys = {str(one["key"]): one["uid"] for one in gone if one["uid"] in uids}
+    # Another shard of that name may have come since.
+    here = set(open_index(shard).keys.to_pylist())
+    keys = {str(one["key"]): str(one["uid"]) for one in gone if one["key"] not in here}
+    same = {name: name for name in names}
     try:
         table = pq.read_table(pa.py_buffer(path.read_bytes()))
         met, theirs = set(), pa.array([False] * len(table), pa.bool_())
-        for column, known in (("key", keys), ("uid", {uid: uid for uid in uids})):
+        for column, known in (("key", keys), ("uid", same), ("url", same)):
             if column in table.column_names:
                 texts = table[column].cast(pa.string())
                 found = pc.is_in(texts, value_set=pa.array(sorted(known), pa.string()))

@@ -182,3 +182,22 @@ def said_before(cleaned: Path, data: Path, folder: Path) -> list[str]:
         device="cpu",
     )
     return [one.line for one in check_cleaning(config, HOST) if one.severity == "error"]
+
+
+def test_a_dropped_picture_is_known_by_the_url_in_the_shard_it_came_from(
+    world: Path, cleaned: Path, uids: Path, tmp_path: Path
+) -> None:
+    kept = {row["uid"] for row in rows(cleaned) if row["kept"]}
+    dropped = sorted({row["uid"] for row in rows(cleaned)} - kept)[0]
+    url, other = (f"http://example.org/{uid[4:]}" for uid in (dropped, min(kept)))
+    strange = write_shards(tmp_path / "strange", SHARDS * EACH, EACH + 1)
+    uids.write_text(url)
+    with pytest.raises(ConfigError, match="none of its 1 uids and URLs"):
+        purge(uids, [str(cleaned)])
+    # What has its name and keys is not what it was made from.
+    assert purge(uids, [str(strange), str(cleaned)]) == 1
+    assert dropped in {row["uid"] for row in rows(cleaned)}
+    uids.write_text(f"{url}\n{other}")
+    data = Path(shutil.copytree(world / "data", tmp_path / "data"))
+    purge(uids, [str(data), str(cleaned)])
+    assert not {row["uid"] for row in rows(cleaned)} & {dropped, min(kept)}

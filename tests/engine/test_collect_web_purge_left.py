@@ -14,7 +14,10 @@ from engine.collect.web.robots import parse_robots
 from engine.collect.web.shard_work import ShardWork
 from engine.config import ConfigError
 from engine.data.index import ShardError
+from engine.data.purge import noted
+from tests.hostile_web import hostile_server
 from tests.shards import write_shards
+from tests.web_collections import collect, pairs, reasons, write_list
 
 
 def uids_of(folder: Path, *uids: str) -> Path:
@@ -58,7 +61,8 @@ def test_journals_of_finished_shards_and_half_files_go(tmp_path: Path) -> None:
     (folder.work / "00000.journal").write_bytes(b"pictures")
     (folder.work / "00001.partial").write_bytes(b"pictures")
     assert json.loads((folder.root / SETTINGS).read_text()) == {"a": 1}
-    purge(uids_of(tmp_path, "no such"), [str(folder.root)])
+    with pytest.raises(ConfigError, match="none of its 1 uids and URLs is in these shards"):
+        purge(uids_of(tmp_path, "no such"), [str(folder.root)])
     assert not list(folder.work.iterdir())
 
 
@@ -106,7 +110,7 @@ def test_rows_beside_a_shard_go_with_its_pictures(tmp_path: Path) -> None:
     # A picture that was never fetched has a row all the same.
     write_beside(data, **rows, uid=[f"uid-{n}" for n in range(7)])
     purge(uids_of(tmp_path, "uid-6"), [str(data)])
-    assert keys() == rows["key"][:6]
+    assert keys() == [rows["key"][n] for n in (0, 2, 3, 5)]
 
 
 def test_rows_that_cannot_be_told_apart_are_said(tmp_path: Path) -> None:
@@ -122,3 +126,28 @@ def test_rows_that_cannot_be_told_apart_are_said(tmp_path: Path) -> None:
             purge(uids_of(tmp_path, "uid-1"), [str(data)])
         assert path.read_bytes() == before
     assert b"uid-1" not in (data / "pairs_00000.tar").read_bytes()
+
+
+def test_pictures_go_by_their_urls(tmp_path: Path) -> None:
+    data = write_shards(tmp_path / "data", 6)
+    urls = [f"http://example.org/{n}" for n in range(7)]
+    path = write_beside(data, key=[f"{n:05d}" for n in range(7)], url=urls)
+    assert purge(uids_of(tmp_path, urls[2], urls[6], "uid-4"), [str(data)]) == 2
+    assert [one["uid"] for one in noted(data)] == ["uid-2", "uid-4"]
+    assert pq.read_table(path)["url"].to_pylist() == [urls[n] for n in (0, 1, 3, 5)]
+    assert b"example.org" not in (data / "purged.jsonl").read_bytes()
+    with pytest.raises(ConfigError, match=f"none of its 1 uids and URLs .*: {urls[2]}"):
+        purge(uids_of(tmp_path, urls[2]), [str(data)])
+
+
+def test_a_collection_knows_the_uids_of_its_urls(tmp_path: Path) -> None:
+    with hostile_server() as server:
+        listed = pairs(server, 30)
+        source, out = write_list(tmp_path / "l.csv", listed), tmp_path / "out"
+        collect(source, out)
+        given = uids_of(tmp_path, listed[3][0])
+        assert purge(given, [str(out)]) == 1
+        assert reasons(collect(source, out)) == {"": 29, "purged": 1}
+        (out / "summary.json").unlink()
+        with pytest.raises(ConfigError, match="is not finished, and what has a URL would be"):
+            purge(given, [str(out)])

@@ -96,7 +96,11 @@ def test_purging_by_command(folder: Path) -> None:
     assert done.out == "pictures taken out: 1; uids: 1, shards: 1\n"
     (folder / "uids.txt").write_text("a typo\n")
     done = call(collect.main, "purge", "--uids", "uids.txt", "--data", "data")
-    assert done.out.endswith("out: 0; uids: 1, shards: 1; in none of the shards: a typo\n")
+    assert (done.code, done.out) == (2, "")
+    assert "none of its 1 uids and URLs is in these shards or their tables: a typo" in done.err
+    (folder / "uids.txt").write_text("uid-2\na typo\n")
+    done = call(collect.main, "purge", "--uids", "uids.txt", "--data", "data")
+    assert done.out.endswith("out: 1; uids: 2, shards: 1; in none of the shards: a typo\n")
 
 
 def test_a_full_disk_is_one_line_and_the_next_launch_goes_on(tmp_path: Path) -> None:
