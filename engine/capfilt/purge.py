@@ -77,10 +77,15 @@ class CleanedSet:
         self.met |= gone
         # The table first: without the shard nobody could tell a URL's uid.
         if content is not None:
-            (self.root / REPORT).unlink(missing_ok=True)
-            for report in reports_above(self.root):
+            own = self.root / REPORT
+            for report in [*([own] if own.is_file() else []), *reports_above(self.root)]:
                 report.unlink(missing_ok=True)
-                log.warning("%s: deleted, as it may show what is taken out; make it again", report)
+                log.warning(
+                    "%s: deleted, as it may show what is taken out; python launch/report.py --run "
+                    "%s makes it again",
+                    report,
+                    report.parent,
+                )
             write_whole(table, content)
         done = purge_shard(shard, uids, found) if here else 0
         self._note(name, shard, table)

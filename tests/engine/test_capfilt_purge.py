@@ -1,6 +1,7 @@
 """Pictures taken out of a cleaned set: shard, table, ledger and report together."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from types import ModuleType
@@ -185,7 +186,7 @@ def said_before(cleaned: Path, data: Path, folder: Path) -> list[str]:
 
 
 def test_a_dropped_picture_is_known_by_the_url_in_the_shard_it_came_from(
-    world: Path, cleaned: Path, uids: Path, tmp_path: Path
+    world: Path, cleaned: Path, uids: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     kept = {row["uid"] for row in rows(cleaned) if row["kept"]}
     dropped = sorted({row["uid"] for row in rows(cleaned)} - kept)[0]
@@ -201,3 +202,5 @@ def test_a_dropped_picture_is_known_by_the_url_in_the_shard_it_came_from(
     data = Path(shutil.copytree(world / "data", tmp_path / "data"))
     purge(uids, [str(data), str(cleaned)])
     assert not {row["uid"] for row in rows(cleaned)} & {dropped, min(kept)}
+    again = f"{cleaned / 'report.html'}: deleted, .* python launch/report.py --run {cleaned} makes"
+    assert re.search(again, caplog.text)
