@@ -223,5 +223,5 @@ PACK = [
     ("missing.tar", "1 of 1 shards not whole: missing.tar: no such file"),
     ("empty", "empty: no .tar shard in this folder"),
     ("run.yaml", "run.yaml: not a .tar shard"),
-    ("data page.tar", "1 of 3 shards not whole: page.tar: has no index"),
+    ("data page.tar", "1 of 3 shards with no index yet, so nothing to compare with (page.tar)"),
 ]

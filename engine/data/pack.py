@@ -28,6 +28,10 @@ SECONDS_BETWEEN_LINES = 5.0
 NAMED, LONGEST = 20, 100
 
 
+class NotIndexedError(ShardError):
+    """A shard that there is no index to compare with of."""
+
+
 @dataclass(frozen=True)
 class Packed:
     """What was gone through.
@@ -68,7 +72,8 @@ def verify_shards(places: Sequence[str], progress: Callable[[str], None] = print
 
     Raises:
         ConfigError: no shard there.
-        ShardError: names every shard and sample that is damaged or missing, after all were read.
+        ShardError: names every shard and sample that is damaged or missing, after all were read,
+            and shards without an index.
     """
     return _each(shards_of(places), _verify, "not whole", progress)
 
@@ -114,6 +119,7 @@ def _each(
 ) -> Packed:
     samples, size, unread, shown = 0, 0, 0, time.monotonic()
     problems: list[str] = []
+    bare: list[Path] = []
     for number, shard in enumerate(shards, 1):
         try:
             index = work(shard)
@@ -121,15 +127,25 @@ def _each(
             if index.unread:
                 progress(f"{shard}: {unread_of([index])}")
             size += shard.stat().st_size
+        except NotIndexedError:
+            bare.append(shard)
         except ShardError as error:
             problems.append(str(error))
         # Not after the last: the caller sums up.
         if number < len(shards) and time.monotonic() - shown > SECONDS_BETWEEN_LINES:
             shown = time.monotonic()
             progress(f"{number} of {len(shards)} shards, {len(problems)} {verdict}")
+    lines = []
     if problems:
         some = f"{len(problems)} of {len(shards)} shards"
-        raise ShardError(f"{some} {verdict}: {'; '.join(problems)}")
+        lines.append(f"{some} {verdict}: {'; '.join(problems)}")
+    if bare:
+        lines.append(
+            f"{len(bare)} of {len(shards)} shards with no index yet, so nothing to compare with "
+            f"({first_of(bare)}): python launch/pack.py index SHARD... makes it"
+        )
+    if lines:
+        raise ShardError("; ".join(lines))
     return Packed(len(shards), samples, size, unread)
 
 
@@ -156,6 +172,8 @@ def _verify(shard: Path) -> ShardIndex:
 
     It sees every byte; where it differs, the stored one tells the samples.
     """
+    if shard.is_file() and not index_path(shard).is_file():
+        raise NotIndexedError(str(shard))
     stored = read_index(shard)
     fresh, problem = None, ""
     try:
