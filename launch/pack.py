@@ -116,7 +116,8 @@ def main() -> None:
     if given.action == "convert":
         convert_pairs(given, say)
         return
-    kinds = {"index": (index_shards, "indexed"), "verify": (verify_shards, "whole")}
+    whole = "whole (bytes as indexed; pictures are not decoded)"
+    kinds = {"index": (index_shards, "indexed"), "verify": (verify_shards, whole)}
     work, verdict = kinds[given.action]
     done = work(given.shards, say)
     size, more = f"{done.size / 1e6:.1f} MB", f", never read: {done.unread}" if done.unread else ""

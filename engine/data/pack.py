@@ -29,7 +29,7 @@ NAMED, LONGEST = 20, 100
 
 
 class NotIndexedError(ShardError):
-    """A shard that there is no index to compare with of."""
+    """A shard without an index to compare it with."""
 
 
 @dataclass(frozen=True)
