@@ -26,6 +26,7 @@ MAX_PIXELS = 25_000_000
 # By the kind of an array what may stand behind its height and width.
 COLOURS = {"u1": ((), (2,), (3,), (4,)), "u2": ((),), "b1": ((),)}
 THREADS = 4
+SKIPPING = "; leave it out: launch/caption.py and launch/embed.py name bad pictures and go on"
 # Pillow reads pixels late and keeps the file: one object twice must not meet two threads.
 LOADING = threading.Lock()
 
@@ -95,8 +96,13 @@ def view_batches(
     """
     refuse_wrong(batch_size=batch_size)
 
+    alone = isinstance(pictures, list) and len(pictures) == 1
+
     def view(numbered: tuple[int, Picture]) -> torch.Tensor:
-        return carried(open_picture(numbered[1], numbered[0]), size, device)
+        try:
+            return carried(open_picture(numbered[1], numbered[0]), size, device)
+        except ConfigError as error:
+            raise ConfigError(f"{error}{'' if alone else SKIPPING}") from None
 
     views = ahead(view, enumerate(pictures), batch_size)
     count = 0

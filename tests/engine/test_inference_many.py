@@ -137,6 +137,12 @@ def test_the_bad_one_is_named(blip: LoadedBlip, folder: Path, name: str, message
     with pytest.raises(ConfigError) as problem:
         blip.embed_images([folder / "b.png", PICTURES[0], folder / name], batch_size=2)
     assert message in str(problem.value) and str(problem.value).isprintable()
+    if name == "bad.png":
+        assert "; leave it out: launch/caption.py and launch/embed.py name bad" in str(
+            problem.value
+        )
+        with pytest.raises(ConfigError, match="wrong_format[^;]*$"):
+            blip.embed_images(folder / name)
 
 
 def test_one_without_a_name_is_numbered(blip: LoadedBlip) -> None:
