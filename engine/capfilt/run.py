@@ -161,7 +161,8 @@ class CapFilt:
             lease = self.leases.acquire(name) if name != self.finishing.name else None
             if lease is not None:
                 self._make(name, lease, progress)
-                progress.line()
+                if self.ledger.finished() & self.shards.keys():
+                    progress.line()
                 return
         self.finishing.wait()
         if self._left(left):
@@ -176,7 +177,8 @@ class CapFilt:
             if lease.lost:
                 raise LeaseLostError
             self.finishing.look()
-            progress.line(done)
+            if done:
+                progress.line(done)
 
         begun, started = time.time(), time.monotonic()
 
