@@ -38,7 +38,8 @@ def flags() -> argparse.Namespace:
         "name every shard and sample that is damaged or missing; convert: write pairs of a list "
         "(.json, .csv, .tsv, .parquet), of a Hugging Face dataset (a folder of save_to_disk) or of "
         "shards into new shards with their indexes, a uid for each pair; what is left out is named "
-        "in quarantine.jsonl beside them, and the code is 2 where that is a whole shard",
+        "in quarantine.jsonl beside them (rows from 0, without a CSV's head), and the code is 2 "
+        "where that is a whole shard",
     )
     parser.add_argument(
         "shards",
@@ -92,7 +93,9 @@ def convert_pairs(given: argparse.Namespace, say: Callable[[str], None]) -> None
     if made.damaged:
         counts.append(f"{len(made.damaged)} {'shard' if len(made.damaged) == 1 else 'shards'}")
     hint = "; is --image_root right?" if made.left_out["missing"] > made.pairs else ""
-    named = f"{Path(given.output_dir, QUARANTINE)} names all that is " if counts else ""
+    # Editors count lines, which is no row's number where captions have line ends.
+    where = f"{Path(given.output_dir, QUARANTINE)} (rows from 0, without a CSV's head)"
+    named = f"{where} names all that is " if counts else ""
     say(
         f"{given.output_dir}: {made.pairs} pairs, {made.size / 1e6:.1f} MB; "
         f"{named}left out: {', '.join(counts) or 'none'}{hint}"

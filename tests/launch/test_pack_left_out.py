@@ -83,7 +83,8 @@ def test_every_row_that_is_left_out_is_named_with_its_reason(root: Path) -> None
     first = f"none\\n.png ({listed} row 2), gone0.png ({listed} row 8), gone1.png ({listed} row 9)"
     assert lines[0] == f"left out: 7 missing: {first}, ..."
     assert f"left out: 1 wrong_format: page.png ({listed} row 1)" in lines
-    named = f"{root / 'web' / QUARANTINE} names all that is left out: 7 missing, 1 "
+    named = f"{root / 'web' / QUARANTINE} (rows from 0, without a CSV's head) names all that is "
+    named += "left out: 7 missing, 1 "
     assert lines[-1].startswith(f"{root / 'web'}: 3 pairs, 0.0 MB; {named}")
     assert lines[-1].endswith("; is --image_root right?")
 
