@@ -51,6 +51,9 @@ def pairs(run: Cleaning) -> Iterator[Finding]:
     except ConfigError as problem:
         yield error("data_missing", f"data.train: {problem}")
         return
+    earlier = _earlier(run.config)
+    if earlier is not None:
+        yield from refusals("from_table", lambda: earlier.require(list(shards)))
     local = [str(shard) for shard in shards.values() if isinstance(shard, Path)]
     far = [shard for shard in shards.values() if isinstance(shard, RemoteShard)]
     yield from _reachable(far)
@@ -63,19 +66,22 @@ def pairs(run: Cleaning) -> Iterator[Finding]:
         section = DataSection(max_words=data.max_words, max_pixels=data.max_pixels)
         config = RunConfig(data=section)
         yield from unusable(Setup(config, "capfilt", 1, run.host, None, None, found, None))
-    if run.config.from_table and Path(run.config.from_table).is_dir():
-        opened = found.source if found is not None and isinstance(found.source, Shards) else None
-        yield from refusals("from_table", lambda: _take(run.config, list(shards), opened))
+        if earlier is not None and isinstance(found.source, Shards):
+            opened = found.source
+            yield from refusals("from_table", lambda: _same(earlier, opened))
 
 
-def _take(config: CapFiltConfig, names: list[str], opened: Shards | None) -> None:
-    """As the run takes texts of an earlier one, but for shards that were not opened."""
-    earlier = EarlierRun(Path(config.from_table or ""))
-    earlier.require(names)
-    earlier.identity(config)
-    for index in opened.indexes() if opened is not None else ():
-        # The run goes on without what the earlier one could not read.
-        with suppress(ShardError):
+def _earlier(config: CapFiltConfig) -> EarlierRun | None:
+    """The run that texts are taken of; why there is none is a finding of `models`."""
+    with suppress(ConfigError):
+        return EarlierRun(Path(config.from_table)) if config.from_table else None
+    return None
+
+
+def _same(earlier: EarlierRun, opened: Shards) -> None:
+    for index in opened.indexes():
+        # What the earlier run could not read is none of this one's; what it has not is named above.
+        with suppress(ShardError, FileNotFoundError):
             earlier.purged(index.path.stem, index)
 
 
@@ -103,6 +109,9 @@ def models(run: Cleaning) -> Iterator[Finding]:
         if not Path(config.from_table).is_dir():
             line = f"from_table {config.from_table}: no such folder; name an earlier run's"
             yield error("from_table", line)
+        else:
+            place = Path(config.from_table)
+            yield from refusals("from_table", lambda: EarlierRun(place).identity(config))
         return
     for name, part in PARTS.items():
         place = getattr(config, name)
@@ -157,7 +166,10 @@ def folder(run: Cleaning) -> Iterator[Finding]:
     wrong = list(unwritable(config.output_dir))
     yield from wrong
     if not wrong:
-        ours = of_settings(config)
+        ours, earlier = of_settings(config), _earlier(config)
+        if earlier is not None:
+            with suppress(ConfigError):
+                ours = earlier.identity(config)
         yield from refusals("output_other_run", lambda: refuse_other(config, ours, whole=False))
 
 

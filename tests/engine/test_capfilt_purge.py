@@ -11,7 +11,7 @@ import pytest
 
 from engine import durable
 from engine.capfilt import purge as purging
-from engine.capfilt.config import CapFiltConfig, PairsSection
+from engine.capfilt.config import CapFiltConfig, PairsSection, RuleSection
 from engine.check.run import check_cleaning
 from engine.collect.web.purge import purge
 from engine.config import ConfigError
@@ -156,7 +156,8 @@ def test_another_rule_needs_no_model_after_a_purge(
     assert ended.code == 0, ended.err
     assert len({row["uid"] for row in rows(tmp_path / "new")} - {*OUT}) == SHARDS * EACH - len(OUT)
     assert not {row["uid"] for row in rows(tmp_path / "new")} & {*OUT}
-    assert said_before(cleaned, data, tmp_path) == []
+    for output in ("new", "another"):
+        assert said_before(cleaned, data, tmp_path / output) == []
 
 
 def test_another_shard_is_refused_by_run_and_check(
@@ -170,17 +171,18 @@ def test_another_shard_is_refused_by_run_and_check(
     ended = from_table(tmp_path, cleaned, tmp_path / "new")
     assert ended.code == 2
     assert f"was made from another shard than {data / 'pairs_00000.tar'}, which no" in ended.err
-    (said,) = said_before(cleaned, data, tmp_path)
+    (said,) = said_before(cleaned, data, tmp_path / "another")
     assert said in ended.err
 
 
-def said_before(cleaned: Path, data: Path, folder: Path) -> list[str]:
+def said_before(cleaned: Path, data: Path, output: Path) -> list[str]:
     """What a check of a run with another rule finds wrong."""
     config = CapFiltConfig(
         from_table=str(cleaned),
         data=PairsSection(train=str(data)),
-        output_dir=str(folder / "checked"),
+        output_dir=str(output),
         device="cpu",
+        rule=RuleSection(itm_threshold=0, drop_not_words=False),
     )
     return [one.line for one in check_cleaning(config, HOST) if one.severity == "error"]
 
