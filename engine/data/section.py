@@ -14,7 +14,8 @@ class DataSection:
         train: shards (glob, folder or list), annotation JSON, CSV, TSV or Parquet.
         weights: how often each entry of the list `train` is drawn, relative to each other; null
             draws every pair once an epoch. An epoch is always as many draws as there are pairs.
-        eval: the same as `train` for held-out pairs, or null.
+        eval: the same as `train` for held-out pairs, which evaluations and reports look at and a
+            run that trains never does; or null.
         image_root: folder that relative picture paths of an annotation file start from.
         workers: loader processes a rank; 0 loads in the training process.
         max_words: words kept of a cleaned caption.
