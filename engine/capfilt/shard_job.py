@@ -20,6 +20,7 @@ from engine.capfilt.rule import SYNTHETIC, WEB
 from engine.capfilt.table import Judged, judge_all, to_bytes
 from engine.data.index import ShardError, index_path, open_index
 from engine.data.picture_files import bounded
+from engine.data.purge import purged_since
 from engine.data.shards import Shards
 from engine.data.tar_members import RefusedError
 from engine.durable import sync
@@ -186,11 +187,12 @@ class ShardJob:
             if isinstance(shard, RemoteShard):
                 same = shard.size() in (None, entry.input["bytes"])
             else:
-                same = open_index(shard).fingerprint == entry.input["fingerprint"]
+                now = open_index(shard).fingerprint
+                same = purged_since(shard, now, entry.input["fingerprint"]) is not None
         except ShardError as error:
             return f"it was finished, but {error}"
         if not same:
-            return f"{shard} is not what it was when it was finished (a purge changes it too)"
+            return f"{shard} is not what it was when it was finished, and no purge made it so"
         cleaned = self.folder.shards / f"{name}.tar"
         found = self.publisher.size(cleaned) if self.publisher else size_on_disk(cleaned)
         table = size_on_disk(self.folder.table / f"{name}.parquet")

@@ -71,10 +71,14 @@ def test_nothing_of_them_stays_and_all_else_does(cleaned: Path, uids: Path) -> N
     assert outcome(cleaned) == after
 
 
-def test_a_run_that_comes_back_makes_nothing_again(world: Path, cleaned: Path, uids: Path) -> None:
-    purge(uids, [str(cleaned)])
+@pytest.mark.parametrize("purged", ["cleaned", "both"])
+def test_a_run_that_comes_back_makes_nothing_again(
+    world: Path, cleaned: Path, uids: Path, purged: str, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(world / "data", tmp_path / "data"))
+    purge(uids, [str(cleaned), *([str(data)] if purged == "both" else [])])
     after = outcome(cleaned)
-    ended = clean(world, cleaned)
+    ended = clean(world, cleaned, "--data.train", data)
     assert ended.code == 0, ended.err
     assert outcome(cleaned) == after
     left = rows(cleaned)
