@@ -58,6 +58,7 @@ BOOTSTRAP = [
     ("--filter.model.checkpoint tiny", "filter.model.checkpoint is set by the loop: take it out"),
     ("--captioner.data.train data", "take it out and set data.web and data.clean"),
     ("--capfilt.filter scorer", "capfilt.filter is set by the loop: take it out"),
+    ("--capfilt.publish_to file:///there", "capfilt.publish_to is set by the loop: take it out"),
     ("--filter.model.preset small", "filter.model.preset 'small' is not the pretraining's 'tiny'"),
     (
         "--capfilt.caption.prompt a",

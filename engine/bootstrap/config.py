@@ -15,7 +15,8 @@ STAGES = ("pretrain", "captioner", "filter", "capfilt")
 OF_A_RUN = ("output_dir", "resume", "seed", "precision", "device", "model.checkpoint")
 OF_A_RUN += ("data.train", "data.eval", "data.image_root", "train.contrast_only")
 OF_CAPFILT = ("output_dir", "resume", "seed", "precision", "device", "captioner", "filter")
-OF_CAPFILT += ("from_table", "data.train")
+# Published shards lie only there, and the next pretraining reads the loop's own folder.
+OF_CAPFILT += ("from_table", "publish_to", "data.train")
 SET_BY_THE_LOOP = {**dict.fromkeys(STAGES[:3], OF_A_RUN), "capfilt": OF_CAPFILT}
 # What a stage takes over from the pretraining that it goes on from.
 TAKEN_OVER = {

@@ -211,6 +211,7 @@ def test_two_processes_share_the_work_and_a_stop_is_gone_on_from(
         ("--data.train ", "no pairs: set data.train"),
         ("--pretrain.train.max_stepz 3", "did you mean 'pretrain.train.max_steps'?"),
         ("--filter.seed 3", "filter.seed is set by the experiment"),
+        ("--capfilt.publish_to file:///there", "capfilt.publish_to is set by the experiment"),
         ("--filter.model.preset large", "filter.model.preset 'large' is not the pretraining's"),
         ("--capfilt.caption.prompt a", "capfilt.caption.prompt 'a' is not the prompt"),
     ],
