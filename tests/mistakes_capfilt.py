@@ -70,6 +70,10 @@ BOOTSTRAP = [
     ("--filter.train.negative_group_size 5", "filter.train.global_batch_size 8 is not a mult"),
     ("--captioner.data.max_tokens 5", "captioner: data.max_tokens 5: evaluate.prompt takes 4"),
     ("--pretrain.data.max_tokens 99", "pretrain: data.max_tokens 99: preset tiny has 64 positions"),
+    (
+        "--data.web [data/pairs_00000.tar,data/pairs_00001.tar] --pretrain.data.weights [1,1,1]",
+        "pretrain.data.weights has 3 numbers, but from round 1 on there are 2 entries",
+    ),
     ("--capfilt.caption.max_length 65", "capfilt.caption.max_length 65: the network has 64"),
     ("--capfilt.model.image_size 30", "capfilt.model: image_size 30 is not a multiple"),
     ("--guard.on_reject maybe", "guard.on_reject: expected stop or continue, got 'maybe'"),

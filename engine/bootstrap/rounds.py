@@ -226,6 +226,7 @@ def refuse_unfit(plan: Plan, here: Runtime, stop: StopRequest) -> dict[str, str]
     for stage, (run, objective) in runs.items():
         with named(stage, ": "):
             Trainer(run, objective, here, stop)
+    _refuse_later_weights(plan)
     cleaning = config.capfilt
     network = config.pretrain.model.network()
     if cleaning.caption.max_length > network.max_positions:
@@ -238,3 +239,14 @@ def refuse_unfit(plan: Plan, here: Runtime, stop: StopRequest) -> dict[str, str]
     except ValueError as error:
         raise ConfigError(f"capfilt.model: {error}") from None
     return pairs
+
+
+def _refuse_later_weights(plan: Plan) -> None:
+    """Later pretrainings go through other entries: one cleaned set in the place of the web."""
+    data = plan.pretrain(1).data
+    if data.weights is not None and len(data.weights) != len(data.train):
+        raise ConfigError(
+            f"pretrain.data.weights has {len(data.weights)} numbers, but from round 1 on there are "
+            f"{len(data.train)} entries, the cleaned set and data.clean: name data.web by one "
+            "folder, glob or range, and give a weight for it and for each entry of data.clean"
+        )
