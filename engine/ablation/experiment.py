@@ -106,27 +106,38 @@ class Experiment:
             ConfigError: no pairs, or a folder with another experiment or that cannot be written.
         """
         data = self.config.data
-        for spec in (data.train, data.clean, data.eval):
-            if spec:
-                open_source(spec)
-        path, ours = self.folder / "config.yaml", to_dict(self.config)
+        specs = {"train": data.train, "clean": data.clean, "eval": data.eval}
+        pairs = {name: open_source(spec).fingerprint for name, spec in specs.items() if spec}
+        ours = to_dict(self.config)
+        settings = differences(_kept(self._first("config.yaml", ours)), _kept(ours))
+        if settings:
+            raise ConfigError(
+                f"{self.folder} holds an experiment with other settings ({', '.join(settings)}): "
+                "give the same ones to continue, or choose another output_dir"
+            )
+        # A folder from before pairs were noted takes those of today.
+        replaced = differences(self._first("pairs.yaml", pairs), pairs)
+        if replaced:
+            raise ConfigError(
+                f"{self.folder} holds an experiment on other pairs in the same places "
+                f"(data.{', data.'.join(replaced)}): put them back, or choose another output_dir"
+            )
+
+    def _first(self, name: str, ours: dict[str, Any]) -> dict[str, Any]:
+        """What a file of the folder says; the first process writes it."""
+        path = self.folder / name
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not path.exists():
-                temporary = path.with_name(f".config.{uuid.uuid4().hex}")
+                temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}")
                 text = yaml.safe_dump(ours, sort_keys=False)
                 temporary.write_text(text, encoding="utf-8")
                 os.replace(temporary, path)
             theirs = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError) as error:
-            problem = getattr(error, "strerror", None) or "its config.yaml is not readable"
+            problem = getattr(error, "strerror", None) or f"its {name} is not readable"
             raise ConfigError(f"output_dir {self.folder}: {problem}") from None
-        differing = differences(_kept(theirs if isinstance(theirs, dict) else {}), _kept(ours))
-        if differing:
-            raise ConfigError(
-                f"{self.folder} holds an experiment with other settings ({', '.join(differing)}): "
-                "give the same ones to continue, or choose another output_dir"
-            )
+        return theirs if isinstance(theirs, dict) else {}
 
     def _write(self) -> dict[str, Any]:
         """All results from all cells that are there, of any process; one writes at a time."""
