@@ -5,12 +5,12 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from engine.ablation.arms import CORE
+from engine.ablation.arms import ARMS, CORE
 from engine.ablation.results import pairs_of
 from engine.report.charts import ticks
 
 SCALE = 2
-WIDTH, LABEL, RIGHT, ROW, TOP, BOTTOM = 900, 150, 120, 30, 64, 34
+WIDTH, LABEL, RIGHT, ROW, TOP, BOTTOM = 900, 150, 180, 30, 64, 34
 INK, FAINT, FIRST, OTHER, DOT = "#202428", "#c8ccd0", "#2f6fb2", "#8fb0d0", "#c2603a"
 
 
@@ -76,8 +76,10 @@ def draw(results: dict[str, Any], path: Path) -> None:
             canvas.line(end, y - 5, end, y + 5, INK)
         for value in found["values"]:
             canvas.dot(place(value), y, DOT)
-        spread = "" if found["std"] is None else f" ± {100 * std:.1f}"
-        canvas.text(max(high, place(max(found["values"]))) + 8, y, f"{100 * mean:.1f}{spread}")
+        said = f"{100 * mean:.1f}" + ("" if found["std"] is None else f" ± {100 * std:.1f}")
+        # Beside bars that matching has re-ranked.
+        said += " by contrast" if ARMS[name].contrastive else ""
+        canvas.text(max(high, place(max(found["values"]))) + 8, y, said)
     canvas.image.save(path, "PNG", optimize=True)
 
 

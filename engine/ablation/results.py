@@ -45,7 +45,8 @@ def summarise(cells: list[Cell], config: AblationConfig, command: str) -> dict[s
 
     Every figure of an arm is a mean over its seeds with its spread. `gain_over_none` is the mean
     of the differences to `none` with the same clean set and seed: the same world and the same
-    first weights, so what seeds have in common falls out of it.
+    first weights, so what seeds have in common falls out of it. Like is compared with like, by the
+    `figure` that it names: re-ranked R@1, of arms of contrast alone R@1 by contrast.
 
     Args:
         cells: finished ones.
@@ -84,8 +85,10 @@ def _arm(name: str, by_arm: dict[str, dict[int, Cell]]) -> dict[str, Any]:
             found[figure] = spread(values)
     paired = [seed for seed in seeds if seed in base]
     if paired and name != base_of(name):
-        gains = [mine[seed]["retrieval_r1"] - base[seed]["retrieval_r1"] for seed in paired]
-        found["gain_over_none"] = spread(gains) | {"seeds": paired, "over": base_of(name)}
+        figure = "retrieval_r1_contrast" if ARMS[name].contrastive else "retrieval_r1"
+        gains = [mine[seed][figure] - base[seed][figure] for seed in paired]
+        about = {"seeds": paired, "over": base_of(name), "figure": figure}
+        found["gain_over_none"] = spread(gains) | about
     found["cost"] = {cost: spread([mine[seed][cost] for seed in seeds]) for cost in COSTS}
     found["clean_fraction"] = mine[seeds[0]]["clean_fraction"]
     return found
@@ -127,8 +130,10 @@ def table(results: dict[str, Any]) -> str:
     about = (
         f"{pairs_of(results)[0].upper()}{pairs_of(results)[1:]}; mean ± sample deviation over "
         f"seeds {results['seeds']}; chance R@1 {100 * (results['chance_r1'] or 0):.2f} %. "
-        f"Gains are differences to `{BASE}` of the same seed and clean set. TFLOP and minutes are "
-        "the arm's own pretraining; base, captioner, filter and captions come on top."
+        f"Gains are differences to `{BASE}` of the same seed and clean set, of R@1 re-ranked by "
+        "matching on both sides; where an arm is trained by contrast alone, of R@1 by contrast on "
+        "both. TFLOP and minutes are the arm's own pretraining; base, captioner, filter and "
+        "captions come on top."
     )
     return "\n".join([*lines, "", about]) + "\n"
 

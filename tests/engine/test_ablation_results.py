@@ -116,6 +116,16 @@ def test_results_hold_means_spread_and_paired_gains() -> None:
     json.dumps(found)
 
 
+def test_an_arm_of_contrast_alone_gains_over_contrast() -> None:
+    """Its R@1 is never re-ranked: beside a re-ranked one it would gain what matching loses."""
+    cells = [cell("none", 0, 0.1, retrieval_r1_contrast=0.4), cell("align", 0, 0.3)]
+    found = summarise(cells, config(), "")
+    gain = found["arms"]["align"]["gain_over_none"]
+    assert gain["mean"] == pytest.approx(-0.1)
+    assert gain["figure"] == "retrieval_r1_contrast"
+    assert next(row for row in table(found).splitlines() if "| align |" in row).count("-10.0") == 1
+
+
 def test_one_value_has_no_spread() -> None:
     assert spread([0.25]) == {"mean": 0.25, "std": None, "values": [0.25]}
 
