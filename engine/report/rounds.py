@@ -64,7 +64,7 @@ def read_rounds(root: Path, notes: list[str]) -> list[Round]:
     """The rounds of a folder, none where it holds no bootstrap.
 
     Args:
-        root: folder; paths of the file that do not exist are looked for in it.
+        root: folder, from which the paths of the file go on.
         notes: takes a line about what cannot be read.
     """
     found = read_object(root / FILE, notes)
@@ -139,11 +139,13 @@ def _finite(value: Any) -> float | None:
 
 
 def _place(root: Path, path: str) -> Path:
-    given = Path(path)
+    """From the root on, wherever the report is made from; where it cannot be looked, nowhere."""
+    place = root / path
     try:
-        return given if given.is_absolute() or given.exists() else root / given
+        place.exists()
     except OSError:
         return root / "missing"
+    return place
 
 
 def _bars(rounds: list[Round], figure: Figure, show: Callable[[float], str]) -> Markup:

@@ -109,3 +109,19 @@ def test_a_model_that_is_gone_leaves_the_rounds(loop: Path) -> None:
     assert "The rounds side by side" in words and "model learned" not in words
     (loop / "round_1" / "pretrain").mkdir()
     assert "holds nothing to report" in words_of(page_of(loop))
+
+
+def test_another_loop_in_the_current_folder_is_not_shown(
+    loop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = shutil.copytree(loop, tmp_path / "other")
+    write_results(other / "round_1" / "pretrain", "retrieval", {"text_to_image_r1": 0.9}, [])
+    monkeypatch.chdir(other)
+    assert "the first one 5.0 % 30 % +25.0 points" in words_of(page_of(loop))
+
+
+def test_a_folder_that_no_file_system_holds_is_missing(loop: Path) -> None:
+    stored = json.loads((loop / "bootstrap.json").read_text())
+    stored["rounds"][1]["folders"] = {"pretrain": "/x" + "x" * 5000, "capfilt": "x" * 5000}
+    (loop / "bootstrap.json").write_text(json.dumps(stored))
+    assert "model learned" not in words_of(page_of(loop))
