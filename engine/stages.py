@@ -103,7 +103,7 @@ class Stages:
 
     def _make(self, config: RunConfig, task: str) -> dict[str, Any]:
         settings = Path(config.output_dir) / "config.yaml"
-        settings.unlink(missing_ok=True)
+        _remove_own(settings, task)
         results = evaluate(replace(config, device=self.here.device.type), task)
         config.save(settings)
         return results
@@ -162,6 +162,21 @@ def earlier_results(config: RunConfig, task: str) -> dict[str, Any] | None:
         return results if same and made > _weights_made(str(config.model.checkpoint)) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
         return None
+
+
+def _remove_own(settings: Path, task: str) -> None:
+    """Take away stale results that lie beside their settings: of a folder that was moved, say.
+
+    Anything else there was put by somebody else, and the evaluation refuses it.
+    """
+    results = settings.with_name("results.json")
+    try:
+        found = json.loads(results.read_text(encoding="utf-8"))
+        if settings.is_file() and found["task"] == task:
+            results.unlink()
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    settings.unlink(missing_ok=True)
 
 
 def _compared(settings: dict[str, Any]) -> dict[str, Any]:

@@ -55,12 +55,15 @@ def test_another_evaluation_is_made_anew(ended: tuple[Path, str], tmp_path: Path
     folder = tmp_path / "copy"
     shutil.copytree(ended[0], folder)
     results = folder / "pretrain" / "evaluation" / "results.json"
-    # The copy's paths differ, so it is another one.
+    # The copy's paths differ, so it is another one: of somebody else, but for its settings.
+    settings = results.with_name("config.yaml")
+    moved = settings.rename(folder / "settings.yaml")
     ((code, said),) = run(PROGRAM, [folder, "--stage", 1], tmp_path / "log")
     assert (code, "holds the retrieval results of" in said) == (2, True), said
-    results.unlink()
+    moved.rename(settings)
     ((code, said),) = run(PROGRAM, [folder, "--stage", 1], tmp_path / "log")
     assert (code, "text_to_image_r1" in said) == (0, True), said
+    assert json.loads(results.read_text())["checkpoint"] == str(folder / "pretrain")
 
 
 def test_a_signal_between_stages_is_noticed(tmp_path: Path) -> None:
