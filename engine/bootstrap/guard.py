@@ -13,6 +13,9 @@ from engine.capfilt.folder import SUMMARY
 from engine.capfilt.rule import KEPT, SYNTHETIC, WEB
 from engine.config import ConfigError
 
+# What is exactly at a limit keeps it, however the two were computed.
+SLACK = 1e-9
+
 
 def filter_reasons(guard: dict[str, float], limits: GuardSection) -> list[str]:
     """Why a filter may not clean anything; looked at before it does.
@@ -26,10 +29,11 @@ def filter_reasons(guard: dict[str, float], limits: GuardSection) -> list[str]:
         ("filter_precision", "of the texts that the filter keeps, {} are right"),
         ("filter_recall", "of the right texts the filter keeps {}"),
     ):
-        limit = getattr(limits, name)
-        if guard[name] < limit:
-            said = what.format(percent(guard[name]))
-            reasons.append(f"{said}, less than guard.{name} {percent(limit)}")
+        found, limit = guard[name], getattr(limits, name)
+        if found < limit - SLACK:
+            digits = _digits(limit, found)
+            said = what.format(percent(found, digits))
+            reasons.append(f"{said}, less than guard.{name} {percent(limit, digits)}")
     return reasons
 
 
@@ -45,38 +49,40 @@ def caption_reasons(
     """
     reasons = []
     bigrams, least = guard["distinct_2"], limits.diversity * guard["web_distinct_2"]
-    if bigrams < least:
+    if bigrams < least - SLACK:
+        digits = _digits(least, bigrams)
         reasons.append(
-            f"of the synthetic captions' bigrams {percent(bigrams)} are distinct, of the web "
-            f"captions' {percent(guard['web_distinct_2'])}: less than guard.diversity "
-            f"{percent(limits.diversity)} of that"
+            f"of the synthetic captions' bigrams {percent(bigrams, digits)} are distinct, of the "
+            f"web captions' {percent(guard['web_distinct_2'], digits)}: less than guard.diversity "
+            f"{percent(limits.diversity, digits)} of that"
         )
-    if guard["unseen_words"] > limits.unseen_words:
-        reasons.append(
-            f"of the synthetic captions' words {percent(guard['unseen_words'])} are in no clean "
-            f"caption, more than guard.unseen_words {percent(limits.unseen_words)}"
-        )
-    if guard["commonest_share"] > limits.commonest_share:
-        reasons.append(
-            f"the commonest synthetic caption makes up {percent(guard['commonest_share'])}, more "
-            f"than guard.commonest_share {percent(limits.commonest_share)}"
-        )
+    for name, what in (
+        ("unseen_words", "of the synthetic captions' words {} are in no clean caption"),
+        ("commonest_share", "the commonest synthetic caption makes up {}"),
+    ):
+        found, limit = guard[name], getattr(limits, name)
+        if found > limit + SLACK:
+            digits = _digits(limit, found)
+            said = what.format(percent(found, digits))
+            reasons.append(f"{said}, more than guard.{name} {percent(limit, digits)}")
     kept = guard["kept_share"]
     if not kept:
         reasons.append(
             "not one text is kept: tune the filter longer or on more clean pairs, or lower "
             "capfilt.rule.itm_threshold"
         )
-    elif kept < limits.kept_share:
+    elif kept < limits.kept_share - SLACK:
+        digits = _digits(limits.kept_share, kept)
         reasons.append(
-            f"{percent(kept)} of all texts are kept, less than guard.kept_share "
-            f"{percent(limits.kept_share)}"
+            f"{percent(kept, digits)} of all texts are kept, less than guard.kept_share "
+            f"{percent(limits.kept_share, digits)}"
         )
-    before = start.guard.get("kept_share") if start else None
-    if before is not None and abs(kept - before) > limits.kept_drift:
+    before, limit = start.guard.get("kept_share") if start else None, limits.kept_drift
+    if before is not None and abs(kept - before) > limit + SLACK:
+        digits = _digits(limit, before, kept)
         reasons.append(
-            f"the kept share went from {percent(before)} in round {start.round} to "
-            f"{percent(kept)}, by more than guard.kept_drift {percent(limits.kept_drift)}"
+            f"the kept share went from {percent(before, digits)} in round {start.round} to "
+            f"{percent(kept, digits)}, by more than guard.kept_drift {percent(limit, digits)}"
         )
     return reasons
 
@@ -96,12 +102,13 @@ def retrieval_reasons(
     """
     if best is None:
         return []
-    before, now = best.guard["retrieval_r1"], guard["retrieval_r1"]
-    if before - now <= limits.retrieval_drop:
+    before, now, limit = best.guard["retrieval_r1"], guard["retrieval_r1"], limits.retrieval_drop
+    if before - now <= limit + SLACK:
         return []
+    digits = _digits(limit, before, now)
     return [
-        f"retrieval R@1 fell from {percent(before)} in round {best.round} to {percent(now)}, by "
-        f"more than guard.retrieval_drop {percent(limits.retrieval_drop)}"
+        f"retrieval R@1 fell from {percent(before, digits)} in round {best.round} to "
+        f"{percent(now, digits)}, by more than guard.retrieval_drop {percent(limit, digits)}"
     ]
 
 
@@ -125,6 +132,15 @@ def kept_shares(folder: Path) -> dict[str, float]:
     return {"kept_share": sum(kept.values()) / max(sum(count.values()), 1), **shares}
 
 
-def percent(share: float) -> str:
+def percent(share: float, digits: int = 1) -> str:
     """0.241 -> `24.1 %`."""
-    return f"{100 * share:.1f} %"
+    return f"{100 * share:.{digits}f} %"
+
+
+def _digits(limit: float, found: float, other: float = 0.0) -> int:
+    """How many tell a share, or the way between two as they are shown, from a limit."""
+    for digits in range(1, 9):
+        way = abs(round(100 * found, digits) - round(100 * other, digits))
+        if f"{way:.{digits}f}" != f"{100 * limit:.{digits}f}":
+            break
+    return digits

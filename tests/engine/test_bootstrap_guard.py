@@ -1,6 +1,7 @@
 """What a round is judged by, on examples that are counted by hand."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import emoji
@@ -162,6 +163,30 @@ def test_a_sound_round_has_no_reason() -> None:
 )
 def test_what_is_worse_is_said(worse: dict[str, float], reason: str) -> None:
     assert all_reasons({**SOUND, **worse}) == [reason]
+
+
+def test_what_is_exactly_at_a_limit_keeps_it() -> None:
+    """Of 400 pictures, a mean over both ways: most such differences are not 0.01 in floats."""
+    for right in range(8, 801):
+        before = Round(0, accepted=True, guard={"retrieval_r1": right / 800})
+        now = {"retrieval_r1": (right - 8) / 800}
+        assert retrieval_reasons(now, LIMITS, before) == [], right
+    before = Round(0, accepted=True, guard={"kept_share": 0.8})
+    assert caption_reasons({**SOUND, "kept_share": 0.55}, LIMITS, before) == []
+    at = {"distinct_2": 0.15 * 0.8, "unseen_words": 0.1 + 0.2, "commonest_share": 0.3 - 0.2}
+    assert caption_reasons({**SOUND, **at}, LIMITS, None) == []
+
+
+@pytest.mark.parametrize(
+    ("worse", "reason"),
+    [
+        ({"kept_share": 0.0496}, "4.96 % of all texts are kept, less than guard.kept_share 5.00 %"),
+        ({"unseen_words": 0.3004}, "30.04 % are in no clean caption, more than"),
+        ({"retrieval_r1": 0.2396}, "from 25.00 % in round 1 to 23.96 %, by more than"),
+    ],
+)
+def test_figures_beside_a_limit_differ_from_it(worse: dict[str, float], reason: str) -> None:
+    assert reason in all_reasons({**SOUND, **worse}, replace(LIMITS, kept_drift=1))[0]
 
 
 def test_a_round_that_keeps_nothing_is_never_trained_on() -> None:
