@@ -70,7 +70,7 @@ def read_rounds(root: Path, notes: list[str]) -> list[Round]:
     found = read_object(root / FILE, notes)
     best = number((found or {}).get("best_round"))
     rounds = []
-    for place, given in enumerate(as_list((found or {}).get("rounds"))[:MOST_ROUNDS]):
+    for place, given in enumerate(as_list((found or {}).get("rounds"))):
         if not isinstance(given, dict):
             continue
         which = number(given.get("round"))
@@ -98,17 +98,23 @@ def read_rounds(root: Path, notes: list[str]) -> list[Round]:
 
 
 def rounds_view(rounds: list[Round]) -> dict[str, Any]:
-    """A row a figure, a chart a figure that several rounds have, and what became of each round."""
+    """A row a figure, a chart a figure that several rounds have, and what became of each round.
+
+    Of more than 24 rounds the newest and the best are shown; all are counted.
+    """
+    newest = rounds[-MOST_ROUNDS:]
+    shown = [one for one in rounds[:-MOST_ROUNDS] if one.best] + newest
     rows, charts = [], []
     for figure in FIGURES:
-        values = [one.guard[figure.key] for one in rounds]
+        values = [one.guard[figure.key] for one in shown]
         if all(value is None for value in values):
             continue
         rows.append((figure, ["–" if value is None else percent(value) for value in values]))
         # A bar alone says no more than the table.
         if sum(value is not None for value in values) > 1:
-            charts.append({"figure": figure, "svg": _bars(rounds, figure, percent)})
-    return {"rounds": rounds, "rows": rows, "charts": charts, "sentence": _sentence(rounds)}
+            charts.append({"figure": figure, "svg": _bars(shown, figure, percent)})
+    view = {"rounds": shown, "rows": rows, "charts": charts, "sentence": _sentence(rounds)}
+    return view | {"count": len(rounds), "newest": len(newest)}
 
 
 def _sentence(rounds: list[Round]) -> str:
