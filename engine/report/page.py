@@ -28,7 +28,7 @@ from engine.report.run_folder import (
     read_run,
     read_text,
 )
-from engine.report.scores import before_and_after, directions, percent, summary
+from engine.report.scores import before_and_after, directions, percent, steps_of, summary
 from engine.report.sections import data_facts, headline
 from engine.report.thumbnails import held_out_thumbnails, is_picture
 
@@ -60,6 +60,7 @@ class Parts:
         root: the folder.
         run: a pretraining run with its evaluations; of a bootstrap that of its best round.
         capfilt: what captioning and filtering left.
+        capfilt_round: of a bootstrap, the round that this is of.
         rounds: of a bootstrap.
         notes: lines about parts that could not be read.
     """
@@ -67,6 +68,7 @@ class Parts:
     root: Path
     run: RunFolder | None = None
     capfilt: CapFiltPart | None = None
+    capfilt_round: int | None = None
     rounds: list[Round]
     notes: list[str]
 
@@ -126,10 +128,11 @@ def read_parts(root: Path) -> Parts:
     if is_capfilt(root):
         return Parts(root=root, capfilt=CapFiltPart(read_capfilt(root)), rounds=[], notes=notes)
     rounds = read_rounds(root, notes)
-    capfilt = _capfilt_of(root, rounds, notes)
+    capfilt, number = _capfilt_of(root, rounds, notes)
     looped = rounds and not (root / "pretrain").is_dir()
     run = _best_run(rounds, notes) if looped else read_run(root)
-    return Parts(root=root, run=run, capfilt=capfilt, rounds=rounds, notes=notes)
+    cleaned = {"capfilt": capfilt, "capfilt_round": number}
+    return Parts(root=root, run=run, **cleaned, rounds=rounds, notes=notes)
 
 
 def _best_run(rounds: list[Round], notes: list[str]) -> RunFolder | None:
@@ -148,17 +151,21 @@ def _best_run(rounds: list[Round], notes: list[str]) -> RunFolder | None:
     return run
 
 
-def _capfilt_of(root: Path, rounds: list[Round], notes: list[str]) -> CapFiltPart | None:
-    """The captioning and filtering of a quickstart, or of the newest round that has one."""
-    named = [one.folders["capfilt"] for one in reversed(rounds) if "capfilt" in one.folders]
-    for folder in (root / "capfilt", *named):
+def _capfilt_of(
+    root: Path, rounds: list[Round], notes: list[str]
+) -> tuple[CapFiltPart | None, int | None]:
+    """The captioning and filtering of a quickstart; or that of the best round, whose model is
+    shown, else of the newest that has one, and the round's number."""
+    best_first = sorted(rounds, key=lambda one: (one.best, one.number), reverse=True)
+    named = [(one.folders["capfilt"], one.number) for one in best_first if "capfilt" in one.folders]
+    for folder, number in ((root / "capfilt", None), *named):
         if not is_capfilt(folder):
             continue
         try:
-            return CapFiltPart(read_capfilt(folder))
+            return CapFiltPart(read_capfilt(folder)), number
         except ConfigError as error:
             notes.append(str(error))
-    return None
+    return None, None
 
 
 def reports_above(folder: Path) -> list[Path]:
@@ -247,6 +254,7 @@ def _sections(parts: Parts, thumbnails: Mapping[str, str]) -> tuple[list[str], d
             "attribution": facts["attribution"],
             "configuration": values["configuration"] if looped else run.config_text,
             "cleaned": before_and_after(run.earlier_retrieval, run.retrieval),
+            "cleaned_steps": [steps_of(run.earlier_retrieval), steps_of(run.retrieval)],
         }
         if values["cleaned"]:
             sections.insert(1, "cleaned.html")
@@ -278,5 +286,6 @@ def _sections(parts: Parts, thumbnails: Mapping[str, str]) -> tuple[list[str], d
         sections.append("curves.html")
     elif run and sections[0] == "headline.html":
         sections += ["curves.html", "data.html"]
+    values["capfilt_round"] = parts.capfilt_round
     values["capfilt_leads"] = capfilt is not None and not run and not parts.rounds
     return [*sections, "configuration.html"], values

@@ -95,6 +95,12 @@ def before_and_after(
     return groups
 
 
+def steps_of(results: dict[str, Any] | None) -> str:
+    """How many steps the model of an evaluation was trained for, "" where it does not say."""
+    steps = number((results or {}).get("step"))
+    return f"{steps:,.0f}" if steps and math.isfinite(steps) else ""
+
+
 def _figures(
     results: dict[str, Any] | None, part: str, ending: str = ""
 ) -> dict[tuple[str, int], float]:

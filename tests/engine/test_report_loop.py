@@ -86,7 +86,7 @@ def test_the_best_rounds_model_is_shown(loop: Path) -> None:
         "Before and after cleaning",
         "the first one 5.0 % 30 % +25.0 points",
         "What the best round's model finds",
-        "What the filter kept",
+        "What the filter of round 1 kept",
         "How the best round's model learned",
         "Contrastive loss",
     )
@@ -109,6 +109,50 @@ def test_a_model_that_is_gone_leaves_the_rounds(loop: Path) -> None:
     assert "The rounds side by side" in words and "model learned" not in words
     (loop / "round_1" / "pretrain").mkdir()
     assert "holds nothing to report" in words_of(page_of(loop))
+
+
+def test_the_best_rounds_cleaning_is_shown_beside_its_model(loop: Path) -> None:
+    """And not that of a later round, which was rejected for it."""
+    worse = [Scored(str(n), str(n), [Candidate(WEB, "collapsed", 0.1, 0.3)]) for n in range(3)]
+    write_capfilt(loop / "round_2" / "capfilt", {"a": worse})
+    stored = json.loads((loop / "bootstrap.json").read_text())
+    stored["rounds"] += [{"round": 2, "accepted": False, "folders": {"capfilt": "round_2/capfilt"}}]
+    (loop / "bootstrap.json").write_text(json.dumps(stored))
+    page = page_of(loop)
+    assert "What the filter of round 1 kept" in words_of(page)
+    assert len(data_of(page)["pictures"]) == 5 and "collapsed" not in page
+    # The first pretraining is after no cleaning: the newest is shown.
+    (loop / "bootstrap.json").write_text(json.dumps(stored | {"best_round": 0}))
+    assert "What the filter of round 2 kept" in words_of(page_of(loop))
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        ((400, 400), "The same held-out pictures, the same 400 steps: pretrained on the web"),
+        ((400, 900), "pictures: pretrained for 400 steps on the web captions as they came, and "),
+        ((400, 900), "and pretrained again for 900 steps on what"),
+        ((None, 400), "The same held-out pictures: pretrained on the web captions as they came,"),
+    ],
+)
+def test_steps_are_looked_at(loop: Path, steps: tuple[int | None, int], said: str) -> None:
+    for number, step in enumerate(steps):
+        path = loop / f"round_{number}" / "pretrain" / "evaluation" / "retrieval" / "results.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"step": step}))
+    assert said in words_of(page_of(loop))
+
+
+def test_of_many_rounds_the_newest_and_the_best_are_shown(tmp_path: Path) -> None:
+    rounds = [
+        {"round": n, "accepted": n != 30, "guard": {"retrieval_r1": 0.5 if n == 3 else 0.1}}
+        for n in range(31)
+    ]
+    (tmp_path / "bootstrap.json").write_text(json.dumps({"rounds": rounds, "best_round": 3}))
+    words = words_of(page_of(tmp_path))
+    assert "30 rounds of cleaning, 29 accepted; the best is round 3." in words
+    assert "Of 31 rounds the newest 24 are shown, and the best one." in words
+    numbers = " ".join(map(str, range(7, 31)))
+    assert f"round 3 ★ best {numbers} verdict" in words
 
 
 def test_another_loop_in_the_current_folder_is_not_shown(
