@@ -1,7 +1,7 @@
 """What the page's script works with: sampled pictures with their texts, and all counts by score."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -67,18 +67,19 @@ class SampleData:
         return as_json(self._shared | {"pictures": pictures})
 
     def _picture(self, picture: SampledPicture, longest: int) -> list[Any]:
-        shown = [clip(text.text, longest) for text in picture.texts]
-        made = [text.synthetic for text in picture.texts]
+        shown = [(t, clip(t.text, longest)) for t in picture.texts if t.text is not None]
         texts = []
-        for text, words in zip(picture.texts, shown, strict=True):
-            others = [w for w, m in zip(shown, made, strict=True) if m != text.synthetic]
+        for text, words in shown:
+            others = [w for one, w in shown if one.synthetic != text.synthetic]
             texts.append(self._text(text, mark_own(words, others)))
+        texts += [self._text(text, 0) for text in picture.texts[len(shown) :]]
         key, uid = clip(picture.key, longest), clip(picture.uid, longest)
         shard = self._shards.index(picture.shard)
         return [key, "" if uid == key else uid, shard, picture.more, texts]
 
-    def _text(self, text: SampledText, pieces: list[str]) -> list[Any]:
-        """Source, pieces, bins and ten-thousandths of both scores (-1: none), verdict, reason."""
+    def _text(self, text: SampledText, pieces: list[str] | Literal[0]) -> list[Any]:
+        """Source, pieces (0: not shown), bins and ten-thousandths of both scores (-1: none),
+        verdict, reason."""
         edges: ScoreBins = self.tally.bins
         numbers = [-1, -1, 0, 0]
         if text.itm is not None and text.itc is not None:

@@ -12,7 +12,9 @@ from engine.report.capfilt_table import Texts
 from engine.report.score_bins import ScoreBins
 
 MOST_PICTURES = 2000
-MOST_TEXTS = 6
+# Of a picture so many texts are shown, and so many are judged anew as thresholds move; of all
+# pictures together so many, which bounds a page.
+MOST_TEXTS, MOST_JUDGED, MOST_IN_ALL = 6, 100, 40_000
 PLAIN = {"matched", "unmatched"}
 # Such texts are dropped whatever the thresholds are.
 BY_TEXT = {"duplicate", "not_words"}
@@ -20,10 +22,10 @@ BY_TEXT = {"duplicate", "not_words"}
 
 @dataclass(frozen=True)
 class SampledText:
-    """A candidate text; scores are None where it could not be scored."""
+    """A candidate text, None where it is not shown; scores are None where it was not scored."""
 
     synthetic: bool
-    text: str
+    text: str | None
     itm: float | None
     itc: float | None
     kept: bool
@@ -32,7 +34,7 @@ class SampledText:
 
 @dataclass(frozen=True)
 class SampledPicture:
-    """A picture with its texts, of which `more` are left out."""
+    """A picture with its texts, those that are shown first; `more` are not shown."""
 
     shard: str
     key: str
@@ -98,8 +100,14 @@ def tally(tables: Iterable[Texts], rule: Rule, most: int = MOST_PICTURES) -> Tal
         kept_pictures=kept_pictures,
         web=+web,
         synthetic=+synthetic,
-        sample=[picture for _, picture in chosen],
+        sample=_bounded([picture for _, picture in chosen]),
     )
+
+
+def _bounded(sample: list[SampledPicture]) -> list[SampledPicture]:
+    """The first pictures, whose texts are not too many in all."""
+    ends = np.cumsum([len(picture.texts) for picture in sample])
+    return sample[: int(np.searchsorted(ends, MOST_IN_ALL, "right"))]
 
 
 def shares_of(sizes: Counter[int], most: int) -> dict[int, int]:
@@ -147,24 +155,29 @@ def _draw(
 def _picture(texts: Texts, number: int) -> SampledPicture:
     first = int(texts.starts[number])
     last = int(texts.starts[number + 1]) if number + 1 < len(texts.starts) else len(texts.itm)
-    rows = range(first, last)
-    # The best synthetic texts stand first, after the web texts.
-    rows = sorted(rows, key=lambda r: (texts.synthetic[r], -np.nan_to_num(texts.itm[r], nan=-1.0)))
-    shown = []
-    for row in rows[:MOST_TEXTS]:
-        scored = bool(texts.scored[row])
-        shown.append(
-            SampledText(
-                synthetic=bool(texts.synthetic[row]),
-                text=texts.string("text", row),
-                itm=float(texts.itm[row]) if scored else None,
-                itc=float(texts.itc[row]) if scored else None,
-                kept=bool(texts.kept[row]),
-                reason=texts.reason_names[texts.reasons[row]],
-            )
-        )
+
+    def place(row: int) -> tuple[bool, float]:
+        """Web texts first; of either kind the best."""
+        return bool(texts.synthetic[row]), -np.nan_to_num(texts.itm[row], nan=-1.0)
+
+    # What is kept is shown, however it was ranked.
+    rows = sorted(range(first, last), key=lambda row: (not texts.kept[row], *place(row)))
+    shown, rest = sorted(rows[:MOST_TEXTS], key=place), rows[MOST_TEXTS:MOST_JUDGED]
     key, uid = texts.string("key", first), texts.string("uid", first)
-    return SampledPicture(texts.shard, key, uid, shown, len(rows) - len(shown))
+    own = [_text(texts, row, True) for row in shown] + [_text(texts, row, False) for row in rest]
+    return SampledPicture(texts.shard, key, uid, own, len(rows) - len(shown))
+
+
+def _text(texts: Texts, row: int, is_shown: bool) -> SampledText:
+    scored = bool(texts.scored[row])
+    return SampledText(
+        synthetic=bool(texts.synthetic[row]),
+        text=texts.string("text", row) if is_shown else None,
+        itm=float(texts.itm[row]) if scored else None,
+        itc=float(texts.itc[row]) if scored else None,
+        kept=bool(texts.kept[row]),
+        reason=texts.reason_names[texts.reasons[row]],
+    )
 
 
 def _has(texts: Texts, reasons: set[str]) -> np.ndarray:

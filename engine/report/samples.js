@@ -49,9 +49,11 @@ const samples = data.pictures.map((picture, drawn) => {
   const texts = picture[TEXTS];
   const best = (made, score) =>
     Math.max(...texts.filter((t) => t[MADE] === made && t[ROW] >= 0).map((t) => t[score]));
-  const words = texts.map((text) => text[PIECES].join(""));
+  // Those that are not shown come last and have no pieces.
+  const shown = texts.filter((text) => text[PIECES]);
+  const words = shown.map((text) => text[PIECES].join(""));
   const found = [...words, picture[KEY], picture[UID]].join("\n").toLowerCase();
-  return { picture, texts, drawn, best, found, card: null };
+  return { picture, texts, shown, drawn, best, found, card: null };
 });
 
 const choice = (id) => byId(id).value;
@@ -118,7 +120,7 @@ function showMore() {
 const shownScore = (score) => (Math.floor(score / 100) / 100).toFixed(2);
 
 function card(sample) {
-  const { picture, texts } = sample;
+  const { picture, shown } = sample;
   const made = element("li", "pair card");
   const frame = element("div", "frame");
   const name = picture[UID] ? `${picture[KEY]} · uid ${picture[UID]}` : picture[KEY];
@@ -133,7 +135,7 @@ function card(sample) {
     frame.append(element("span", "blank", `picture ${picture[KEY]}`));
   }
   const column = element("div", "texts");
-  for (const text of texts) {
+  for (const text of shown) {
     const block = element("div", "text");
     const about = element("p", "about");
     about.append(element("span", `source ${text[MADE] ? "synthetic" : "web"}`, text[MADE] ? "synthetic" : "web"));
@@ -152,7 +154,7 @@ function card(sample) {
     block.append(about, words);
     column.append(block);
   }
-  if (picture[MORE]) column.append(element("p", "quiet", `and ${grouped(picture[MORE])} more texts`));
+  if (picture[MORE]) column.append(element("p", "quiet rest"));
   made.append(frame, column);
   return made;
 }
@@ -167,6 +169,11 @@ function follow(sample) {
     const said = kept ? "✓ kept" : `✕ ${inWords(reasons[n])}`;
     block.querySelector(".verdict").textContent = changed ? `${said}, changed` : said;
   });
+  const rest = sample.card.querySelector(".rest");
+  if (!rest) return;
+  const more = reasons.slice(sample.shown.length).filter((reason) => reason === "matched").length;
+  const count = sample.picture[MORE];
+  rest.textContent = `and ${grouped(count)} more text${count > 1 ? "s" : ""}, ${grouped(more)} of them kept`;
 }
 
 for (const reason of data.reasons) {

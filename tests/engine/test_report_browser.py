@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.capfilt.config import RuleSection
 from engine.capfilt.rule import SYNTHETIC, WEB, Candidate
 from engine.capfilt.table import Scored
 from engine.report import page
@@ -113,3 +114,25 @@ def test_a_threshold_that_is_dragged_changes_counts_cards_and_command(
     assert dom.count("✕ no match, changed") == 16
     # Sorted by how far the synthetic text is above the web one: the lowest web score first.
     assert re.findall(r'title="(\d\d) · uid', dom)[:2] == ["20", "21"]
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_texts_that_are_not_shown_are_judged_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 0.85 the best by similarity is one of those behind the six that are shown."""
+    driver = tmp_path / "driver.js"
+    driver.write_text('byId("itm").value = 0.85;\nbyId("itm").dispatchEvent(new Event("input"));')
+    monkeypatch.setattr(page, "SCRIPTS", (*page.SCRIPTS, str(driver)))
+    texts = [Candidate(SYNTHETIC, f"fox {n}", 0.905 - n / 100, 0.1 + n / 20) for n in range(9)]
+    root = write_capfilt(
+        tmp_path / "run",
+        {"a": [Scored("0", "0", texts)]},
+        RuleSection(best_synthetic=1, rank_by="itc"),
+    )
+    dom = dom_after(page.write_report(ReportConfig(run=str(root)), print), tmp_path / "profile")
+    text = " ".join(Elements(dom).text.split())
+    assert "and 3 more texts, 1 of them kept" in text
+    assert 'class="text kept' not in dom
+    assert "✕ no match, changed 0.82 · 0.50 fox 8" in text

@@ -221,6 +221,22 @@ def test_limits_of_the_rule_are_said_and_part_of_the_command(tmp_path: Path) -> 
     assert {one[MORE] for one in data["pictures"]} == {4}
 
 
+def test_what_is_kept_is_shown_and_all_scores_are_known(tmp_path: Path) -> None:
+    """The rule keeps the text that the matching score ranks last of nine."""
+    texts = [Candidate("web", "web", 0.9, 0.2)]
+    texts += [Candidate(SYNTHETIC, f"made {n}", 0.9 - n / 100, 0.1 + n / 20) for n in range(8)]
+    rule = RuleSection(best_synthetic=1, rank_by="itc")
+    data = data_of(page_of(write_capfilt(tmp_path, {"a": [Scored("0", "0", texts)]}, rule)))
+    (picture,) = data["pictures"]
+    shown = ["".join(pieces) for _, pieces, *_ in picture[TEXTS] if pieces]
+    assert shown == ["web", "made 0", "made 1", "made 2", "made 3", "made 7"]
+    assert picture[MORE] == 3 and len(picture[TEXTS]) == 9
+    assert [text[6] for text in picture[TEXTS]] == [1, 0, 0, 0, 0, 1, 0, 0, 0]
+    many = [Scored(str(n), str(n), texts * 12) for n in range(420)]
+    sample = data_of(page_of(write_capfilt(tmp_path / "many", {"a": many})))["pictures"]
+    assert [len(one[TEXTS]) for one in sample] == [100] * 400
+
+
 def test_what_is_no_words_passes_no_threshold(tmp_path: Path) -> None:
     texts = [Candidate("web", "a dog", 0.9, 0.3), Candidate("synthetic", "##ging", 0.99, 0.5)]
     page = page_of(write_capfilt(tmp_path, {"a": [Scored("0", "0", texts)]}))
