@@ -13,7 +13,7 @@ from engine.bootstrap.config import (
     refuse_stages,
 )
 from engine.config import ConfigError
-from engine.ranges import COUNT, NOT_NEGATIVE, PART, SHARE
+from engine.ranges import COUNT, NOT_NEGATIVE, PART, PROBABILITY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +47,8 @@ class AblationConfig:
         output_dir: folder of all cells and results; any number of processes may share it.
         seeds: of the world, the weights and the order; each gives one value an arm.
         arms: by name.
-        noise: share of the web's captions that are swapped; 0 takes the web as it is found, and
-            measures the filter on the held-out pairs.
+        noise: share of the web's captions that are swapped, below 1; 0 takes the web as it is
+            found, and measures the filter on the held-out pairs.
         clean_fraction: share of the pairs that is clean; of data.clean's where that is set.
         precision: fp32, or bf16 matrix products over fp32 weights.
         device: `auto`, `cpu` or `cuda`.
@@ -87,8 +87,8 @@ class AblationConfig:
         for seed in self.seeds:
             if seed not in NOT_NEGATIVE:
                 raise ConfigError(f"seeds: one is {seed}: must be {NOT_NEGATIVE}")
-        if self.noise not in SHARE:
-            raise ConfigError(f"noise is {self.noise}: must be {SHARE}")
+        if self.noise not in PROBABILITY:
+            raise ConfigError(f"noise is {self.noise}: must be {PROBABILITY}")
         if self.clean_fraction not in PART or (not self.data.clean and self.clean_fraction == 1):
             more = "" if self.data.clean else ", and below 1 without data.clean"
             raise ConfigError(f"clean_fraction is {self.clean_fraction}: must be {PART}{more}")

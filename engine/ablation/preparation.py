@@ -11,7 +11,7 @@ from engine.ablation.scoring import judge_by_record, score_shards, web_scores
 from engine.bootstrap.labelled import judge_filter
 from engine.capfilt.config import CapFiltConfig, CaptionSection, RuleSection
 from engine.collect.world import World, make_world, read_noise
-from engine.config import RunConfig
+from engine.config import ConfigError, RunConfig
 from engine.data.tokenizer import Tokenizer
 from engine.stages import Stages
 from engine.training.objectives import Objective, Pretraining
@@ -47,7 +47,19 @@ class Preparation:
         where = {"train": config.data.train, "clean": config.data.clean}
         how = {"noise": config.noise, "clean_fraction": self.share, "seed": self.seed}
         how["min_word_count"] = config.data.min_word_count
-        return self.stages.on_main(lambda: make_world(self.folder / "world", **where, **how))
+
+        def made() -> World:
+            world = make_world(self.folder / "world", **where, **how)
+            kinds = set(read_noise(world.noise).values())
+            if config.noise and len(kinds) < 2:
+                found = "all" if kinds == {True} else "none"
+                raise ConfigError(
+                    f"noise {config.noise}: of the web's captions {found} are swapped, so no "
+                    "filter could be judged: take another share, or more pairs"
+                )
+            return world
+
+        return self.stages.on_main(made)
 
     def run(
         self, section: RunConfig, folder: Path, train: list[Path], start: Path | None = None

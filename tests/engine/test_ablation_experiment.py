@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from engine.ablation.arms import ARMS
 from engine.ablation.config import AblationConfig, WorldSection
 from engine.ablation.experiment import Experiment
+from engine.ablation.preparation import Preparation
 from engine.config import ConfigError
 from engine.stages import Stopped
 from tests.shards import write_shards
@@ -25,6 +27,14 @@ class OneStep:
         if self.done:
             raise Stopped
         self.done = True
+        return work()
+
+
+class Alone:
+    """Stages that do at once what the main process is to do."""
+
+    def on_main(self, work: Callable[[], Any]) -> Any:
+        """Do it."""
         return work()
 
 
@@ -48,3 +58,14 @@ def test_pairs_that_were_replaced_in_their_place_are_refused(tmp_path: Path) -> 
     # A folder from before pairs were noted goes on.
     (tmp_path / "out" / "pairs.yaml").unlink()
     begin(tmp_path)
+
+
+@pytest.mark.parametrize(("noise", "found"), [(0.01, "none"), (0.99, "all")])
+def test_a_world_in_which_no_filter_could_be_judged_is_refused(
+    tmp_path: Path, noise: float, found: str
+) -> None:
+    write_shards(tmp_path / "pairs", 12)
+    data = WorldSection(train=str(tmp_path / "pairs"), eval="held")
+    config = AblationConfig(output_dir=str(tmp_path / "out"), noise=noise, data=data)
+    with pytest.raises(ConfigError, match=f"of the web's captions {found} are swapped"):
+        _ = Preparation(config, Alone(), 0, "none", ARMS["none"]).world

@@ -170,7 +170,8 @@ def test_core_arms_of_all_seeds_come_first() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"noise": 1.5}, "noise is 1.5: must be at least 0 and at most 1"),
+        ({"noise": 1.5}, "noise is 1.5: must be at least 0 and below 1"),
+        ({"noise": 1.0}, "noise is 1.0: must be at least 0 and below 1"),
         ({"arms": ["bth"]}, "unknown arm 'bth': did you mean 'both'?"),
         ({"arms": ["zzzz"]}, "unknown arm 'zzzz': known are none, filter"),
         ({"arms": []}, "arms is empty"),

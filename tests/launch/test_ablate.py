@@ -203,7 +203,7 @@ def test_two_processes_share_the_work_and_a_stop_is_gone_on_from(
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("--noise 1.5", "noise is 1.5: must be at least 0 and at most 1"),
+        ("--noise 1.5", "noise is 1.5: must be at least 0 and below 1"),
         ('--arms ["bot"]', "unknown arm 'bot': did you mean 'both'?"),
         ("--arms []", "arms is empty"),
         ("--clean_fraction 0", "clean_fraction is 0.0: must be above 0"),
