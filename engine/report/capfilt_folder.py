@@ -10,13 +10,14 @@ from typing import Any
 from engine.config import ConfigError
 from engine.data.pack import shards_of
 from engine.report.run_folder import (
-    as_list,
+    attribution_of,
     clip,
     clip_config,
     number,
     read_config,
     read_object,
     read_text,
+    specs_of,
 )
 
 
@@ -65,9 +66,12 @@ class CapFiltFolder:
     @property
     def train(self) -> list[str]:
         """What the run's `data.train` names."""
-        data = self.config.get("data")
-        spec = data.get("train") if isinstance(data, dict) else None
-        return [one for one in as_list(spec) or [spec] if isinstance(one, str) and one]
+        return specs_of(self.config, "train")
+
+    @property
+    def attribution(self) -> list[str]:
+        """What the run's pairs ask to be printed beside their pictures."""
+        return attribution_of(self.train, self.notes)
 
     def inputs(self) -> dict[str, Path]:
         """Input shards by name, of those that are still there."""

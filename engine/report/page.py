@@ -229,8 +229,10 @@ def _notes(parts: Parts) -> list[str]:
 def _sections(parts: Parts, thumbnails: Mapping[str, str]) -> tuple[list[str], dict[str, Any]]:
     """Templates in the order of the page, and their values."""
     sections: list[str] = []
-    values: dict[str, Any] = {"attribution": None, "configuration": "", "capfilt": None}
+    values: dict[str, Any] = {"configuration": "", "capfilt": None}
     run, capfilt = parts.run, parts.capfilt
+    sources = [source for source in (run, capfilt and capfilt.folder) if source]
+    values["attribution"] = list(dict.fromkeys(t for one in sources for t in one.attribution))
     looped = values["looped"] = run is not None and run.root != parts.root
     if capfilt:
         values["capfilt"] = capfilt.view()
@@ -243,15 +245,13 @@ def _sections(parts: Parts, thumbnails: Mapping[str, str]) -> tuple[list[str], d
     if run:
         pictures = {key: uri for key, uri in thumbnails.items() if is_picture(uri)}
         sections = ["headline.html", "captions.html", "queries.html"]
-        facts = data_facts(run)
         values |= {
             "headline": headline(run),
             "captions": captions(run, pictures),
             "evaluation": run.evaluation,
             "queries": queries(run, pictures),
             "curves": curves(run),
-            "data": facts,
-            "attribution": facts["attribution"],
+            "data": data_facts(run),
             "configuration": values["configuration"] if looped else run.config_text,
             "cleaned": before_and_after(run.earlier_retrieval, run.retrieval),
             "cleaned_steps": [steps_of(run.earlier_retrieval), steps_of(run.retrieval)],

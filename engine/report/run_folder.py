@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import shlex
 from dataclasses import dataclass, field
@@ -34,7 +35,7 @@ class RunFolder:
         earlier_retrieval: of the model before, where this one was pretrained on cleaned pairs.
         state: counters of the newest checkpoint.
         collection: facts about the collected pair set.
-        attribution: what the data asks to be printed beside it.
+        attribution: what the data asks to be printed beside it, of each set that is named.
         notes: lines about parts that could not be read.
     """
 
@@ -49,7 +50,7 @@ class RunFolder:
     earlier_retrieval: dict[str, Any] | None = None
     state: dict[str, Any] | None = None
     collection: dict[str, Any] | None = None
-    attribution: str | None = None
+    attribution: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def setting(self, *keys: str) -> Any:
@@ -83,12 +84,13 @@ def read_run(root: Path) -> RunFolder:
         stage = last
     notes: list[str] = []
     config_text = read_text(stage / "config.yaml", notes) or ""
-    attribution = (read_text(root / "data" / "ATTRIBUTION.txt", notes) or "").strip()
+    config = read_config(config_text, notes)
+    pairs = specs_of(config, "train") + specs_of(config, "eval")
     run = RunFolder(
         root=root,
         stage=stage,
         metrics=_metrics(stage / "metrics.jsonl", notes),
-        config=read_config(config_text, notes),
+        config=config,
         config_text=clip_config(config_text),
         retrieval=read_object(stage / RETRIEVAL, notes),
         caption=read_object(stage / "evaluation" / "caption" / "results.json", notes),
@@ -96,7 +98,7 @@ def read_run(root: Path) -> RunFolder:
         earlier_retrieval=read_object(first / RETRIEVAL, notes) if stage is last else None,
         state=_newest_state(stage / "checkpoints", notes),
         collection=read_object(root / "data" / "collection.json", notes),
-        attribution=attribution[:2000] or None,
+        attribution=attribution_of([str(root / "data"), *pairs], notes),
         notes=notes,
     )
     if not (run.metrics or run.config_text or run.retrieval or run.caption or run.cases):
@@ -106,6 +108,27 @@ def read_run(root: Path) -> RunFolder:
             "pretrain/config.yaml or pretrain/evaluation/*/results.json"
         )
     return run
+
+
+def specs_of(config: dict[str, Any] | None, key: str) -> list[str]:
+    """What a setting of the section `data` names, one or a list."""
+    data = (config or {}).get("data")
+    spec = data.get(key) if isinstance(data, dict) else None
+    return [one for one in as_list(spec) or [spec] if isinstance(one, str) and one]
+
+
+def attribution_of(specs: list[str], notes: list[str]) -> list[str]:
+    """What the `ATTRIBUTION.txt` beside pairs ask to be printed, each once.
+
+    Args:
+        specs: shards, lists or folders of them; it lies in the folder or in the one above.
+        notes: takes a line about what cannot be read.
+    """
+    places = [Path(spec) for spec in specs]
+    folders = [place if os.path.isdir(place) else place.parent for place in places]
+    folders = dict.fromkeys(place for folder in folders for place in (folder, folder.parent))
+    texts = [(read_text(folder / "ATTRIBUTION.txt", notes) or "").strip() for folder in folders]
+    return [text[:2000] for text in dict.fromkeys(texts) if text]
 
 
 def _cases(stage: Path, notes: list[str]) -> list[tuple[dict[str, Any], dict[str, Any]]]:

@@ -78,7 +78,6 @@ def data_facts(run: RunFolder) -> dict[str, Any]:
         "rows": rows,
         "bad": None if bad is None else f"{bad:,.0f}",
         "reasons": _reasons(run),
-        "attribution": run.attribution,
     }
 
 

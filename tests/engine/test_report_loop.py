@@ -126,6 +126,17 @@ def test_the_best_rounds_cleaning_is_shown_beside_its_model(loop: Path) -> None:
     assert "What the filter of round 2 kept" in words_of(page_of(loop))
 
 
+def test_pages_that_show_pictures_say_whose_they_are(loop: Path) -> None:
+    """Of a loop, of one of its stages, and of cleaning: their pairs lie elsewhere."""
+    given = "Designs by Somebody, CC BY-SA 4.0"
+    held = loop.parent / "quickstart" / "data" / "heldout"
+    assert words_of(page_of(loop)).count(given) == 1
+    assert given in words_of(page_of(loop / "round_1" / "pretrain"))
+    # From the shard itself the folder is one more above.
+    cleaned = write_capfilt(loop.parent / "c", {"a": FIVE}, train=str(held / "held_00000.tar"))
+    assert given in words_of(page_of(cleaned))
+
+
 @pytest.mark.parametrize(
     ("steps", "said"),
     [
