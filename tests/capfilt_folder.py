@@ -18,7 +18,7 @@ def write_capfilt(
     root: Path,
     shards: dict[str, Iterable[Scored]],
     rule: RuleSection | None = None,
-    train: str = "x",
+    train: str | list[str] = "x",
 ) -> Path:
     """An output folder whose tables hold these pictures, judged by the rule.
 

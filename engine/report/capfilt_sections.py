@@ -25,6 +25,7 @@ REASONS = {
     "bad_text": "no text",
 }
 MOST_REASONS = 20
+LONGEST_TRAIN = 1000
 FEWEST_TIMES = 8
 WINDOWS = 40
 
@@ -101,16 +102,20 @@ def throughput(folder: CapFiltFolder) -> dict[str, Any] | None:
 def command(folder: CapFiltFolder) -> list[str]:
     """What applies another rule to this run's scores, up to the thresholds; a part a line."""
     data, rule = folder.train, folder.rule
-    train = data[0] if len(data) == 1 else json.dumps(data)
     parts = [["python", "launch/capfilt.py"], ["--from_table", str(folder.root)]]
-    parts += [["--data.train", train], ["--output_dir", f"{folder.root}_again"]]
+    train = [["--data.train", data[0] if len(data) == 1 else json.dumps(data)]]
+    if len(train[0][1]) > LONGEST_TRAIN:
+        # Nobody copies that: the run's own settings name its shards.
+        train = [["--config", str(folder.root / "config.yaml")]]
+        train += [[f"--{key}", "null"] for key in ("captioner", "filter", "publish_to")]
+    parts += [*train, ["--output_dir", f"{folder.root}_again"]]
     for name in ("best_synthetic", "at_most"):
         if (value := getattr(rule, name)) is not None:
             parts.append([f"--rule.{name}", str(value)])
     parts += [["--rule.rank_by", "itc"]] * (rule.rank_by == "itc")
     parts += [["--rule.drop_duplicates", "true"]] * rule.drop_duplicates
     parts += [["--rule.drop_not_words", "false"]] * (not rule.drop_not_words)
-    return [clip(shlex.join(words), 4000) for words in parts]
+    return [clip(shlex.join(words), 2 * LONGEST_TRAIN) for words in parts]
 
 
 def limits(folder: CapFiltFolder) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 
 PARTS = ("web", "synthetic", "pictures")
-MOST_COLUMNS = 60
+MOST_ROWS, MOST_COLUMNS = 101, 60
 
 
 class ScoreBins:
@@ -23,7 +23,7 @@ class ScoreBins:
     def __init__(self, itm: float, itc: float | None) -> None:
         self.itm = _edges(range(101), itm)
         self.itc = _edges(range(-100, 101), itc)
-        self._own_itc = itc
+        self._own = {"itm": itm, "itc": itc}
         shape = (len(self.itm), len(self.itc))
         self.counts = {part: np.zeros(shape, np.int64) for part in PARTS}
 
@@ -60,17 +60,25 @@ class ScoreBins:
         counts += sign * flat.reshape(counts.shape)
 
     def trim(self) -> None:
-        """Leave the columns out that are not in use, and join neighbours until there are few."""
-        used = np.flatnonzero((self.counts["web"] + self.counts["synthetic"]).any(0))
-        low, high = (self.itc[used[0]], self.itc[used[-1]]) if len(used) else (0.0, 0.0)
-        first, last = int(np.floor(low * 100)), int(np.floor(high * 100)) + 1
-        step = next(s for s in (1, 2, 5, 10) if s == 10 or last - first <= s * MOST_COLUMNS)
-        hundredths = range(first // step * step, -(-last // step) * step + 1, step)
-        kept = _edges([n for n in hundredths if -100 <= n <= 100], self._own_itc)
-        places = np.searchsorted(self.itc, kept)
-        self.itc = kept
-        for part, counts in self.counts.items():
-            self.counts[part] = np.add.reduceat(counts, places, axis=1)
+        """Leave rows and columns out that are not in use, and join columns until there are few."""
+        used = self.counts["web"] + self.counts["synthetic"]
+        for place, name, most in ((0, "itm", MOST_ROWS), (1, "itc", MOST_COLUMNS)):
+            edges = getattr(self, name)
+            kept = _fitted(edges[used.any(1 - place)], edges[0], self._own[name], most)
+            places = np.searchsorted(edges, kept)
+            setattr(self, name, kept)
+            for part, counts in self.counts.items():
+                self.counts[part] = np.add.reduceat(counts, places, axis=place)
+
+
+def _fitted(used: np.ndarray, least: float, own: float | None, most: int) -> np.ndarray:
+    """Edges in even steps around those in use and the run's own; two at least, up to 1."""
+    within = [*used, *([] if own is None else [own])] or [0.0]
+    # What is 1 lies above the last edge.
+    first, last = min(int(np.floor(min(within) * 100)), 99), int(np.floor(max(within) * 100)) + 1
+    step = next(s for s in (1, 2, 5, 10) if s == 10 or last - first <= s * most)
+    hundredths = range(first // step * step, -(-last // step) * step + 1, step)
+    return _edges([n for n in hundredths if round(least * 100) <= n <= 100], own)
 
 
 def bins(edges: np.ndarray, scores: np.ndarray) -> np.ndarray:

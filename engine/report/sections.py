@@ -116,4 +116,4 @@ def _training_seconds(metrics: list[dict[str, Any]]) -> float | None:
             continue
         total += max(seen - before, 0.0) / rate
         before = seen
-    return total or None
+    return total if 0 < total < math.inf else None

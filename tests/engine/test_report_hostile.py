@@ -77,6 +77,14 @@ def test_values_of_any_kind_do_not_break_the_page(tmp_path: Path) -> None:
     assert "5" in page_of(root)
 
 
+def test_a_rate_of_next_to_nothing_does_not_break_the_page(tmp_path: Path) -> None:
+    """Its time is more than a number holds."""
+    root = make_run(tmp_path / "run", pictures=2)
+    row = {"step": 1, "samples_seen": 1e300, "images_per_second": 1e-300}
+    (root / "pretrain" / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    assert "training time" not in page_of(root)
+
+
 def test_it_stays_below_five_megabytes_at_the_worst(tmp_path: Path) -> None:
     root = make_run(tmp_path / "run", pictures=100, side=320, caption="word " * 2000)
     stage = root / "pretrain"
