@@ -6,7 +6,9 @@ cd "$(dirname "$0")/.."
 
 stamp=.venv/installed
 wanted=$(cat requirements.txt setup.py launch/install.sh | sha256sum)
-if [[ -f $stamp && $(cat "$stamp") == "$wanted" ]]; then exit 0; fi
+if command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then wanted+=" GPU"; fi
+# By its beginning: what was made for a GPU does without one too, but not the other way round.
+if [[ -f $stamp && $(cat "$stamp") == "$wanted"* ]]; then exit 0; fi
 
 python=
 for candidate in "${PYTHON:-}" python3.11 python3.12 python3.13 python3; do
@@ -23,7 +25,10 @@ fi
 echo "installing into .venv (once, a few minutes)"
 "$python" -m venv .venv
 pip() { .venv/bin/python -m pip --disable-pip-version-check --quiet "$@"; }
-if command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then
+if [[ $wanted == *GPU ]]; then
+  # To pip a build for CPUs is the same version.
+  .venv/bin/python -c 'import sys, torch; sys.exit(torch.version.cuda is None)' 2>/dev/null ||
+    pip install --force-reinstall --no-deps "torch==2.13.0"
   pip install "torch==2.13.0"
 elif ! pip install "torch==2.13.0+cpu" 2>/dev/null; then
   echo "this package index has no CPU build of torch: taking its default build, which is larger"
