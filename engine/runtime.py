@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import os
+import signal
 import warnings
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -12,9 +13,12 @@ import torch
 import torch.distributed as dist
 
 from engine.config import ConfigError
+from engine.training.signals import SIGNALS, StopRequest
 
 # Longer than anything that one process may do while the others wait for it.
 PATIENCE = timedelta(days=30)
+# Whether this process has been in a group: until then it knows nothing of what others refuse.
+has_met = False
 
 
 @dataclass(frozen=True)
@@ -81,11 +85,12 @@ class Runtime:
             dist.barrier()
 
 
-def start(device: str = "auto") -> Runtime:
+def start(device: str = "auto", stop: StopRequest | None = None) -> Runtime:
     """Join the process group of the launcher, or be the only process.
 
     Args:
         device: `auto`, `cpu` or `cuda`.
+        stop: ends this process at once where it was asked for before all have joined.
 
     Raises:
         ConfigError: no GPU where one is asked for.
@@ -101,10 +106,26 @@ def start(device: str = "auto") -> Runtime:
         if world_size == 1:
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
         else:
-            dist.init_process_group(backend)
+            _join(backend, stop)
     if device == "cuda" and world_size > 1:
         control = dist.new_group(backend="gloo")
     return Runtime(rank, world_size, here.device, control)
+
+
+def _join(backend: str, stop: StopRequest | None) -> None:
+    """Wait for all processes. One may never come: its settings were refused, say.
+
+    Meanwhile a signal ends this one at once: nothing is there to be saved, and Python would run no
+    handler before the wait is over.
+    """
+    global has_met
+    handlers = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
+    if stop:
+        signal.raise_signal(stop.received)
+    dist.init_process_group(backend)
+    has_met = True
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def start_apart(device: str = "auto", threads: int | None = None) -> Runtime:

@@ -32,7 +32,7 @@ def main() -> int:
     # device that the runtime has chosen.
     from engine import runtime
 
-    here = runtime.start(config.device)
+    here = runtime.start(config.device, stop)
     from engine.ablation.experiment import Experiment
     from engine.stages import Stages, Stopped
 

@@ -36,7 +36,7 @@ def main() -> int:
     # device that the runtime has chosen.
     from engine import runtime
 
-    here = runtime.start(config.device)
+    here = runtime.start(config.device, stop)
     from engine.bootstrap.rounds import Bootstrap
 
     try:

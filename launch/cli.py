@@ -4,6 +4,7 @@ import argparse
 import difflib
 import errno
 import os
+import platform
 import re
 import signal
 import sys
@@ -251,7 +252,7 @@ def _initials(name: str) -> str:
 
 
 def run_main(main: Callable[[], int | None]) -> None:
-    """Run an entry point: bad input becomes one line on the first rank's stderr and exit code 2."""
+    """Run an entry point: bad input becomes one line on a machine's stderr and exit code 2."""
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         # So that what a command builds aside is removed; a run installs its own handlers.
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
@@ -261,8 +262,11 @@ def run_main(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
     except ConfigError as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        # Before processes have met, each machine may have found something else.
+        met = getattr(sys.modules.get("engine.runtime"), "has_met", False)
+        if os.environ.get("RANK" if met else "LOCAL_RANK", "0") == "0":
+            host = "" if os.environ.get("RANK", "0") == "0" else f"{platform.node()}: "
+            print(f"error: {host}{' '.join(str(error).split())}", file=sys.stderr)
         code = BAD_INPUT
     except BrokenPipeError:
         code = 0

@@ -33,7 +33,7 @@ def main() -> int:
     # device that the runtime has chosen.
     from engine import runtime
 
-    here = runtime.start(config.device)
+    here = runtime.start(config.device, stop)
     from engine.training.objectives import pretraining
     from engine.training.trainer import train
 
