@@ -7,6 +7,7 @@ from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.runtime.zero.utils import ZeRORuntimeException
 from deepspeed.utils import (
     safe_get_full_optimizer_state,
     safe_set_full_fp32_param,
@@ -72,7 +73,7 @@ class DeepSpeedEngine:
             self.engine, *_ = deepspeed.initialize(
                 model=model, optimizer=optimizer, config=settings, dist_init_required=False
             )
-        except (ValueError, AssertionError) as error:
+        except (ValueError, AssertionError, ZeRORuntimeException) as error:
             if config.deepspeed.config is None:
                 raise
             raise ConfigError(

@@ -28,6 +28,8 @@ def deepspeed_config(config: RunConfig, micro_batch: int, accumulation: int) -> 
         extra = _extra(Path(config.deepspeed.config), settings)
         settings["zero_optimization"] |= extra.pop("zero_optimization", {})
         settings |= extra
+    # DeepSpeed would refuse to offload the state of any optimizer but its own: this is ours.
+    settings["zero_force_ds_cpu_optimizer"] = False
     guarded = guards_itself(settings)
     if guarded:
         settings["gradient_clipping"] = 0.0

@@ -14,6 +14,8 @@ from engine.training.deepspeed_settings import guards_itself
 from engine.training.optimizer import build_optimizer
 from kernels import ema_
 from tests.forked import succeed
+from tests.runs import losses, write_config
+from tests.shards import write_shards
 from tests.zero_ranks import FOLLOWED, MOMENTUM, POISONED, RATE, STEPS, WAYS, Network, batch
 
 Tensors = dict[str, torch.Tensor]
@@ -115,3 +117,14 @@ def test_bytes_moved_for_each_weight_of_a_part(folder: Path, rank: int) -> None:
 )
 def test_who_refuses_a_step(stage: int, beside: dict[str, Any], ours: bool) -> None:
     assert guards_itself({"zero_optimization": {"stage": stage, **beside}}) == ours
+
+
+def test_moments_beside_a_gpu_are_asked_for_by_the_ordinary_settings(tmp_path: Path) -> None:
+    """DeepSpeed by itself offloads for its own optimizer alone."""
+    beside = tmp_path / "beside.json"
+    beside.write_text(json.dumps({"zero_optimization": OFFLOADS[0]}))
+    data, steps = write_shards(tmp_path / "data", 16), {"max_steps": 1, "warmup_steps": 0}
+    zero = {"stage": 1, "config": str(beside)}
+    config = write_config(tmp_path, "run", data, train=steps, deepspeed=zero)
+    succeed("launch.pretrain", ["--config", config], tmp_path / "log")
+    assert set(losses(tmp_path / "run")) == {1}
