@@ -76,7 +76,8 @@ def workers(setup: Setup) -> Iterator[Finding]:
         return
     side = setup.network.image_size
     views = 2 if setup.task == "nlvr" else getattr(setup.objective, "frames", 1)
-    needed = here * count * PREFETCHED * micro * views * 3 * side * side * 4
+    # A byte a value: pictures are normalised later, on the device.
+    needed = here * count * PREFETCHED * micro * views * 3 * side * side
     if host.shared_memory is not None and needed > host.shared_memory:
         yield error(
             "shared_memory",

@@ -279,10 +279,12 @@ def test_gpus_and_machines_beyond_this_one(good: Path) -> None:
 def test_ranks_of_other_machines_do_not_count_here(good: Path) -> None:
     words = ["--train.negative_group_size", "2", "--model.queue_size", "16"]
     words += ["--train.global_batch_size", "16", "--model.alpha_ramp_epochs", "0"]
-    few = replace(HOST, cores=4, shared_memory=1 << 20)
+    few = replace(HOST, cores=4, shared_memory=1 << 18)
     assert look(good, *words, "--ranks", "8", host=few) == []
     found = look(good, *words, "--ranks", "4", host=few)
     assert {finding.name for finding in found} == {"workers", "shared_memory"}
+    # 4 ranks x 2 workers x 4 batches x 4 pictures x 3 x 32 x 32 bytes.
+    assert look(good, *words, "--ranks", "4", host=replace(HOST, shared_memory=393_216)) == []
 
 
 @pytest.mark.parametrize("task", ["video_retrieval", "video_qa"])
