@@ -265,6 +265,7 @@ CLEANING = [
         plants.a_scorer,
     ),
     Fault("positions", "error", "lower it", "--caption.max_length 65"),
+    Fault("prompt_fills", "error", "4 tokens", "--caption.max_length 4 --caption.min_length 1"),
     Fault(
         "prompt",
         "warning",

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from blip_model.config import BlipConfig
 from engine.capfilt.config import CapFiltConfig
 from engine.capfilt.folder import room_for
 from engine.capfilt.from_table import EarlierRun
@@ -136,8 +137,7 @@ def _fitting(run: Cleaning, name: str, part: str, found: Weights) -> Iterator[Fi
             f"{name} {getattr(config, name)}: these weights {RUNS[name]}: they have no {part}; "
             f"give a {name}",
         )
-    vocabulary = config.model.vocabulary
-    yield from refusals("vocabulary", lambda: open_tokenizer(vocabulary, network))
+    yield from _vocabulary(run, name, network)
     longest = {"captioner": config.caption.max_length, "filter": config.data.max_tokens}[name]
     key = {"captioner": "caption.max_length", "filter": "data.max_tokens"}[name]
     if longest > network.max_positions:
@@ -157,6 +157,23 @@ def _fitting(run: Cleaning, name: str, part: str, found: Weights) -> Iterator[Fi
             "positions_interpolated",
             f"{name} was trained on pictures of {network.image_size} pixels, model.image_size is "
             f"{size}: its positions are interpolated",
+        )
+
+
+def _vocabulary(run: Cleaning, name: str, network: BlipConfig) -> Iterator[Finding]:
+    """The words of the weights, and room for some behind the prompt."""
+    try:
+        tokenizer = open_tokenizer(run.config.model.vocabulary, network)
+    except ConfigError as problem:
+        yield error("vocabulary", str(problem))
+        return
+    caption = run.config.caption
+    prompt = tokenizer.encode([caption.prompt], network.max_positions)[0].shape[1] - 1
+    if name == "captioner" and caption.max_length <= prompt:
+        yield error(
+            "prompt_fills",
+            f"caption.max_length {caption.max_length}: must be above the {prompt} tokens of "
+            "caption.prompt, which leaves none for a caption; raise it",
         )
 
 
