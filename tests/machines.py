@@ -55,7 +55,7 @@ def good_machine(gpu: bool = False) -> Facts:
         "torch": {
             "version": "2.13", "cuda_build": "13.0" if gpu else None, "cuda": gpu, "cudnn": None,
             "architectures": ["sm_80", "sm_90"] if gpu else [], "driver": "580" if gpu else None,
-            "driver_loaded": gpu, "threads": 8, "numpy": "2",
+            "driver_loaded": gpu, "visible": None, "threads": 8, "numpy": "2",
         },
         "triton_version": {"asked": "==3.7", "version": "3.7", "fits": True},
         "gpus": [card] if gpu else [],
@@ -107,7 +107,8 @@ CPU = [
     ("collectives", {"gloo": {"works": False, "why": "x"}}, "gloo", "install it anew"),
 ]
 GPU = [
-    ("torch", {"cuda": False}, "gpu_unused", "update the driver"),
+    ("torch", {"cuda": False}, "gpu_unused", "finds none: update the driver"),
+    ("torch", {"cuda": False, "visible": ""}, "gpu_unused", "CUDA_VISIBLE_DEVICES, which is ''"),
     ("torch", {"architectures": ["sm_80"]}, "gpu_architecture", "install a build for it"),
     ("collectives", {"nccl": {"works": False, "why": "x"}}, "nccl", "NCCL_DEBUG=INFO"),
     ("optional", {"triton": {"active": False}}, "triton_missing", "pip install triton"),

@@ -25,6 +25,7 @@ def torch_facts() -> dict[str, Any]:
         "cudnn": torch.backends.cudnn.version(),
         "architectures": torch.cuda.get_arch_list() if torch.version.cuda else [],
         "driver": _driver(),
+        "visible": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "driver_loaded": (PROC / "driver" / "nvidia" / "version").is_file(),
         "threads": torch.get_num_threads(),
         "numpy": version("numpy"),

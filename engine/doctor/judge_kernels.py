@@ -12,9 +12,12 @@ NO_GROUPS = "PyTorch's process groups do not work here: install it anew"
 def pytorch(facts: Facts, found: Facts) -> Iterator[Finding]:
     """PyTorch against the driver."""
     if (facts["driver"] or facts["driver_loaded"]) and not facts["cuda"]:
-        build = facts["cuda_build"]
+        build, visible = facts["cuda_build"], facts["visible"]
         what = f"was built for CUDA {build}" if build else "is a build for CPUs"
         mend = "update the driver" if build else "bash launch/install.sh installs one for CUDA"
+        if build and visible is not None:
+            named = f"CUDA_VISIBLE_DEVICES, which is {visible!r}"
+            mend = f"unset or correct {named}; where that is right, {mend}"
         yield warning(
             "gpu_unused",
             f"there is a driver for NVIDIA GPUs, but this PyTorch {what} and finds none: {mend}",
