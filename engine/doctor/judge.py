@@ -70,10 +70,12 @@ def _processor(facts: Facts, found: Facts) -> Iterator[Finding]:
             f"OMP_NUM_THREADS=1 leaves {usable - 1} of {usable} cores idle in a run of one "
             "process: unset it",
         )
-    if facts["load"] > usable:
+    # The system counts the processes of all containers together.
+    whole = facts["cores_of_machine"] or usable
+    if facts["load"] > whole:
         yield warning(
             "busy",
-            f"{facts['load']:g} processes want {usable} cores: the figures here are lower than "
+            f"{facts['load']:g} processes want {whole} cores: the figures here are lower than "
             "they could be; end what else runs",
         )
 

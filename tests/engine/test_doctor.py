@@ -231,6 +231,12 @@ def test_faults_of_a_gpu(change: Facts, name: str) -> None:
     assert [finding.name for finding in judge(found)] == [name]
 
 
+def test_what_other_containers_run_is_no_fault_of_a_small_one() -> None:
+    found = good_machine()
+    found["processor"]["facts"] |= {"cores": 2, "cores_of_machine": 64, "load": 30.0}
+    assert judge(found) == []
+
+
 def test_kernels_that_are_broken_are_told_from_those_that_need_a_gpu() -> None:
     found = good_machine()
     found["attention"]["flash_attn_2"] = {"problem": "RuntimeError: cannot run here: needs a GPU"}
