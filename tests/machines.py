@@ -85,6 +85,7 @@ CPU = [
     ("limits", {"shared_memory_gib": 0.06}, "shared_memory", "--shm-size 8g"),
     ("limits", {"shared_memory_gib": None}, "shared_memory", "data.workers to 0"),
     ("limits", {"open_files": 1024}, "open_files", "ulimit -n 65536"),
+    ("limits", {"open_files": 256, "open_files_most": 1024}, "open_files", "root alone can raise"),
     ("limits", {"file_size_gib": 1.0}, "file_size", "ulimit -f unlimited"),
     ("disk", {"free_gb": 3.0}, "disk_full", "make room"),
     ("disk", {"write_mb_s": 10.0}, "disk_slow_write", "takes 360 s"),

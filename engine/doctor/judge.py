@@ -109,10 +109,17 @@ def _limits(facts: Facts, found: Facts) -> Iterator[Finding]:
             "container with --shm-size 8g, or set data.workers to 0",
         )
     if files < OPEN_FILES:
+        most = facts["open_files_most"]
+        mend = f"ulimit -n {max(OPEN_FILES, min(most, 65536))}"
+        # Without a limit it is negative.
+        if 0 <= most < OPEN_FILES:
+            mend = (
+                f"root alone can raise the limit of {most}: in /etc/security/limits.conf, or by "
+                "--ulimit nofile=65536 of a container"
+            )
         yield warning(
             "open_files",
-            f"a process may have {files} open files, and each shard stays open: ulimit -n "
-            f"{max(OPEN_FILES, min(facts['open_files_most'], 65536))}",
+            f"a process may have {files} open files, and each shard stays open: {mend}",
         )
     if facts["file_size_gib"] is not None and facts["file_size_gib"] < CHECKPOINT_GB:
         yield warning(
