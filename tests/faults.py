@@ -223,7 +223,9 @@ MACHINE = [
         "error",
         "raise it",
         ZERO,
-        lambda folder: write_json(folder, {"zero_optimization": {"offload_param": {"x": 1}}}),
+        lambda folder: write_json(
+            folder, {"zero_optimization": {"offload_param": {"device": "cpu"}}}
+        ),
     ),
     Fault(
         "zero_nvme",

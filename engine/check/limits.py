@@ -6,14 +6,14 @@ from functools import partial
 from pathlib import Path
 
 from engine.check.setup import Setup
-from engine.config import ConfigError
+from engine.config import ConfigError, RunConfig
 from engine.data.decoders import choose_decoders
 from engine.data.micro_batches import micro_batch_size
 from engine.evaluation.meteor import find_meteor
 from engine.evaluation.spice import find_spice
 from engine.findings import Finding, error, refusals, warning
 from engine.runtime import choose_device
-from engine.training.deepspeed_settings import deepspeed_config
+from engine.training.deepspeed_settings import deepspeed_config, never_read
 
 # Files that a process has open beside its shards; batches that a worker holds ready.
 OTHER_FILES, PREFETCHED = 256, 4
@@ -107,6 +107,8 @@ def ranks(setup: Setup) -> Iterator[Finding]:
         )
     settings: dict = {}
     yield from refusals("deepspeed_config", lambda: settings.update(deepspeed_config(config, 1, 1)))
+    if settings and config.deepspeed.config is not None and host.deepspeed:
+        yield from _read_by_deepspeed(config)
     zero, stage = settings.get("zero_optimization", {}), config.deepspeed.stage
     for name, needed in (("offload_optimizer", 1), ("offload_param", 3)):
         offload = zero.get(name)
@@ -124,6 +126,18 @@ def ranks(setup: Setup) -> Iterator[Finding]:
                     f"deepspeed.config: {name} goes to nvme_path {place!r}, which is no folder: "
                     "set it to one on a fast disk",
                 )
+
+
+def _read_by_deepspeed(config: RunConfig) -> Iterator[Finding]:
+    """The user's JSON as DeepSpeed itself reads it, which ignores keys that it does not know."""
+    try:
+        unread = never_read(config)
+    except ConfigError as problem:
+        yield error("deepspeed_config", str(problem))
+        return
+    for line in unread:
+        place = f"deepspeed.config {config.deepspeed.config}"
+        yield warning("deepspeed_key", f"{place}: {line}; DeepSpeed ignores it: take it out")
 
 
 def extras(setup: Setup) -> Iterator[Finding]:

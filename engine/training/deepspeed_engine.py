@@ -19,11 +19,12 @@ from torch import nn
 
 from engine.config import ConfigError, DeepSpeedSection, RunConfig
 from engine.training import zero
-from engine.training.deepspeed_settings import deepspeed_config, guards_itself
+from engine.training.deepspeed_settings import deepspeed_config, guards_itself, refused
 from engine.training.optimizer import build_optimizer
 from engine.training.recorded import RecordedPasses
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+REFUSALS = (ValueError, AssertionError, deepspeed.DeepSpeedConfigError, ZeRORuntimeException)
 # DeepSpeed would compile an operation for inference between CPUs, which takes a minute.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
@@ -73,12 +74,10 @@ class DeepSpeedEngine:
             self.engine, *_ = deepspeed.initialize(
                 model=model, optimizer=optimizer, config=settings, dist_init_required=False
             )
-        except (ValueError, AssertionError, ZeRORuntimeException) as error:
+        except REFUSALS as error:
             if config.deepspeed.config is None:
                 raise
-            raise ConfigError(
-                f"deepspeed.config {config.deepspeed.config}: DeepSpeed refuses it: {error}"
-            ) from None
+            raise refused(config, error) from None
         self._alone = self.stage == 0 and torch.distributed.get_world_size() == 1
         if self._alone:
             # Nothing is to be reduced, and DeepSpeed would copy all gradients there and back.

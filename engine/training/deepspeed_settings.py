@@ -1,8 +1,13 @@
 """DeepSpeed's settings of a run; reading them takes no DeepSpeed."""
 
+import difflib
 import json
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from engine.config import ConfigError, RunConfig
 
@@ -47,6 +52,78 @@ def guards_itself(settings: dict[str, Any]) -> bool:
     zero = settings["zero_optimization"]
     offloads = zero.get("offload_optimizer") or zero.get("cpu_offload")
     return zero["stage"] == 0 or (zero["stage"] < 3 and not offloads)
+
+
+def never_read(config: RunConfig) -> list[str]:
+    """Have DeepSpeed read the settings of a run, as it does when one begins. It must be installed.
+
+    Returns:
+        What is said of each key of the user's JSON that DeepSpeed knows nothing of.
+
+    Raises:
+        ConfigError: it refuses them.
+    """
+    settings = _Looked(deepspeed_config(config, 1, 1))
+    if not torch.cuda.is_available():
+        # As a run sets it before it imports DeepSpeed.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    try:
+        DeepSpeedConfig(settings)
+    except Exception as error:  # noqa: BLE001 - whatever it raises is the answer
+        raise refused(config, error) from None
+    return [
+        _unknown(key, settings.looked_for) for key in settings if key not in settings.looked_for
+    ]
+
+
+def refused(config: RunConfig, error: Exception) -> ConfigError:
+    """What DeepSpeed raises over the user's JSON, as an error of the run.
+
+    Args:
+        config: of the run.
+        error: that DeepSpeed raised.
+    """
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+    from pydantic import ValidationError
+
+    said = str(error)
+    if isinstance(error, ValidationError):
+        first, fields = error.errors()[0], DeepSpeedZeroConfig.model_fields
+        key = ".".join(map(str, first["loc"]))
+        said = f"{key}: {first['msg']}"
+        if first["type"] == "extra_forbidden":
+            said = _unknown(key, [field.alias or name for name, field in fields.items()])
+    return ConfigError(f"deepspeed.config {config.deepspeed.config}: DeepSpeed refuses it: {said}")
+
+
+class _Looked(dict[str, Any]):
+    """Settings that remember the keys that were looked for."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        super().__init__(settings)
+        self.looked_for: set[str] = set()
+
+    def __contains__(self, key: object) -> bool:
+        self.looked_for.add(str(key))
+        return super().__contains__(key)
+
+    def __getitem__(self, key: str) -> Any:
+        self.looked_for.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.looked_for.add(key)
+        return super().get(key, default)
+
+    def keys(self) -> "_Looked":
+        return self
+
+
+def _unknown(key: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(key, known, 1, 0.6)
+    return f"unknown key {key!r}" + (f": did you mean {close[0]!r}?" if close else "")
 
 
 def _extra(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
