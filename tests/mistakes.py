@@ -119,7 +119,11 @@ FINETUNE = [
     ("--model.checkpoint wide", ", the network needs "),
     ("--model.checkpoint scorer", "scorer lacks 63 tensors: text_decoder."),
     ("--task retrieval --model.checkpoint captioner", "captioner lacks "),
-    ("--data.max_tokens 5", "evaluate.prompt takes 4 tokens, which leaves none for a caption"),
+    ("--data.max_tokens 5", "data.max_tokens 5: evaluate.prompt takes 4 tokens, which leaves none"),
+    (
+        '--data.curriculum [{"until_step":1,"max_tokens":5}]',
+        "data.curriculum, stage 0: max_tokens 5: evaluate.prompt takes 4 tokens",
+    ),
     ("--data.train missing", "missing: no such file or folder"),
     ("--task nlvr", "data: statements about two pictures come in a .json file"),
     ("--task nlvr --data.train pairs.json", "pairs.json: row 0 has no two paths in 'images'"),

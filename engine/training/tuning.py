@@ -45,11 +45,15 @@ class Captioning:
         self.prompt = config.evaluate.prompt
         # Without [SEP]; the original's prompt_length.
         self.prompt_length = tokenizer.encode([self.prompt], 512)[0].shape[1] - 1
-        shortest = [s.max_tokens for s in config.data.curriculum if s.max_tokens is not None]
-        if min([config.data.max_tokens, *shortest]) < self.prompt_length + 2:
+        lengths = {"data.max_tokens": config.data.max_tokens}
+        for number, stage in enumerate(config.data.curriculum):
+            if stage.max_tokens is not None:
+                lengths[f"data.curriculum, stage {number}: max_tokens"] = stage.max_tokens
+        shortest = min(lengths, key=lengths.__getitem__)
+        if lengths[shortest] < self.prompt_length + 2:
             raise ConfigError(
-                f"data.max_tokens {config.data.max_tokens}: evaluate.prompt takes "
-                f"{self.prompt_length} tokens, which leaves none for a caption and its end"
+                f"{shortest} {lengths[shortest]}: evaluate.prompt takes {self.prompt_length} "
+                "tokens, which leaves none for a caption and its end"
             )
 
     def build(self, fresh: bool) -> Built:
