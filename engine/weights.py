@@ -244,7 +244,7 @@ def start_from(model: Blip, weights: Weights) -> Loaded:
         fitting = preset_like(weights.config)
         if fitting is None or fitting == preset_like(model.config):
             raise
-        raise CheckpointError(f"{problem}; it is of model.preset {fitting}") from None
+        raise CheckpointError(f"{problem}; give --model.preset {fitting}") from None
     return _load(model, given, [*weights.dropped, *(tensors.keys() - own.keys())])
 
 

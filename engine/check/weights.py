@@ -81,7 +81,10 @@ def _by_shapes(name: str, put: Callable[[], object]) -> list[Finding]:
     with warnings.catch_warnings():
         # PyTorch says of every tensor that nothing is copied, which is meant.
         warnings.simplefilter("ignore")
-        return list(refusals(name, put, ANOTHER))
+        found = list(refusals(name, put))
+    # Where a preset fits, the line ends with it.
+    named = "; give --model.preset "
+    return [one if named in one.line else error(name, f"{one.line}; {ANOTHER}") for one in found]
 
 
 def prompt(setup: Setup) -> Iterator[Finding]:

@@ -252,7 +252,7 @@ def test_weights_of_another_preset_are_named() -> None:
     """Whoever takes a recipe of another size is told which one would fit."""
     mini = Blip(preset("mini"))
     weights = Weights("runs/mini", "ours", dict(mini.state_dict()), mini.config)
-    with pytest.raises(CheckpointError, match="; it is of model.preset mini$"):
+    with pytest.raises(CheckpointError, match="; give --model.preset mini$"):
         start_from(Blip(preset("tiny")), weights)
     assert preset_like(replace(preset("small"), image_size=384)) == "small"
     assert preset_like(replace(preset("tiny"), vision_layers=3)) is None

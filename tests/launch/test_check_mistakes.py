@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from launch import check
-from tests.check_runs import make_good, run
+from tests.check_runs import look, make_good, run
 from tests.commands import call
 
 
@@ -54,3 +54,10 @@ def test_no_words_at_all_name_no_data() -> None:
     ended = call(check.main)
     assert ended.code == 2
     assert "no data given" in ended.out
+
+
+def test_weights_of_another_preset_end_with_what_to_type(place: Path) -> None:
+    words = ["--model.preset", "mini", "--task", "caption"]
+    found = look(place, *words, "--model.checkpoint", str(place / "tiny"))
+    (line,) = [one.line for one in found if one.name == "checkpoint_other_network"]
+    assert line.endswith("; give --model.preset tiny")
