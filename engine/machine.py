@@ -35,17 +35,19 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def core_share(cgroup: Path = CGROUP) -> float | None:
+def core_share(cgroup: Path = CGROUP, proc: Path = PROC) -> float | None:
     """Cores' worth of time that the container is given; None where nothing limits it."""
-    quota, _, period = read(cgroup / "cpu.max").strip().partition(" ")
-    if not period:
-        # Control groups of the first version.
-        quota, period = (
-            read(cgroup / "cpu" / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")
-        )
-    if not (quota.isdigit() and period.isdigit() and int(period)):
-        return None
-    return int(quota) / int(period)
+    shares = []
+    for group in _groups("cpu", cgroup, proc):
+        quota, _, period = read(group / "cpu.max").strip().partition(" ")
+        if not period:
+            # Control groups of the first version.
+            quota, period = (
+                read(group / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")
+            )
+        if quota.isdigit() and period.isdigit() and int(period):
+            shares.append(int(quota) / int(period))
+    return min(shares, default=None)
 
 
 def memory_bytes() -> int | None:
@@ -56,13 +58,29 @@ def memory_bytes() -> int | None:
         return None
 
 
-def memory_limit(cgroup: Path = CGROUP) -> int | None:
+def memory_limit(cgroup: Path = CGROUP, proc: Path = PROC) -> int | None:
     """Bytes that the container may take; None where nothing below the machine's limits it."""
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        stated = read(cgroup / name).strip()
-        if stated.isdigit() and int(stated) < (memory_bytes() or 1 << 60):
-            return int(stated)
-    return None
+    limits = [memory_bytes() or 1 << 60]
+    for group in _groups("memory", cgroup, proc):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            stated = read(group / name).strip()
+            limits += [int(stated)] if stated.isdigit() else []
+    return min(limits) if min(limits) < limits[0] else None
+
+
+def _groups(controller: str, cgroup: Path, proc: Path) -> list[Path]:
+    """Folders of this process's control group and of those around it, whose limits all hold.
+
+    The second version of control groups has one tree, the first one a controller.
+    """
+    found = []
+    for line in ["0::/", f"0:{controller}:/", *read(proc / "self" / "cgroup").splitlines()]:
+        _, controllers, path = line.split(":", 2)
+        if not controllers or controller in controllers.split(","):
+            root = cgroup / controller if controllers else cgroup
+            group = root / path.lstrip("/")
+            found += [one for one in (group, *group.parents) if one.is_relative_to(root)]
+    return found
 
 
 def version(name: str) -> str | None:

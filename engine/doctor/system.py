@@ -33,7 +33,7 @@ def processor_facts(proc: Path = PROC, cgroup: Path = CGROUP) -> dict[str, Any]:
         "name": processor(proc),
         "cores": cores(),
         "cores_of_machine": os.cpu_count(),
-        "core_share": core_share(cgroup),
+        "core_share": core_share(cgroup, proc),
         "instructions": cpu_flags(proc),
         "bf16": multiplies_bf16(proc),
         "threads_set": os.environ.get("OMP_NUM_THREADS"),
@@ -50,7 +50,7 @@ def memory_facts(proc: Path = PROC, cgroup: Path = CGROUP) -> dict[str, Any]:
     def gib(name: str) -> float | None:
         return round(int(stated[name]) / 2**20, 2) if name in stated else None
 
-    limit = memory_limit(cgroup)
+    limit = memory_limit(cgroup, proc)
     total, free = gib("SwapTotal"), gib("SwapFree")
     return {
         "total_gib": gib("MemTotal"),
