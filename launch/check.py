@@ -92,7 +92,7 @@ def main() -> int:
         if isinstance(given, CheckCapFiltConfig):
             found = check_cleaning(only(CapFiltConfig, given), host)
         else:
-            ranks = given.ranks or int(os.environ.get("WORLD_SIZE", host.gpus or 1))
+            ranks = given.ranks or int(os.environ.get("WORLD_SIZE") or host.gpus or 1)
             found = check_training(for_run(given), given.task, ranks, host)
         # Where a setting was a mistake, its default was looked at, which nobody asked for.
         findings += [one for one in found if not any(says(one.line, key) for key in left_out)]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from engine.config import ConfigError
 from engine.machine import core_share, cores, memory_bytes, memory_limit, multiplies_bf16
 
 
@@ -43,10 +44,17 @@ class Host:
 
     @classmethod
     def read(cls) -> "Host":
-        """This machine."""
+        """This machine.
+
+        Raises:
+            ConfigError: MASTER_PORT is no port.
+        """
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
         facts = [torch.cuda.get_device_properties(number) for number in range(gpus)]
-        port = int(os.environ.get("MASTER_PORT", "29500"))
+        stated = os.environ.get("MASTER_PORT") or "29500"
+        port = int(stated) if stated.isdecimal() else 0
+        if not 0 < port < 1 << 16:
+            raise ConfigError(f"MASTER_PORT is {stated!r}: set it to a free port, or unset it")
         limits = [size for size in (memory_bytes(), memory_limit()) if size]
         share = core_share()
         return cls(

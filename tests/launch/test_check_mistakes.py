@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from engine.check.host import Host
+from engine.config import ConfigError
 from launch import check
 from tests.check_runs import look, make_good, run
 from tests.commands import call
@@ -61,3 +63,13 @@ def test_weights_of_another_preset_end_with_what_to_type(place: Path) -> None:
     found = look(place, *words, "--model.checkpoint", str(place / "tiny"))
     (line,) = [one.line for one in found if one.name == "checkpoint_other_network"]
     assert line.endswith("; give --model.preset tiny")
+
+
+@pytest.mark.parametrize("port", ["", "any", "-1", "70000"])
+def test_a_port_that_is_none_is_no_traceback(port: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASTER_PORT", port)
+    if not port:
+        assert Host.read().port == 29500
+        return
+    with pytest.raises(ConfigError, match=f"MASTER_PORT is '{port}': set it to a free port"):
+        Host.read()
