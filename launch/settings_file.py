@@ -82,6 +82,9 @@ def _no_mappings(
 
 def _said_twice(node: yaml.Node | None) -> Iterator[str]:
     """`KEY stands in lines A and B` for keys that YAML would take the last of in silence."""
+    if isinstance(node, yaml.SequenceNode):
+        for entry in node.value:
+            yield from _said_twice(entry)
     if not isinstance(node, yaml.MappingNode):
         return
     lines: dict[str, int] = {}

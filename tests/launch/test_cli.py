@@ -72,6 +72,12 @@ def test_a_mistake_is_one_clear_line(words: list[str], message: str) -> None:
         ("output_dirr: x\n", "did you mean 'output_dir'"),
         ("- a\n- b\n", "holds no settings"),
         ("a: [\n", "not readable as YAML"),
+        ("data: &d\n  train: [*d]\n", "not readable as YAML: maximum recursion"),
+        ("data: {train: &d [*d]}\n", "not readable as YAML: maximum recursion"),
+        (
+            "data: {curriculum: [{until_step: 1,\nuntil_step: 2}]}",
+            "until_step stands in lines 1 an",
+        ),
         ("!!python/object/apply:os.system ['true']\n", "not readable as YAML"),
     ],
 )
