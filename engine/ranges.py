@@ -25,7 +25,7 @@ class Range:
     def __contains__(self, value: float) -> bool:
         above = value > self.low if self.open_low else value >= self.low
         below = value < self.high if self.open_high else value <= self.high
-        return math.isfinite(value) and above and below
+        return above and below and math.isfinite(value)
 
     def __str__(self) -> str:
         low = f"{'above' if self.open_low else 'at least'} {self.low:g}"
@@ -39,6 +39,8 @@ SHARE, PROBABILITY = Range(0, 1), Range(0, 1, open_high=True)
 PART = Range(0, 1, open_low=True)
 # Beyond these nothing but an error or a slip is to be had: an end of memory, mostly.
 BATCH, BEAMS, SIDE = Range(1, 100_000), Range(1, 100), Range(1, 4096)
+# Draws are keyed by 64 bits: a larger one would be another one's.
+SEED = Range(0, 2**64 - 1)
 
 # How captions and answers are written, on every command line and in Python.
 WRITING = {
@@ -54,7 +56,7 @@ WRITING = {
 }
 
 RANGES = {
-    "seed": NOT_NEGATIVE,
+    "seed": SEED,
     "model.image_size": SIDE,
     "model.dropout": PROBABILITY,
     "model.drop_path": PROBABILITY,

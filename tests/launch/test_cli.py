@@ -38,6 +38,10 @@ def test_the_launchers_own_flag_is_ignored() -> None:
     assert run_of("--local_rank=1", "--seed", "2").seed == 2
 
 
+def test_the_largest_seed_is_taken() -> None:
+    assert run_of("--seed", str(2**64 - 1)).seed == 2**64 - 1
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -51,6 +55,7 @@ def test_the_launchers_own_flag_is_ignored() -> None:
         (["--precision", "fp16"], "precision: expected"),
         (["--model.preset", "huge"], "unknown preset 'huge'"),
         (["--model.image_size", "100"], "not a multiple of patch_size"),
+        (["--seed", str(2**64)], f"seed is {2**64}: must be at least 0 and at most 1.84467e+19"),
         (["--deepspeed.stage", "9"], "deepspeed.stage is 9"),
         (["--train.global_batch_size", "100", "--train.negative_group_size", "64"], "multiple"),
         (["--config", "no/such.yaml"], "no/such.yaml: no such file"),
