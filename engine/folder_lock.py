@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
@@ -14,6 +15,8 @@ log = logging.getLogger(__name__)
 LOCK = ".lock"
 # Open ones of this process.
 _OPEN: set[TextIO] = set()
+# Those of them that this process has signed.
+_SIGNED: set[TextIO] = set()
 
 
 def _let_go() -> None:
@@ -48,6 +51,9 @@ def open_lock(folder: Path) -> Iterator[TextIO]:
             _OPEN.discard(lock)
             # Said aloud: a program started meanwhile may have it open without knowing.
             with contextlib.suppress(OSError):
+                if lock in _SIGNED:
+                    _SIGNED.discard(lock)
+                    os.ftruncate(lock.fileno(), 0)
                 fcntl.flock(lock, fcntl.LOCK_UN)
 
 
@@ -59,7 +65,35 @@ def try_lock(lock: TextIO) -> bool:
         return False
     except OSError as error:
         log.warning("%s: %s: nothing keeps a second run out", lock.name, error.strerror)
+    # For people: it keeps nobody out.
+    with contextlib.suppress(OSError):
+        sign(lock)
     return True
+
+
+def sign(lock: TextIO, mark: str = "") -> None:
+    """Write into a lock who has it; it is empty again when it is given back.
+
+    Args:
+        lock: that this process has.
+        mark: to be written behind it.
+
+    Raises:
+        OSError: the disk is full, say.
+    """
+    _SIGNED.add(lock)
+    os.ftruncate(lock.fileno(), 0)
+    os.pwrite(lock.fileno(), f"{platform.node()} {os.getpid()} {mark}".encode(), 0)
+
+
+def holder(folder: Path) -> str:
+    """` (process NUMBER on MACHINE)` of who has a folder's lock; "" where nobody has signed it."""
+    try:
+        signed = (folder / LOCK).read_text(encoding="utf-8", errors="replace")
+        machine, process, *_ = signed.split()
+    except (OSError, ValueError):
+        return ""
+    return f" (process {process} on {machine})"
 
 
 @contextlib.contextmanager

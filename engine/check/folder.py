@@ -13,6 +13,7 @@ from engine.check.setup import Setup
 from engine.check.weights import damage, newest
 from engine.checkpoint import CheckpointError
 from engine.findings import Finding, error, refusals, warning
+from engine.folder_lock import holder
 from engine.training.drift import refuse_drift
 from engine.training.run_folder import find_checkpoint
 
@@ -43,7 +44,8 @@ def other_run(setup: Setup) -> Iterator[Finding]:
     if _is_held(folder):
         yield error(
             "output_in_use",
-            f"output_dir {folder}: another run is writing here: wait for it, or choose another",
+            f"output_dir {folder}: another run is writing here{holder(folder)}: wait for it, or "
+            "choose another",
         )
     if config.resume == "none":
         yield from refusals("output_taken", lambda: find_checkpoint(config, ""))

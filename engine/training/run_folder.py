@@ -12,7 +12,7 @@ from engine import checkpoint
 from engine.checkpoint import Checkpoint, CheckpointError
 from engine.config import ConfigError, RunConfig, to_dict
 from engine.differences import differences, flat
-from engine.folder_lock import LOCK, open_lock, try_lock
+from engine.folder_lock import LOCK, holder, open_lock, sign, try_lock
 from engine.share import Share
 from engine.training.drift import refuse_drift
 
@@ -32,7 +32,7 @@ def locked(folder: Path, share: Share) -> Iterator[None]:
         with share.one_fate():
             lock = held.enter_context(open_lock(folder))
             if share.here.is_main and not try_lock(lock):
-                raise ConfigError(f"{folder}: another run is writing here")
+                raise ConfigError(f"{folder}: another run is writing here{holder(folder)}")
             if share.here.world_size > 1:
                 _refuse_many(folder, lock, share)
         yield
@@ -46,14 +46,12 @@ def _refuse_many(folder: Path, lock: TextIO, share: Share) -> None:
     """
     mark = uuid.uuid4().hex if share.here.is_main else ""
     if mark:
-        lock.truncate(0)
-        lock.write(mark)
-        lock.flush()
+        sign(lock, mark)
         os.fsync(lock.fileno())
     mark, *_ = share.meet(mark)
     # Network disks may show for seconds what was there before.
     for _ in range(LOOKS):
-        if (folder / LOCK).read_text(encoding="utf-8", errors="replace") == mark:
+        if (folder / LOCK).read_text(encoding="utf-8", errors="replace").endswith(mark):
             return
         time.sleep(1)
     raise ConfigError(f"output_dir {folder}: put it on a disk that all machines share")

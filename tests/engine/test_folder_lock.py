@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -10,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from engine.folder_lock import open_lock, try_lock
+from engine.config import ConfigError
+from engine.folder_lock import LOCK, holder, open_lock, sign, try_lock
+from engine.share import Share
+from engine.training.run_folder import locked
 
 # A run with a process that loads data for it, which does not notice that the run is killed.
 WRITER = """
@@ -39,6 +43,25 @@ def test_a_killed_writer_leaves_no_lock_to_those_it_forked(tmp_path: Path) -> No
                 assert try_lock(lock)
         finally:
             os.kill(child, signal.SIGKILL)
+
+
+def test_who_has_a_lock_is_said(tmp_path: Path) -> None:
+    assert holder(tmp_path) == ""
+    with open_lock(tmp_path) as lock:
+        (tmp_path / LOCK).write_text("a longer line of an older version than what is written now")
+        assert try_lock(lock)
+        said = f" (process {os.getpid()} on {platform.node()})"
+        assert holder(tmp_path) == said
+        with pytest.raises(ConfigError) as refused, locked(tmp_path, Share()):
+            pass
+        assert str(refused.value) == f"{tmp_path}: another run is writing here{said}"
+        sign(lock, "mark")
+        assert holder(tmp_path) == said
+        assert (tmp_path / LOCK).read_text().endswith(" mark")
+    assert (tmp_path / LOCK).read_bytes() == b""
+    for strange in (b"", b"0123abcd", b"\xff\x00"):
+        (tmp_path / LOCK).write_bytes(strange)
+        assert holder(tmp_path) == ""
 
 
 def test_a_fork_takes_no_lock_from_its_parent(tmp_path: Path) -> None:
