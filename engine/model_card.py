@@ -112,7 +112,7 @@ def model_card(kind: str, config: BlipConfig, facts: Facts) -> str:
     head: dict[str, Any] = {"license": "unknown", "library_name": "transformers"}
     head |= {"pipeline_tag": PIPELINES[kind], "tags": ["blip", "vision-language"]}
     base = facts.setting("model.checkpoint")
-    if isinstance(base, str) and HUB_NAME.fullmatch(base) and not Path(base).exists():
+    if isinstance(base, str) and _is_of_hub(base):
         head["base_model"] = base
     lines = ["---", yaml.safe_dump(head, sort_keys=False).strip(), "---", ""]
     lines += ["# BLIP", "", f"A BLIP network that {DOES[kind]}.", ""]
@@ -131,6 +131,15 @@ def code(value: Any, longest: int = LONGEST) -> str:
     text = printable(value).replace("`", "'").strip()
     cut = text if len(text) <= longest else f"{text[: longest - 1]}…"
     return f"`{cut}`" if cut else "(empty)"
+
+
+def _is_of_hub(place: str) -> bool:
+    return bool(HUB_NAME.fullmatch(place)) and not Path(place).exists()
+
+
+def _named(place: Any) -> str:
+    """Weights by their name on a hub, or the last part of a path: its folders are one machine's."""
+    return str(place) if _is_of_hub(str(place)) else Path(str(place)).name
 
 
 def _usage(kind: str, facts: Facts) -> str:
@@ -157,19 +166,24 @@ def _origin(config: BlipConfig, facts: Facts) -> list[str]:
         f"{config.text_layers} layers and width {config.text_width}"
     ]
     if not facts.setting("train"):
-        whence = f"converted from {code(facts.source)}; " if facts.source else ""
+        whence = f"converted from {code(_named(facts.source))}; " if facts.source else ""
         return [*lines, f"- {whence}nothing is known of their training"]
     lines.append(f"- task: {code(facts.setting('task') or 'pretraining')}")
     starts = [facts.setting(f"model.{name}") for name in ("checkpoint", "init_vision", "init_text")]
-    named = ", ".join(code(start) for start in starts if start)
+    named = ", ".join(code(_named(start)) for start in starts if start)
     lines.append(f"- started from: {named or 'random weights'}")
     train = facts.setting("data.train")
     places = train if isinstance(train, list) else [train]
-    lines.append(f"- training data: {', '.join(code(place) for place in places[:8])}")
+    lines.append(
+        f"- training data: {', '.join(code(Path(str(place)).name) for place in places[:8])}"
+    )
     for key, name in (("step", "optimizer steps"), ("samples_seen", "samples seen")):
         if isinstance(facts.state.get(key), int):
             lines.append(f"- {name}: {facts.state[key]:,}")
     given = [(key, facts.setting(key)) for key in SETTINGS]
+    if facts.setting("train.max_steps") is not None:
+        # Which ends the run, whatever the epochs are.
+        given = [(key, value) for key, value in given if key != "train.epochs"]
     shown = ", ".join(f"{key} {code(value)}" for key, value in given if value is not None)
     return [*lines, f"- settings: {shown}"]
 
