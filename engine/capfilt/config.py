@@ -114,8 +114,9 @@ class CaptionSection:
 
 @dataclass(frozen=True, kw_only=True)
 class RuleSection:
-    """Which texts stay. The defaults are the paper's rule, what the matching head calls matched,
-    and `drop_not_words`.
+    """Which texts stay.
+
+    The defaults are the paper's rule, what the matching head calls matched, and `drop_not_words`.
 
     Args:
         itm_threshold: a text is dropped when its matching probability is below.

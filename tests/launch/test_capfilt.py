@@ -107,6 +107,10 @@ def test_every_number_has_a_range() -> None:
     assert keys - {"seed"} == set(RANGES)
 
 
+def test_headings_of_the_help_are_short() -> None:
+    assert "\nWhich texts stay:\n" in call(capfilt.main, "--help").out
+
+
 @pytest.mark.parametrize("key", RANGES)
 def test_a_number_outside_its_range_is_refused(key: str) -> None:
     with pytest.raises(ConfigError, match=f"{key} is -2.*: must be "):
