@@ -13,7 +13,7 @@ from engine.bootstrap.config import (
     refuse_stages,
 )
 from engine.config import ConfigError
-from engine.ranges import COUNT, NOT_NEGATIVE, PART, PROBABILITY
+from engine.ranges import COUNT, PART, PROBABILITY, SEED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +85,8 @@ class AblationConfig:
             if len(set(values)) < len(values):
                 raise ConfigError(f"{what}: one is named twice")
         for seed in self.seeds:
-            if seed not in NOT_NEGATIVE:
-                raise ConfigError(f"seeds: one is {seed}: must be {NOT_NEGATIVE}")
+            if seed not in SEED:
+                raise ConfigError(f"seeds: one is {seed}: must be {SEED}")
         if self.noise not in PROBABILITY:
             raise ConfigError(f"noise is {self.noise}: must be {PROBABILITY}")
         if self.clean_fraction not in PART or (not self.data.clean and self.clean_fraction == 1):

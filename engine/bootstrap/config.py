@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from engine.capfilt.config import CapFiltConfig
 from engine.config import ConfigError, RunConfig
-from engine.ranges import COUNT, NOT_NEGATIVE, SHARE, out_of_range
+from engine.ranges import COUNT, NOT_NEGATIVE, SEED, SHARE, out_of_range
 
 STAGES = ("pretrain", "captioner", "filter", "capfilt")
 # What each stage is given by the loop, so that the parts always fit together.
@@ -143,7 +143,7 @@ class CleaningConfig(CapFiltConfig):
 
 RANGES = {
     "rounds": COUNT,
-    "seed": NOT_NEGATIVE,
+    "seed": SEED,
     "guard.filter_precision": SHARE,
     "guard.filter_recall": SHARE,
     "guard.diversity": NOT_NEGATIVE,

@@ -15,7 +15,11 @@ PICTURES = (
 )
 What = Literal["pictures", "texts", "pairs"]
 RANGES = {"batch_size": BATCH, "threads": COUNT, "image_size": SIDE, "max_pixels": COUNT}
-CAPTION = {key: allowed for key, allowed in CAPFILT_RANGES.items() if key.startswith("caption.")}
+CAPTION = {
+    key: allowed
+    for key, allowed in CAPFILT_RANGES.items()
+    if key.startswith("caption.") or key == "seed"
+}
 
 
 @dataclass(frozen=True, kw_only=True)

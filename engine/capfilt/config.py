@@ -8,6 +8,7 @@ from engine.ranges import (
     BATCH,
     COUNT,
     NOT_NEGATIVE,
+    SEED,
     SHARE,
     SIDE,
     WRITING,
@@ -139,6 +140,7 @@ class RuleSection:
 
 
 RANGES = {
+    "seed": SEED,
     "threads": Range(1, 1024),
     "batch_size": BATCH,
     "lease_seconds": Range(1),
