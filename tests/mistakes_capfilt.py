@@ -10,7 +10,7 @@ CAPFILT = [
     ("--caption.max_length 4", "caption.min_length 5 is more than caption.max_length 4"),
     ("--caption.max_length 65", "at most the network's 64 positions"),
     ("--batch_size 0", "batch_size is 0: must be at least 1"),
-    ("--seed 18446744073709551616", "seed is 18446744073709551616: must be between 0 and"),
+    ("--seed 18446744073709551616", "seed is 18446744073709551616: must be at least 0 and at most"),
     ("--data.train ", "no pairs: set data.train"),
     ("--data.train missing", "missing: no such file or folder"),
     ("--data.train missing.tar", "missing.tar: no such file"),
