@@ -66,6 +66,9 @@ def test_the_cosine_by_epoch_is_the_originals() -> None:
     short = replace(tuning, max_steps=200, min_learning_rate=1e-4)
     assert learning_rate(short, 99, SAMPLES) == 3e-4
     assert learning_rate(short, 100, SAMPLES) == pytest.approx(2e-4)
+    inside = replace(tuning, max_steps=250)
+    expected = 3e-4 * 0.5 * (1 + math.cos(math.pi * 2 / 2.5))
+    assert learning_rate(inside, 249, SAMPLES) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 30, 31])
