@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import xxhash
 
 from engine import checkpoint
 from engine.checkpoint import CheckpointError
+from engine.manifest import seal
 
 
 def tensors(value: float = 1.0, size: int = 40) -> dict[str, dict[str, torch.Tensor]]:
@@ -48,12 +50,20 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
             assert loaded.tensors[stem][name].dtype == tensor.dtype
 
 
+def test_facts_of_another_step_do_not_say_the_step(tmp_path: Path) -> None:
+    loaded = checkpoint.read(checkpoint.write(tmp_path, 2, tensors(), {"step": 9}))
+    assert (loaded.step, loaded.state) == (2, {"step": 2})
+
+
 def test_only_the_files_asked_for_are_read(tmp_path: Path) -> None:
     path = write(tmp_path, 1)
     flip(path / "optimizer.safetensors", 300, 0)
     assert checkpoint.read(path, only=("model",)).tensors.keys() == {"model"}
     with pytest.raises(CheckpointError, match=r"optimizer\.safetensors is damaged"):
         checkpoint.read(path)
+    flip(path / "state.json", 3, 0)
+    with pytest.raises(CheckpointError, match=r"state\.json is damaged"):
+        checkpoint.read(path, only=("model",))
 
 
 def test_tied_and_strided_tensors_are_stored_whole(tmp_path: Path) -> None:
@@ -101,6 +111,18 @@ def test_a_missing_or_cut_file_is_named(tmp_path: Path, name: str) -> None:
 def test_a_strange_manifest_is_refused(tmp_path: Path, text: str) -> None:
     path = write(tmp_path, 3)
     (path / "manifest.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"manifest\.json is damaged"):
+        checkpoint.read(path)
+
+
+def test_a_manifest_that_names_files_elsewhere_is_refused(tmp_path: Path) -> None:
+    path, other = write(tmp_path, 3), write(tmp_path, 4)
+    hashes, others = (
+        json.loads((one / "manifest.json").read_text())["xxh3_128"] for one in (path, other)
+    )
+    hashes[f"../{other.name}/model.safetensors"] = others["model.safetensors"]
+    own = xxhash.xxh3_128_hexdigest(json.dumps(hashes).encode())
+    (path / "manifest.json").write_text(json.dumps({"xxh3_128": hashes, "manifest": own}, indent=1))
     with pytest.raises(CheckpointError, match=r"manifest\.json is damaged"):
         checkpoint.read(path)
 
@@ -188,6 +210,14 @@ def test_prune_never_deletes_the_only_good_one(tmp_path: Path) -> None:
     assert checkpoint.newest_good(tmp_path).name == "step_00000001"
 
 
+def test_prune_looks_for_a_good_one_among_all_that_stay(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4):
+        path = write(tmp_path, step)
+    flip(path / "model.safetensors", 400, 1)
+    checkpoint.prune(tmp_path, keep_last=2, keep_every=0)
+    assert [checkpoint.step_of(path) for path in checkpoint.steps(tmp_path)] == [3, 4]
+
+
 def test_facts_that_are_no_json_leave_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         checkpoint.write(tmp_path, 1, tensors(), {"folder": tmp_path})
@@ -200,8 +230,6 @@ def test_a_sealed_folder_without_a_step_is_no_checkpoint(tmp_path: Path) -> None
     del state["step"]
     (path / "state.json").write_text(json.dumps(state))
     (path / "manifest.json").unlink()
-    from engine.manifest import seal
-
     seal(path)
     with pytest.raises(CheckpointError, match="holds what no checkpoint holds"):
         checkpoint.read(path)
