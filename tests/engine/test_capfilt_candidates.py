@@ -21,19 +21,24 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_world(tmp_path_factory.mktemp("candidates"))
 
 
-def texts_of(world: Path, tick: Callable[[int], None] = lambda done: None) -> ShardTexts:
-    """Of the first shard."""
+def job(world: Path, **limits: int) -> CaptionAndScore:
+    """By its own models, with limits of texts."""
     caption = CaptionSection(max_length=9, top_k=40)
     config = CapFiltConfig(
         captioner=str(world / "captioner"),
         filter=str(world / "filter"),
         batch_size=SIZE,
         caption=caption,
-        data=PairsSection(train=str(world / "data"), workers=2),
+        data=PairsSection(train=str(world / "data"), workers=2, **limits),
     )
     models = [engine.load(world / name, device="cpu") for name in ("captioner", "filter")]
+    return CaptionAndScore(config, *models)
+
+
+def texts_of(world: Path, tick: Callable[[int], None] = lambda done: None) -> ShardTexts:
+    """Of the first shard."""
     shards = Shards([sorted((world / "data").glob("*.tar"))[0]])
-    return CaptionAndScore(config, *models)("pairs", shards, tick)
+    return job(world)("pairs", shards, tick)
 
 
 @pytest.mark.parametrize("together", [False, True])
@@ -60,3 +65,9 @@ def test_pictures_are_told_as_their_scores_come(world: Path) -> None:
     told: list[int] = []
     texts_of(world, told.append)
     assert told == list(range(SIZE, EACH + 1, SIZE))
+
+
+def test_texts_are_scored_within_the_limits_of_the_run(world: Path) -> None:
+    short = job(world, max_words=2, max_tokens=7)
+    assert short._clean("A red fox jumps") == ("a red", "")
+    assert short.filter.max_tokens == 7

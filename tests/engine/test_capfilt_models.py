@@ -4,6 +4,8 @@ import pytest
 import torch
 
 import engine
+from blip_model.beams import Beams
+from blip_model.nucleus import Nucleus
 from engine.capfilt import filter as filter_module
 from engine.capfilt.captioner import Captioner
 from engine.capfilt.config import CaptionSection
@@ -79,6 +81,20 @@ def test_the_numbers_that_are_drawn_by_are_uniform(models: dict[str, LoadedBlip]
     assert ((counts - 1000).abs() < 5 * 1000**0.5).all()
 
 
+@pytest.mark.parametrize("method", ["nucleus", "beam"])
+def test_captions_are_made_by_the_settings(models: dict[str, LoadedBlip], method: str) -> None:
+    lengths = {"max_length": 9, "min_length": 6}
+    if method == "beam":
+        own = {"num_beams": 4, "length_penalty": 0.5}
+    else:
+        own = {"top_p": 0.7, "top_k": 11, "temperature": 1.5, "samples": 3}
+    kind, default = {"beam": (Beams, 1.0), "nucleus": (Nucleus, 1.1)}[method]
+    for given, penalty in ({}, default), ({"repetition_penalty": 1.4}, 1.4):
+        settings = CaptionSection(method=method, **lengths, **own, **given)
+        made = Captioner(models["captioner"], settings, 0)._how()
+        assert made == kind(repetition_penalty=penalty, **lengths, **own)
+
+
 def test_scores_are_those_of_match_and_of_both_features(models: dict[str, LoadedBlip]) -> None:
     blip = models["filter"]
     texts = [[caption(n + k) for k in range(1 + n % 3)] for n in range(COUNT)]
@@ -94,6 +110,22 @@ def test_scores_are_those_of_match_and_of_both_features(models: dict[str, Loaded
             probabilities.append(itm)
     assert min(probabilities) < 0.5 < max(probabilities)
     assert PairFilter(blip, 35).scores(encoded(blip), [[]] * COUNT) == [[]] * COUNT
+
+
+def test_so_many_tokens_of_a_text_count_and_no_more_than_there_are_positions(
+    models: dict[str, LoadedBlip],
+) -> None:
+    blip, positions = models["filter"], models["filter"].model.config.max_positions
+    states = encoded(blip)[:1]
+    # Beside three of words [ENC] and [SEP].
+    texts = [["red fox red blue square", "red fox red"]]
+    ((long, short),) = PairFilter(blip, 5).scores(states, texts)
+    assert long == pytest.approx(short, abs=1e-6)
+    ((long, short),) = PairFilter(blip, 7).scores(states, texts)
+    assert long != pytest.approx(short, abs=1e-6)
+    many = [["red " * 2 * positions, "red " * (positions - 2)]]
+    ((long, short),) = PairFilter(blip, 3 * positions).scores(states, many)
+    assert long == pytest.approx(short, abs=1e-6)
 
 
 def test_any_number_of_texts_is_scored_in_parts(
