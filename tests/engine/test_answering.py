@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from blip_model import Blip
+from blip_model.answers import QuestionStates
+from blip_model.beams import Beams
 from blip_model.vqa import BlipVqa
 from engine.config import ConfigError
 from engine.data.tokenizer import open_tokenizer
@@ -86,6 +88,53 @@ def test_what_cannot_be_answered_is_said(
 ) -> None:
     with pytest.raises(ConfigError, match=problem.replace("[", r"\[").replace("]", r"\]")):
         blip.answer(images, questions, **how)
+
+
+def test_questions_are_read_as_in_training(
+    blip: LoadedBlip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More words than of captions, and marks leave no space behind."""
+    read, asked = blip.model.read_questions, []
+
+    def noted(ids: torch.Tensor, *others: torch.Tensor) -> QuestionStates:
+        asked.append(ids)
+        return read(ids, *others)
+
+    monkeypatch.setattr(blip.model, "read_questions", noted)
+    for question in "Half;red?", "w " * 31 + "dog":
+        blip.answer(PICTURES[0], question, among="yes")
+    for ids, text in zip(asked, ("halfred?", "w " * 31 + "dog"), strict=True):
+        assert torch.equal(ids, blip.tokenizer.encode([text], 35)[0])
+
+
+@pytest.mark.parametrize("shortlist", [1, 4])
+def test_so_many_are_told_apart_by_all_their_tokens(
+    blip: LoadedBlip, monkeypatch: pytest.MonkeyPatch, shortlist: int
+) -> None:
+    rank, given = blip.model.rank, []
+
+    def noted(*what: object) -> torch.Tensor:
+        given.append(what[-1])
+        return rank(*what)
+
+    monkeypatch.setattr(blip.model, "rank", noted)
+    blip.answer(PICTURES, QUESTIONS, among=ANSWERS, shortlist=shortlist)
+    assert given == [shortlist]
+
+
+def test_answers_are_written_by_the_settings(
+    blip: LoadedBlip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generate, given = blip.model.generate, []
+
+    def noted(read: QuestionStates, how: Beams) -> torch.Tensor:
+        given.append(how)
+        return generate(read, how)
+
+    monkeypatch.setattr(blip.model, "generate", noted)
+    how = {"num_beams": 2, "max_length": 6, "min_length": 4}
+    blip.answer(PICTURES, QUESTIONS, **how)
+    assert given == [Beams(**how)]
 
 
 def test_others_do_not_answer(blip: LoadedBlip) -> None:

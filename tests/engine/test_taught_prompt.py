@@ -1,4 +1,4 @@
-"""A captioner that goes on from another prompt than it was trained behind is told of."""
+"""What captions begin with: as in training, and another prompt than was taught is told of."""
 
 from pathlib import Path
 from typing import Any
@@ -42,3 +42,17 @@ def test_what_was_taught_no_prompt_takes_any(
 ) -> None:
     engine.load(weights(tmp_path, **run), device="cpu").caption(picture(0), max_length=9)
     assert not caplog.records
+
+
+def test_a_prompt_begins_as_the_decoders_texts_and_has_no_end(tmp_path: Path) -> None:
+    blip = engine.load(weights(tmp_path), device="cpu")
+    whole, _ = blip.tokenizer.encode(["a picture of "], 35)
+    ids = blip.prompt_ids("a picture of ", 20)
+    assert ids[0, 0] == blip.model.config.bos_token_id != whole[0, 0]
+    assert ids[0, 1:].tolist() == whole[0, 1:-1].tolist()
+
+
+def test_so_many_tokens_of_a_text_count_as_in_training(tmp_path: Path) -> None:
+    blip = engine.load(weights(tmp_path), device="cpu")
+    assert blip.encode("antidisestablishmentarianism " * 30)[0].shape == (1, 35)
+    assert blip.encode("red " * 40)[0].shape == (1, 32)
