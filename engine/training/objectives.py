@@ -105,7 +105,10 @@ class Contrast:
     def build(self, fresh: bool) -> Built:
         """Both encoders from what the run names, or drawn."""
         model = BlipContrast(self.config)
-        return Built(model, None, initialise(model, self.section) if fresh else Loaded())
+        loaded = initialise(model, self.section) if fresh else Loaded()
+        if fresh:
+            model.clamp_temperature_()
+        return Built(model, None, loaded)
 
     def settings(self, batch: Batch, contrast: dict[str, Any]) -> dict[str, Any]:
         """Keywords of the forward."""
