@@ -63,3 +63,32 @@ def test_no_usable_pair(tmp_path: Path) -> None:
         ConfigError, match="no usable pair .* the first: .*'missing.png', 'missing'"
     ):
         list(pairs.views(4))
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_rows_and_domains_stay_with_pictures_that_come_again(
+    tmp_path: Path, batch_size: int
+) -> None:
+    """Cases show a picture by its row, and figures of a domain are made of its pictures."""
+    (tmp_path / "0.png").write_bytes(picture(0))
+    (tmp_path / "1.png").write_bytes(picture(1))
+    first = {"image": "0.png", "image_id": 7, "domain": "near", "caption": "A fox!"}
+    rows = [first, first | {"caption": "two"}, first | {"image": "gone.png"}]
+    rows.append({"image": "1.png", "image_id": 9, "domain": "far", "caption": "three"})
+    (tmp_path / "pairs.json").write_text(json.dumps(rows))
+    pairs = pairs_of(tmp_path / "pairs.json")
+    list(pairs.views(batch_size))
+    assert (pairs.keys, pairs.rows) == (["0.png", "1.png"], [0, 3])
+    assert pairs.domains == ["near", "far"]
+    assert (pairs.raw_captions, pairs.caption_image) == (["A fox!", "two", "three"], [0, 0, 1])
+    assert (pairs.bad, pairs.bad_ids) == ([("gone.png", "missing")], [7])
+
+
+def test_one_empty_caption_among_others_hides_none(tmp_path: Path) -> None:
+    (tmp_path / "0.png").write_bytes(picture(0))
+    rows = [{"image": "0.png", "caption": ["", "a fox"]}]
+    (tmp_path / "pairs.json").write_text(json.dumps(rows))
+    source = open_source(str(tmp_path / "pairs.json"), textless=True)
+    pairs = EvaluationSet(source, 32, 30, 10_000, textless=True)
+    list(pairs.views(4))
+    assert (pairs.captions, pairs.bad) == (["a fox"], [])
