@@ -114,6 +114,10 @@ def test_files_are_joined_and_their_fingerprint_tells_changes(tmp_path: Path) ->
     raw = both.read(6)
     assert (raw.key, raw.captions, raw.label) == ("0", ["One is red."], 1)
     assert (raw.image, raw.second) == (picture(0), picture(1))
+    (tmp_path / "folder").mkdir()
+    for names in (["0.png", "folder"], ["folder", "0.png"]):
+        (tmp_path / "half.json").write_text(json.dumps([ROW | {"images": names}]))
+        assert open_statements(str(tmp_path / "half.json")).read(0).problem == "no_file"
     before = both.fingerprint
     (tmp_path / "more.json").write_text(json.dumps([ROW | {"label": "False"}]))
     assert open_statements([str(path), str(tmp_path / "more.json")]).fingerprint != before
