@@ -6,6 +6,7 @@ from transformers import BlipConfig as HfConfig
 from transformers import BlipForConditionalGeneration
 
 from blip_model import text_cache
+from blip_model.beams import Beams
 from blip_model.caption import BlipCaption
 from blip_model.convert.huggingface import from_huggingface
 from blip_model.generate import beam_search, nucleus
@@ -80,6 +81,26 @@ def test_beams_agree_with_hugging_face(
     got = beam_search(ours, states, prompt, **how, repetition_penalty=penalty)
     assert torch.equal(got[:, : expected.shape[1]], expected)
     assert (got[:, expected.shape[1] :] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("length_penalty", "best"),
+    [(0.0, [4, 2, 0]), (0.3, [4, 2, 0]), (1.0, [4, 3, 2]), (2.0, [4, 3, 2])],
+)
+def test_the_length_penalty_says_what_longer_captions_gain(
+    length_penalty: float, best: list[int]
+) -> None:
+    """One that ends at once, of 0.5, and one of two tokens, of 0.4."""
+    config = tiny_config(vocab_size=6, sep_token_id=2, bos_token_id=4, enc_token_id=5)
+    how = Beams(num_beams=2, max_length=4, min_length=1, length_penalty=length_penalty)
+    work = how.start(config, 1, torch.device("cpu"))
+    work.begin(torch.tensor([0]), torch.tensor([[4]]), None)
+    for place, shares in (
+        (1, [1e-6, 0.1, 0.5, 0.4, 1e-6, 1e-6]),
+        (2, [1e-6] * 2 + [1] + [1e-6] * 3),
+    ):
+        work.choose(torch.tensor([shares] * 2).log(), torch.tensor([place]))
+    assert work.result(torch.tensor([0]))[0, 0].tolist() == [*best, 0]
 
 
 @pytest.mark.parametrize("suffices", [True, False], ids=["states", "keys and values"])
