@@ -13,6 +13,7 @@ from engine.data.index import ShardError, build_index, index_path, open_index
 from engine.data.open_source import open_source
 from engine.data.shard_writer import ShardWriter
 from engine.data.shards import Shards
+from engine.data.source import stable_id
 from tests.shards import caption, picture, write_shards
 
 COUNT = 12
@@ -269,3 +270,14 @@ def test_several_tar_files_in_one_are_refused(shard: Path) -> None:
     # Some programs leave room.
     shard.write_bytes(content + bytes(3 << 20))
     assert len(build_index(shard)) == COUNT
+
+
+def test_a_picture_of_number_0_is_known_by_it(tmp_path: Path) -> None:
+    """Texts of one picture are never its negatives, and the number must be told from none."""
+    facts = [{"image_id": 0}, {"image_id": 0}, {"image_id": None}, {}]
+    with ShardWriter(tmp_path, "pairs", 9) as writer:
+        for number, one in enumerate(facts):
+            writer.add(f"{number}", picture(0), "png", "a fox", one | {"uid": f"u{number}"})
+    source = open_source(str(tmp_path))
+    ids = [source.read(number).image_id for number in range(4)]
+    assert ids == [0, 0, stable_id("u2"), stable_id("u3")]
