@@ -33,6 +33,29 @@ def test_the_directions_of_retrieval_draw_apart(seed: int) -> None:
     assert not torch.equal(pictures, texts)
 
 
+@pytest.mark.parametrize("kind", [BlipPretrain, BlipRetrieval])
+def test_a_group_draws_by_its_key_alone_as_among_others(
+    kind: type[BlipPretrain] | type[BlipRetrieval],
+) -> None:
+    """A rank holds some of the groups, and draws for them what one process draws for all."""
+    torch.manual_seed(0)
+    model, nothing, keys = kind(tiny_config()), torch.empty(32, 0), torch.tensor([5, 9, 2, 7])
+
+    def drawn(first: int, last: int) -> torch.Tensor:
+        """What the groups from one on to another draw, in both directions, counted from there."""
+        features, owners = alike()[16 * first : 16 * last], torch.arange(16 * (last - first))
+        momentum = MomentumFeatures(features, features, nothing, nothing)
+        third = momentum if kind is BlipPretrain else owners
+        drawing = {"seed": 3, "group_size": 16, "group_keys": keys[first:last]}
+        return torch.stack(model.draw(features, features, third, **drawing))
+
+    whole = drawn(0, 4)
+    assert torch.equal(torch.cat([drawn(0, 1), drawn(1, 4) + 16], 1), whole)
+    # Other keys draw others.
+    keys += 1
+    assert not torch.equal(drawn(0, 4), whole)
+
+
 def test_retrieval_never_draws_one_that_is_far() -> None:
     """Rows come in twos that are alike; at this temperature all others weigh nothing."""
     count = GROUP * GROUPS
