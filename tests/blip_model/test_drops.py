@@ -90,11 +90,15 @@ def test_every_place_drops_in_training_alone(network: str) -> None:
         if not drop_half(model, *place):
             continue
         tried += 1
-        torch.manual_seed(1)
-        alike = (step() == before).tolist()
+        alike = torch.ones_like(before, dtype=torch.bool)
+        # What little one mask changes may be rounded away.
+        for seed in range(4):
+            torch.manual_seed(seed)
+            alike &= step() == before
         # The contrast looks at no picture.
         of_contrast = "pretrain" in network and place[2].startswith("crossattention")
-        assert alike == ([True, False, False] if of_contrast else [False] * len(alike)), place
+        wanted = [True, False, False] if of_contrast else [False] * len(alike)
+        assert alike.tolist() == wanted, place
         model.eval()
         torch.testing.assert_close(step(), before, rtol=1e-4, atol=1e-4, msg=str(place))
     assert tried == 6 * len(sides)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from blip_model import Blip
-from blip_model.momentum import NO_IMAGE_ID, Momentum
+from blip_model.momentum import NO_IMAGE_ID, Momentum, online_name
 from tests.tiny import tiny_config, tiny_inputs
 
 QUEUE, BATCHES = 5, (3, 3, 7, 5, 4)
@@ -69,6 +69,23 @@ def test_a_step_not_taken_leaves_queues_ids_and_pointer(count: int) -> None:
     assert {"image_queue", "text_queue", "idx_queue", "ptr_queue"} <= before.keys()
     for name, buffer in momentum.named_buffers():
         assert torch.equal(buffer, before[name]), name
+
+
+def test_queues_begin_with_unit_vectors() -> None:
+    """As features are: entries that none has taken yet are compared with like them."""
+    torch.manual_seed(0)
+    momentum = Momentum(Blip(tiny_config()), QUEUE)
+    for queue in (momentum.image_queue, momentum.text_queue):
+        torch.testing.assert_close(queue.norm(dim=0), torch.ones(QUEUE))
+    assert not torch.equal(momentum.image_queue, momentum.text_queue)
+
+
+def test_the_momentum_encoders_begin_as_frozen_copies() -> None:
+    model = Blip(tiny_config())
+    momentum, online = Momentum(model, QUEUE), dict(model.named_parameters())
+    for name, parameter in momentum.named_parameters():
+        assert torch.equal(parameter, online[online_name(name)]), name
+        assert parameter is not online[online_name(name)] and not parameter.requires_grad, name
 
 
 def test_the_momentum_encoders_drop_out_whatever_the_trained_one_does() -> None:

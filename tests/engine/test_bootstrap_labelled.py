@@ -36,19 +36,21 @@ def held_out(folder: Path, texts: list[list[str]]) -> DataSection:
     return DataSection(eval=str(folder / "held_out.json"))
 
 
-def settings(**rule: float) -> CapFiltConfig:
-    pairs = PairsSection(train="web", max_words=4, max_tokens=5)
+def settings(limits: dict[str, int] | None = None, **rule: float) -> CapFiltConfig:
+    pairs = PairsSection(train="web", **limits or {})
     names = {"captioner": "a", "filter": "b"}
     return CapFiltConfig(**names, batch_size=2, data=pairs, rule=RuleSection(**rule))
 
 
-def test_scores_are_those_of_match_in_any_batches(blip: LoadedBlip, tmp_path: Path) -> None:
+# Beside three words [ENC] and [SEP] count.
+@pytest.mark.parametrize("limits", [{"max_words": 3}, {"max_tokens": 5}])
+def test_scores_are_those_of_match_in_any_batches(
+    blip: LoadedBlip, tmp_path: Path, limits: dict[str, int]
+) -> None:
     data = held_out(tmp_path, TEXTS)
-    found = score_labelled(blip, settings(), data, 3)
-    # Three words count beside [ENC] and [SEP].
+    found = score_labelled(blip, settings(limits), data, 3)
     short = [[" ".join(text.split()[:3]) for text in some] for some in TEXTS]
-    wrong = wrong_texts([*TEXTS[:4], ["fox one two three"]], 3)
-    wrong = [[" ".join(text.split()[:3]) for text in some] for some in wrong]
+    wrong = wrong_texts(short, 3)
     dealt = [(n, text) for some in (short, wrong) for n, many in enumerate(some) for text in many]
     expected = blip.match([picture(n) for n, _ in dealt], [text for _, text in dealt])
     assert found.scores == pytest.approx(expected.numpy(), abs=1e-5)

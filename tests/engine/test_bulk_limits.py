@@ -1,5 +1,6 @@
 """Captions and features of many pictures keep to their pictures, and to the settings."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from engine.bulk.config import CaptionConfig, EmbedConfig
 from engine.bulk.embed import embed
 from engine.bulk.opened import opened
 from engine.bulk.tables import table
+from engine.capfilt.captioner import Captioner
 from engine.capfilt.config import CaptionSection
 from engine.config import ConfigError
 from tests.shards import picture
@@ -42,8 +44,16 @@ def settings(world: Path, **more: Any) -> dict[str, Any]:
     return {"pictures": [str(world / "set")], **shared, **more}
 
 
-def test_captions_stay_with_their_pictures_however_long_they_take(world: Path) -> None:
-    """Captions of several batches are in work at once, and end in any order."""
+def test_captions_stay_with_their_pictures_however_long_they_take(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where captions of several batches end together, and none is let in between."""
+    captions = Captioner.captions
+
+    def at_once(self: Captioner, *given: object) -> Iterator[list[list[str]]]:
+        yield from list(captions(self, *given))
+
+    monkeypatch.setattr(Captioner, "captions", at_once)
     said: dict[int, list[str]] = {2: [], 64: []}
     caption = CaptionSection(max_length=14, min_length=5)
     for size, lines in said.items():

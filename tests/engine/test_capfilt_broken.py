@@ -110,3 +110,16 @@ def test_desks_of_other_shards_are_left_alone(tmp_path: Path) -> None:
     folder.make()
     with folder.desk("x@2") as other, folder.desk("x") as desk:
         assert other.is_dir() and desk.is_dir()
+
+
+def test_only_what_is_left_of_finished_shards_is_cleared(tmp_path: Path) -> None:
+    folder = OutputFolder(tmp_path / "out")
+    folder.make()
+    with folder.desk("b") as other, folder.desk("a@2") as alike:
+        left = tmp_path / "out" / ".work" / "a@1.tmp"
+        left.mkdir()
+        for name in ("a@1", "b@1", "a@2@1"):
+            (folder.leases / name).touch()
+        folder.clear({"a"})
+        assert other.is_dir() and alike.is_dir() and not left.exists()
+        assert sorted(path.name for path in folder.leases.iterdir()) == ["a@2@1", "b@1"]

@@ -236,8 +236,11 @@ def test_a_vocabulary_without_needed_tokens_is_refused(tmp_path: Path) -> None:
     path.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\ndog\n")
     with pytest.raises(ConfigError, match="7 tokens with .* the network has 30524"):
         open_tokenizer(str(tmp_path), preset("base"))
-    five = BlipConfig(vocab_size=7, bos_token_id=5, enc_token_id=6, sep_token_id=2)
-    with pytest.raises(ConfigError, match=r"\[SEP\] is token 3, but 2 in the network"):
-        open_tokenizer(str(tmp_path), five)
+    ids = {"pad_token_id": 0, "sep_token_id": 3, "bos_token_id": 5, "enc_token_id": 6}
+    assert open_tokenizer(str(tmp_path), BlipConfig(vocab_size=7, **ids)).vocab_size == 7
+    for token, (name, ours) in zip(("PAD", "SEP", "DEC", "ENC"), ids.items(), strict=True):
+        other = BlipConfig(vocab_size=7, **ids | {name: 2})
+        with pytest.raises(ConfigError, match=rf"\[{token}\] is token {ours}, but 2 in the netw"):
+            open_tokenizer(str(tmp_path), other)
     with pytest.raises(ConfigError, match="no such file"):
         open_tokenizer(str(tmp_path / "nowhere"))

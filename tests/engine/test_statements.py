@@ -234,6 +234,17 @@ def test_results_are_those_of_single_statements(judged: Path, tmp_path: Path) ->
         assert (again, other["metrics"]) == (predictions, results["metrics"])
 
 
+def test_a_long_statement_is_read_to_its_end(judged: Path, tmp_path: Path) -> None:
+    said = "one is red and " * 6
+    rows = [ROW | {"sentence": said + last, "identifier": last} for last in ("green", "blue")]
+    (judged / "long.json").write_text(json.dumps(rows))
+    config = evaluation(judged, tmp_path / "out")
+    data = replace(config.data, eval=str(judged / "long.json"))
+    results, _ = results_of(replace(config, data=data))
+    green, blue = (example["true"] for example in results["examples"])
+    assert green != blue
+
+
 def test_bad_pictures_are_counted_and_weights_that_are_not_finite_refused(
     judged: Path, tmp_path: Path
 ) -> None:
