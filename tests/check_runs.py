@@ -22,6 +22,7 @@ from launch.cli import parse
 from tests.commands import call
 from tests.runs import write_config
 from tests.shards import caption, picture
+from tests.tiny import write_model
 
 # A machine on which nothing is wrong with these runs, whatever the one of the test is.
 HOST = Host(
@@ -56,8 +57,7 @@ def make_good(folder: Path) -> Path:
     write_pairs(folder / "held_out", 16, size=72, prefix="held")
     torch.manual_seed(0)
     network = Blip(preset("tiny", dropout=0.0))
-    state = {"network": vars(network.config)}
-    checkpoint.write_as(folder / "tiny", 0, {"model": network.state_dict()}, state)
+    write_model(folder / "tiny", network)
     wide = Blip(replace(preset("tiny"), vision_width=48))
     checkpoint.write_as(
         folder / "wide", 0, {"model": wide.state_dict()}, {"network": vars(wide.config)}

@@ -12,11 +12,10 @@ import torch
 
 from blip_model import Blip
 from blip_model.vqa import BlipVqa
-from engine import checkpoint
 from engine.demo.access import TOKEN_HEADER
 from engine.demo.server import DemoServer
 from tests.shards import picture
-from tests.tiny import spread, tiny_config
+from tests.tiny import spread, tiny_config, write_model
 
 PATIENCE = 300.0
 
@@ -32,8 +31,7 @@ def write_weights(folder: Path) -> None:
     }
     for name, model in kinds.items():
         spread(model)
-        state = {"network": vars(config)}
-        checkpoint.write_as(folder / name, 0, {"model": model.state_dict()}, state)
+        write_model(folder / name, model)
 
 
 def write_pictures(folder: Path, count: int) -> list[Path]:

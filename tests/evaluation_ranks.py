@@ -11,7 +11,7 @@ import torch
 from blip_model import Blip
 from blip_model.nlvr import BlipNlvr
 from blip_model.vqa import BlipVqa
-from engine import checkpoint, runtime
+from engine import runtime
 from engine.config import DataSection, EvaluateSection, ModelSection, RunConfig
 from engine.evaluation.run import evaluate
 from tests.shards import (
@@ -21,7 +21,7 @@ from tests.shards import (
     write_shards,
     write_statements,
 )
-from tests.tiny import spread, tiny_config
+from tests.tiny import spread, tiny_config, write_model
 from tests.videos import write_video_questions, write_videos
 
 # Where pairs of a task are, and what network it is for.
@@ -58,8 +58,7 @@ def write_world(folder: Path) -> Path:
         model = kind(tiny_config())
         spread(model)
         name = ("med", "nlvr", "vqa")[number]
-        state = {"network": vars(model.config)}
-        checkpoint.write_as(folder / name, 0, {"model": model.state_dict()}, state)
+        write_model(folder / name, model)
     return folder
 
 

@@ -8,11 +8,11 @@ import torch
 
 from blip_model import Blip
 from blip_model.config import preset
-from engine import checkpoint
 from engine.data.tokenizer import packaged_folder
 from tests.forked import succeed
 from tests.runs import write_config
 from tests.shards import write_shards
+from tests.tiny import write_model
 
 YAML = {
     "broken.yaml": "a: [\n",
@@ -93,8 +93,7 @@ def _write_weights(folder: Path) -> None:
     networks = {"tiny": Blip(tiny), "wide": Blip(wide)}
     networks |= {name: Blip(tiny, **without) for name, without in parts.items()}
     for name, network in networks.items():
-        state = {"network": vars(network.config)}
-        checkpoint.write_as(folder / name, 0, {"model": network.state_dict()}, state)
+        write_model(folder / name, network)
     torch.save({"model": networks["tiny"].state_dict()}, folder / "tiny.pth")
     torch.save({"model": {"a": torch.zeros(2)}}, folder / "other.pth")
     (folder / "rubbish.pth").write_bytes(b"rubbish")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from blip_model import Blip
 from blip_model.config import preset
-from engine import checkpoint
 from engine.capfilt.config import CapFiltConfig
 from engine.capfilt.identity import of_settings
 from engine.data.index import build_index, store_index
@@ -16,6 +15,7 @@ from engine.data.shard_writer import add_members
 from engine.data.shards import Shards
 from tests.check_runs import flip, rewrite, save_run, write_list
 from tests.shards import caption, picture
+from tests.tiny import write_model
 
 SHARD = "data/pairs_00001.tar"
 
@@ -118,8 +118,7 @@ def run_with(step: int, **changes: object):
 def a_scorer(folder: Path) -> None:
     """Weights without a decoder."""
     scorer = Blip(preset("tiny"), text_decoder=False)
-    facts = {"network": vars(scorer.config)}
-    checkpoint.write_as(folder / "scorer", 0, {"model": scorer.state_dict()}, facts)
+    write_model(folder / "scorer", scorer)
 
 
 def cleaned_with_seed_5(folder: Path) -> None:

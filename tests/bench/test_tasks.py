@@ -14,13 +14,12 @@ import torch
 from bench.task_results import deviation
 from bench.tasks import TASKS
 from blip_model import Blip
-from engine import checkpoint
 from engine.collect import clips, openmoji, questions, statements, tasks
 from engine.collect.pair_set import CollectConfig, collect
 from launch import evaluate
 from tests import forked
 from tests.commands import call, contents
-from tests.tiny import spread, tiny_config
+from tests.tiny import spread, tiny_config, write_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2500), pytest.mark.xdist_group("tasks")]
 HANDS = re.compile("hand|finger|thumb|fist|palm|biceps|index|foot|leg|ear|polish|selfie", re.I)
@@ -101,8 +100,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Weights that are not all alike for any input: a tiny network drawn as usual hardly learns.
     start = Blip(tiny_config(initial_std=0.09))
     spread(start)
-    state = {"network": vars(start.config)}
-    checkpoint.write_as(folder / "start", 0, {"model": start.state_dict()}, state)
+    write_model(folder / "start", start)
     run(folder, "said")
     return folder
 

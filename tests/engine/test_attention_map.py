@@ -9,11 +9,10 @@ import torch
 import engine
 from blip_model import Blip
 from blip_model.attention_map import attention_maps
-from engine import checkpoint
 from engine.config import ConfigError
 from engine.inference import LoadedBlip
 from tests.shards import picture
-from tests.tiny import spread, tiny_config
+from tests.tiny import spread, tiny_config, write_model
 
 TEXT = "A photograph of an UNBELIEVABLE t-shirt, café naïve!"
 
@@ -24,10 +23,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     model = Blip(tiny_config(text_layers=3))
     spread(model)
-    state = {"network": vars(model.config)}
-    checkpoint.write_as(folder / "both", 0, {"model": model.state_dict()}, state)
+    write_model(folder / "both", model)
     captioner = Blip(tiny_config(text_layers=3), text_encoder=False)
-    checkpoint.write_as(folder / "captioner", 0, {"model": captioner.state_dict()}, state)
+    write_model(folder / "captioner", captioner)
     return folder
 
 

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 
 from blip_model import Blip
-from engine import checkpoint
 from engine.config import ConfigError, DataSection, EvaluateSection, ModelSection, RunConfig
 from engine.data.class_folders import ClassFolders, has_classes
 from engine.data.open_source import open_source
@@ -23,7 +22,7 @@ from engine.share import Share
 from launch import evaluate as command
 from tests.commands import call
 from tests.shards import picture, write_shards
-from tests.tiny import spread, tiny_config
+from tests.tiny import spread, tiny_config, write_model
 
 NAMES = ["black cat", "ice-cream", "old man"]
 TWO = ("a {} here", "{}")
@@ -49,8 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     model = Blip(tiny_config())
     spread(model)
-    state = {"network": vars(model.config)}
-    checkpoint.write_as(folder / "weights", 0, {"model": model.state_dict()}, state)
+    write_model(folder / "weights", model)
     return folder
 
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from blip_model import Blip
-from engine import checkpoint
 from engine.config import ConfigError, DataSection, EvaluateSection, ModelSection, RunConfig
 from engine.data.evaluation_set import EvaluationSet
 from engine.data.open_source import open_source
@@ -21,7 +20,7 @@ from engine.evaluation.run import evaluate
 from engine.inference import LoadedBlip, load
 from engine.progress import Progress
 from tests.shards import caption, picture, write_shards
-from tests.tiny import spread, tiny_config
+from tests.tiny import spread, tiny_config, write_model
 
 COUNT = 14
 WAYS = ("text_to_image", "image_to_text")
@@ -46,12 +45,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     model = Blip(tiny_config())
     spread(model)
-    state = {"network": vars(model.config)}
-    checkpoint.write_as(folder / "weights", 0, {"model": model.state_dict()}, state)
+    write_model(folder / "weights", model)
     with torch.no_grad():
         model.vision_proj.weight.fill_(float("nan"))
         model.visual_encoder.norm.weight.fill_(float("nan"))
-    checkpoint.write_as(folder / "diverged", 0, {"model": model.state_dict()}, state)
+    write_model(folder / "diverged", model)
     return folder
 
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from blip_model.vqa import BlipVqa
-from engine import checkpoint
 from engine.config import (
     ConfigError,
     DataSection,
@@ -26,7 +25,7 @@ from engine.data.questions import QuestionSlots, open_questions, read_answer_lis
 from engine.data.tokenizer import open_tokenizer
 from engine.evaluation.run import evaluate
 from tests.shards import COLOURS, write_questions
-from tests.tiny import spread, tiny_config
+from tests.tiny import spread, tiny_config, write_model
 
 ROW = {
     "image": "0.png",
@@ -182,8 +181,7 @@ def answering(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     model = BlipVqa(tiny_config())
     spread(model)
-    state = {"network": vars(model.config)}
-    checkpoint.write_as(folder / "model", 0, {"model": model.state_dict()}, state)
+    write_model(folder / "model", model)
     write_questions(folder, 24)
     (folder / "list.json").write_text(json.dumps([*COLOURS, "light red", "none"]))
     return folder

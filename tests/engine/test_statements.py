@@ -27,7 +27,7 @@ from engine.data.statements import StatementSlots, open_statements, swapped
 from engine.data.tokenizer import open_tokenizer
 from engine.evaluation.run import evaluate
 from tests.shards import picture, write_statements
-from tests.tiny import spread, tiny_config
+from tests.tiny import spread, tiny_config, write_model
 
 ROW = {"images": ["0.png", "1.png"], "sentence": "One is red.", "label": "True"}
 
@@ -178,11 +178,10 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     model = BlipNlvr(tiny_config())
     spread(model)
-    state = {"network": vars(model.config)}
-    checkpoint.write_as(folder / "weights", 0, {"model": model.state_dict()}, state)
+    write_model(folder / "weights", model)
     with torch.no_grad():
         model.cls_head[2].weight.fill_(float("nan"))
-    checkpoint.write_as(folder / "diverged", 0, {"model": model.state_dict()}, state)
+    write_model(folder / "diverged", model)
     return folder
 
 

@@ -13,7 +13,6 @@ from PIL import Image
 
 from blip_model import Blip
 from blip_model.vqa import BlipVqa
-from engine import checkpoint
 from engine.config import ConfigError, DataSection, EvaluateSection, ModelSection, RunConfig
 from engine.data.augment import evaluation_view
 from engine.data.videos import decode_video
@@ -22,7 +21,7 @@ from engine.evaluation.metrics import retrieval_ranks
 from engine.evaluation.run import evaluate
 from engine.inference import load
 from tests.shards import COLOURS, picture
-from tests.tiny import spread, tiny_config
+from tests.tiny import spread, tiny_config, write_model
 from tests.videos import write_video_questions, write_videos
 
 
@@ -34,8 +33,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.manual_seed(0)
         model = kind(tiny_config())
         spread(model)
-        state = {"network": vars(model.config)}
-        checkpoint.write_as(folder / name, 0, {"model": model.state_dict()}, state)
+        write_model(folder / name, model)
     write_videos(folder, 16)
     write_video_questions(folder, 12)
     (folder / "list.json").write_text(json.dumps([*COLOURS, "light red"]))

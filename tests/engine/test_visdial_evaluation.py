@@ -10,7 +10,6 @@ import torch
 
 from blip_model.med import Projections
 from blip_model.visdial import BlipVisdial
-from engine import checkpoint
 from engine.config import ConfigError, DataSection, EvaluateSection, ModelSection, RunConfig
 from engine.data.dialogue_set import DialogueSet
 from engine.data.dialogue_text import dialogue_rows
@@ -19,7 +18,7 @@ from engine.evaluation.candidate_ranks import ndcg, rank_metrics, ranks
 from engine.evaluation.run import evaluate
 from engine.inference import load
 from tests.shards import COLOURS, SHAPES, write_dialogues
-from tests.tiny import spread, tiny_config
+from tests.tiny import spread, tiny_config, write_model
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +28,7 @@ def ranking(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     model = BlipVisdial(tiny_config())
     spread(model)
-    state = {"network": vars(model.config)}
-    checkpoint.write_as(folder / "model", 0, {"model": model.state_dict()}, state)
+    write_model(folder / "model", model)
     write_dialogues(folder, 20)
     return folder
 
@@ -182,8 +180,7 @@ def test_scores_that_are_not_finite_are_one_line(ranking: Path, tmp_path: Path) 
     model = BlipVisdial(tiny_config())
     # Products overflow with it; what is no number is refused when weights are loaded.
     model.itm_head.weight.data.fill_(3e38)
-    state = {"network": vars(model.config)}
-    checkpoint.write_as(tmp_path / "model", 0, {"model": model.state_dict()}, state)
+    write_model(tmp_path / "model", model)
     write_dialogues(tmp_path, 2)
     with pytest.raises(ConfigError, match="scores are not finite"):
         results_of(tmp_path, tmp_path / "out")

@@ -14,7 +14,6 @@ from PIL import Image
 
 import engine
 from blip_model import Blip
-from engine import checkpoint
 from engine.bulk import embed, skipped, tables
 from engine.bulk.batches import encoded
 from engine.bulk.inputs import PictureFiles, Place
@@ -25,7 +24,7 @@ from launch import caption as captioning
 from launch import embed as embedding
 from tests.commands import call, contents
 from tests.shards import bomb, caption, picture, write_shards
-from tests.tiny import spread, tiny_config
+from tests.tiny import spread, tiny_config, write_model
 
 pytestmark = pytest.mark.xdist_group("bulk")
 
@@ -43,11 +42,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     model = Blip(tiny_config())
     spread(model)
-    state = {"network": vars(model.config)}
-    checkpoint.write_as(folder / "weights", 0, {"model": model.state_dict()}, state)
+    write_model(folder / "weights", model)
     with torch.no_grad():
         model.visual_encoder.norm.weight.fill_(3e38)
-    checkpoint.write_as(folder / "diverged", 0, {"model": model.state_dict()}, state)
+    write_model(folder / "diverged", model)
     for number, name in enumerate(FILES):
         (folder / "set" / name).parent.mkdir(parents=True, exist_ok=True)
         form = "JPEG" if name.endswith("jpg") else "PNG"

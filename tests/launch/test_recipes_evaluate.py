@@ -7,14 +7,13 @@ import pytest
 import torch
 
 from blip_model import Blip
-from engine import checkpoint
 from engine.evaluation.classification import class_of
 from launch import evaluate
 from launch.cli import parse
 from tests.commands import call
 from tests.ranks import ROOT
 from tests.shards import caption, picture
-from tests.tiny import tiny_config
+from tests.tiny import tiny_config, write_model
 
 RECIPES = ROOT / "launch" / "recipes"
 
@@ -41,8 +40,7 @@ def test_retrieval_is_the_papers(data: str, k: int, tmp_path: Path) -> None:
     (tmp_path / "test.json").write_text(json.dumps(rows))
     torch.manual_seed(0)
     model = Blip(tiny_config())
-    state = {"network": vars(model.config)}
-    checkpoint.write_as(tmp_path / "weights", 0, {"model": model.state_dict()}, state)
+    write_model(tmp_path / "weights", model)
     words = ["--config", recipe, "--model.checkpoint", tmp_path / "weights", "--device", "cpu"]
     words += ["--data.eval", tmp_path / "test.json", "--data.image_root", tmp_path / "pictures"]
     words += ["--model.image_size", 32, "--output_dir", tmp_path / "out"]

@@ -8,12 +8,11 @@ import torch
 
 from blip_model import Blip
 from blip_model.vqa import BlipVqa
-from engine import checkpoint
 from launch import evaluate, finetune
 from launch.cli import parse
 from tests.commands import call
 from tests.ranks import ROOT
-from tests.tiny import tiny_config
+from tests.tiny import tiny_config, write_model
 from tests.videos import write_video_questions, write_videos
 
 RECIPES = ROOT / "launch" / "recipes"
@@ -41,8 +40,7 @@ def test_zero_shot_is_the_papers(
     answers = config.task == "video_qa"
     torch.manual_seed(0)
     model = (BlipVqa if answers else Blip)(tiny_config())
-    state = {"network": vars(model.config)}
-    checkpoint.write_as(tmp_path / "weights", 0, {"model": model.state_dict()}, state)
+    write_model(tmp_path / "weights", model)
     data = (write_video_questions if answers else write_videos)(tmp_path, 8)
     given = ["--config", RECIPES / f"evaluate_{name}.yaml", "--data.image_root", tmp_path]
     given += ["--model.checkpoint", tmp_path / "weights", "--device", "cpu"]

@@ -13,7 +13,7 @@ from tests.commands import Ended, call
 from tests.forked import succeed
 from tests.runs import metrics, weights, write_config
 from tests.shards import write_questions, write_shards, write_statements
-from tests.tiny import spread, tiny_config
+from tests.tiny import spread, tiny_config, write_model
 
 pytestmark = pytest.mark.xdist_group("untuned")
 WRITERS = {"nlvr": write_statements, "vqa": write_questions}
@@ -27,8 +27,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     start = Blip(tiny_config())
     spread(start)
-    state = {"network": vars(start.config)}
-    checkpoint.write_as(folder / "med", 0, {"model": start.state_dict()}, state)
+    write_model(folder / "med", start)
     model, configs = {"checkpoint": str(folder / "med")}, []
     for task, write in WRITERS.items():
         data = write(folder, 24)

@@ -9,14 +9,13 @@ import pytest
 import torch
 
 from blip_model import Blip
-from engine import checkpoint
 from engine.collect import openmoji
 from engine.collect.pair_set import CollectConfig, collect
 from launch import evaluate
 from tests.commands import call
 from tests.forked import succeed
 from tests.runs import write_config
-from tests.tiny import tiny_config
+from tests.tiny import tiny_config, write_model
 
 TRADES = re.compile("farmer|cook|student|pilot|judge|singer|artist|teacher|mechanic|scientist")
 
@@ -46,8 +45,7 @@ def test_tuning_beats_what_it_starts_from(tmp_path: Path, monkeypatch: pytest.Mo
     torch.manual_seed(0)
     # Evaluation takes what tuning starts from as it is: the matching head is there.
     start = Blip(tiny_config())
-    state = {"network": vars(start.config)}
-    checkpoint.write_as(tmp_path / "start", 0, {"model": start.state_dict()}, state)
+    write_model(tmp_path / "start", start)
     train = {"max_steps": 60, "global_batch_size": 16, "learning_rate": 5e-3, "warmup_steps": 5}
     sections = {"model": {"checkpoint": str(tmp_path / "start")}, "train": train}
     config = write_config(tmp_path, "tuned", task / "train.json", task="visdial", **sections)
