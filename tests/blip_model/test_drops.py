@@ -125,9 +125,10 @@ def test_more_is_left_out_of_later_blocks_and_of_both_of_their_branches() -> Non
     assert torch.equal(torch.add(*block.first(x, None)), x[:, :1])
 
 
-def test_weights_start_as_small_as_the_configuration_says() -> None:
+@pytest.mark.parametrize("kind", [BlipPretrain, BlipVqa, BlipNlvr])
+def test_weights_start_as_small_as_the_configuration_says(kind: type[Blip]) -> None:
     torch.manual_seed(0)
-    model = BlipPretrain(tiny_config(initial_std=0.05))
+    model = kind(tiny_config(initial_std=0.05))
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             assert not parameter.any() or ".proj." in name or "_proj" in name or "head" in name

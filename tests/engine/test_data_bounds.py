@@ -2,7 +2,7 @@
 
 import torch
 
-from engine.data.bounds import bounded
+from engine.data.bounds import bounded, room_for_drawn
 
 
 def texts(lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -34,3 +34,10 @@ def test_no_text_is_made_longer_than_the_longest_allowed() -> None:
 def test_there_are_no_more_places_than_cells() -> None:
     ids, mask = texts(torch.tensor([3, 9]))
     assert bounded(ids, mask, 9)[2] == 18
+
+
+def test_drawn_texts_have_room_for_an_eighth_more_and_some() -> None:
+    assert room_for_drawn(800, 10_000) == 1024
+    # Of few texts, whose mean is uncertain, for more than as many again.
+    assert room_for_drawn(64, 10_000) == 192
+    assert room_for_drawn(800, 900) == 900

@@ -256,6 +256,12 @@ def test_captions_may_have_several_lines(tmp_path: Path) -> None:
     assert source.read(19_999).captions == [caption]
 
 
+def test_a_row_without_a_uid_is_known_by_its_picture(tmp_path: Path) -> None:
+    rows = "image,caption,uid\n0.png,x,\n1.png,y,mine\n"
+    source = open_source(annotated(tmp_path, "a.csv", rows))
+    assert [source.read(number).uid for number in (0, 1)] == ["0.png", "mine"]
+
+
 def test_columns_that_are_not_read_may_share_a_name(tmp_path: Path) -> None:
     source = open_source(annotated(tmp_path, "a.csv", "image,caption,path,path\n0.png,x,y,z\n"))
     assert source.read(0).captions == ["x"]

@@ -129,6 +129,14 @@ def test_what_is_bad_has_a_reason() -> None:
     assert reason(still.getvalue()) == "wrong_format"
 
 
+def test_a_video_has_no_more_pixels_than_may_be_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = encode(shades(8))
+    monkeypatch.setattr(videos, "MAX_DECODED", 8 * 48 * 32)
+    assert len(decode_video(content, 4, MUCH)) == 4
+    monkeypatch.setattr(videos, "MAX_DECODED", 8 * 48 * 32 - 1)
+    assert reason(content) == "too_long"
+
+
 @pytest.mark.parametrize(
     "text",
     [
