@@ -104,7 +104,7 @@ def test_every_number_has_a_range() -> None:
         for one in dataclasses.fields(setting.type) if inner else (setting,):
             if "int" in str(one.type) or "float" in str(one.type):
                 keys.add(f"{setting.name}.{one.name}" if inner else one.name)
-    assert keys - {"seed"} == set(RANGES)
+    assert keys == set(RANGES)
 
 
 def test_headings_of_the_help_are_short() -> None:
