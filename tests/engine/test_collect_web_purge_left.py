@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from engine.collect.web.folder import SETTINGS, CollectionFolder
+from engine.collect.web.folder import SETTINGS, SUMMARY, CollectionFolder
 from engine.collect.web.journal import Journal, Outcome
 from engine.collect.web.purge import purge
 from engine.collect.web.robots import parse_robots
@@ -61,9 +61,13 @@ def test_journals_of_finished_shards_and_half_files_go(tmp_path: Path) -> None:
     (folder.work / "00000.journal").write_bytes(b"pictures")
     (folder.work / "00001.partial").write_bytes(b"pictures")
     assert json.loads((folder.root / SETTINGS).read_text()) == {"a": 1}
+    # What is not there yet will not come.
+    assert purge(uids_of(tmp_path, "no such"), [str(folder.root)]) == 0
+    assert [one["uid"] for one in noted(folder.root)] == ["no such"]
+    assert not list(folder.work.iterdir())
+    (folder.root / SUMMARY).write_text("{}")
     with pytest.raises(ConfigError, match="none of its 1 uids and URLs is in these shards"):
         purge(uids_of(tmp_path, "no such"), [str(folder.root)])
-    assert not list(folder.work.iterdir())
 
 
 def test_a_row_that_is_refused_now_counts_once(tmp_path: Path) -> None:

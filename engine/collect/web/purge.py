@@ -96,7 +96,9 @@ def purge(uids_file: Path, places: Sequence[str], progress: Callable[[str], None
     places_of_notes = {shard.parent for shard in shards} | {one.root for one in cleaned}
     met |= {one["uid"] for folder in places_of_notes for one in noted(folder) if "shard" in one}
     unmet = sorted(names - met)
-    if len(unmet) == len(names):
+    # What an unfinished collection has not fetched yet it never will.
+    ended = all((one.root / SUMMARY).is_file() for one in collections)
+    if ended and len(unmet) == len(names):
         raise ConfigError(
             f"--uids {uids_file}: none of its {len(names)} uids and URLs is in these shards or "
             f"their tables: {first_of(unmet)}"
