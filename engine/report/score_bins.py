@@ -10,6 +10,8 @@ import numpy as np
 
 PARTS = ("web", "synthetic", "pictures")
 MOST_ROWS, MOST_COLUMNS = 101, 60
+# Hundredths.
+WIDE = 50
 
 
 class ScoreBins:
@@ -77,7 +79,9 @@ def _fitted(used: np.ndarray, least: float, own: float | None, most: int) -> np.
     # What is 1 lies above the last edge.
     first, last = min(int(np.floor(min(within) * 100)), 99), int(np.floor(max(within) * 100)) + 1
     step = next(s for s in (1, 2, 5, 10) if s == 10 or last - first <= s * most)
-    hundredths = range(first // step * step, -(-last // step) * step + 1, step)
+    # A wide axis ends at tenths.
+    whole = 10 if last - first > WIDE else step
+    hundredths = range(first // whole * whole, -(-last // whole) * whole + 1, step)
     return _edges([n for n in hundredths if round(least * 100) <= n <= 100], own)
 
 

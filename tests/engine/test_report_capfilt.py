@@ -17,6 +17,7 @@ from engine.report.capfilt_folder import Rule, read_capfilt
 from engine.report.capfilt_part import CapFiltPart
 from engine.report.capfilt_samples import shares_of, tally
 from engine.report.capfilt_table import read_texts
+from engine.report.score_bins import ScoreBins
 from engine.report.word_diff import mark_own
 from tests.capfilt_folder import data_of, words_of, write_capfilt, write_pictures
 from tests.report_run import make_run, page_of, png, write_results
@@ -270,3 +271,12 @@ def test_tables_are_read_once(tmp_path: Path) -> None:
     part = CapFiltPart(read_capfilt(write_capfilt(tmp_path, {"a": some(3)})))
     (tmp_path / "table" / "a.parquet").unlink()
     assert part.view()["pictures"] == 3
+
+
+def test_a_wide_axis_ends_at_tenths_and_a_narrow_one_at_its_scores() -> None:
+    for itm, ends in (((0.003, 0.984), [0.0, 1.0]), ((0.31, 0.384), [0.31, 0.39])):
+        bins = ScoreBins(itm[0], None)
+        bins.add(np.array(itm), np.array([-0.55, 0.93]), np.array([False, True]), np.arange(2))
+        bins.trim()
+        assert bins.itm[[0, -1]].tolist() == ends
+        assert bins.itc[[0, -1]].tolist() == [-0.6, 1.0]
