@@ -15,7 +15,7 @@ from engine.capfilt.rule import SYNTHETIC, WEB, Candidate
 from engine.capfilt.table import Scored
 from engine.report import page
 from engine.report.page import ReportConfig
-from tests.browser import CHROMIUM, FLAGS, needs_chromium
+from tests.browser import CHROMIUM, FLAGS, needs_chromium, open_tab
 from tests.capfilt_folder import write_capfilt
 from tests.payloads import MARK, hostile_run, payloads
 from tests.report_run import Elements
@@ -49,6 +49,13 @@ def dom_after(file: Path, profile: Path) -> str:
     ends = ("--virtual-time-budget=4000", "--dump-dom", file.as_uri())
     command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", *ends]
     return subprocess.run(command, capture_output=True, text=True, timeout=500).stdout
+
+
+def dom_of(file: Path, profile: Path) -> str:
+    """The document once it is loaded and its scripts have run, however long that takes."""
+    with open_tab(profile) as tab:
+        tab.go(file.as_uri())
+        return tab.value("document.documentElement.outerHTML")
 
 
 @pytest.mark.slow
@@ -102,7 +109,7 @@ def test_a_threshold_that_is_dragged_changes_counts_cards_and_command(
         texts = [Candidate(WEB, f"fox {number}", itm, 0.3), Candidate(SYNTHETIC, "fox", 0.1, 0.2)]
         pictures.append(Scored(f"{number:02d}", f"u{number}", texts))
     root = write_capfilt(tmp_path / "run", {"a": pictures})
-    dom = dom_after(page.write_report(ReportConfig(run=str(root)), print), tmp_path / "profile")
+    dom = dom_of(page.write_report(ReportConfig(run=str(root)), print), tmp_path / "profile")
     text = " ".join(Elements(dom).text.split())
     # 20 of 40 web texts reach 0.5, four of them 0.9; no synthetic one does.
     assert "web texts 20 4 of 40 −16" in text
@@ -131,7 +138,7 @@ def test_texts_that_are_not_shown_are_judged_too(
         {"a": [Scored("0", "0", texts)]},
         RuleSection(best_synthetic=1, rank_by="itc"),
     )
-    dom = dom_after(page.write_report(ReportConfig(run=str(root)), print), tmp_path / "profile")
+    dom = dom_of(page.write_report(ReportConfig(run=str(root)), print), tmp_path / "profile")
     text = " ".join(Elements(dom).text.split())
     assert "and 3 more texts, 1 of them kept" in text
     assert 'class="text kept' not in dom
