@@ -117,18 +117,14 @@ def network_of(names: Collection[str], config: BlipConfig) -> Blip:
     return Blip(config, text_encoder=encoder, text_decoder="text_decoder" in roots)
 
 
-def expected_shapes(
-    weights: dict[str, torch.Tensor], config: BlipConfig
-) -> dict[str, tuple[int, ...]]:
+def _expected_shapes(weights: dict[str, torch.Tensor], network: Blip) -> dict[str, tuple[int, ...]]:
     """Every name and shape that the parts present in `weights` must have.
 
     Args:
         weights: in our names; they tell which parts there are, not what is in them.
-        config: sizes.
+        network: with a place for them.
     """
     roots = {name.partition(".")[0] for name in weights}
-    with torch.device("meta"):
-        network = network_of(weights, config)
     online = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     wanted = roots | {"visual_encoder"}
     # An encoder may come without its heads only beside a decoder (question answering).
@@ -143,7 +139,7 @@ def expected_shapes(
             shapes |= {n.replace(part, f"{part}_m", 1): shape for n, shape in here.items()}
     if "image_queue" in roots:
         size = weights["image_queue"].shape[-1]
-        shapes |= dict.fromkeys(("image_queue", "text_queue"), (config.embed_dim, size))
+        shapes |= dict.fromkeys(("image_queue", "text_queue"), (network.config.embed_dim, size))
         with_ids = "ptr_queue" in roots
         shapes |= {"ptr_queue": (1,), "idx_queue": (1, size)} if with_ids else {"queue_ptr": (1,)}
     return shapes
@@ -156,7 +152,9 @@ def check_shapes(weights: dict[str, torch.Tensor], config: BlipConfig) -> None:
         ValueError: names what is missing, left over, of another shape or of no usable kind, or two
             that are one tensor of the network and differ.
     """
-    expected = expected_shapes(weights, config)
+    with torch.device("meta"):
+        network = network_of(weights, config)
+    expected = _expected_shapes(weights, network)
     problems = [f"lacks {name}" for name in sorted(expected.keys() - weights.keys())]
     problems += [f"has unexpected {name}" for name in sorted(weights.keys() - expected.keys())]
     problems += [
@@ -170,7 +168,7 @@ def check_shapes(weights: dict[str, torch.Tensor], config: BlipConfig) -> None:
     for name, tensor in weights.items():
         if tensor.is_floating_point() or tensor.is_complex() or "queue" not in name:
             _refuse_other_kinds(name, tensor)
-    _refuse_differing_twins(weights, config)
+    _refuse_differing_twins(weights, network)
 
 
 def _refuse_other_kinds(name: str, tensor: torch.Tensor) -> None:
@@ -180,10 +178,8 @@ def _refuse_other_kinds(name: str, tensor: torch.Tensor) -> None:
         raise ValueError(f"{name} is {kind}: must be dense, of {kinds}")
 
 
-def _refuse_differing_twins(weights: dict[str, torch.Tensor], config: BlipConfig) -> None:
+def _refuse_differing_twins(weights: dict[str, torch.Tensor], network: Blip) -> None:
     """Of two names of one tensor the network would keep the last one's."""
-    with torch.device("meta"):
-        network = network_of(weights, config)
     first: dict[int, str] = {}
     for name, parameter in network.named_parameters(remove_duplicate=False):
         tensor = weights.get(name)

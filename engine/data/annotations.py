@@ -87,11 +87,12 @@ class Annotations:
         )
 
 
-def differ(lists: Sequence[pa.Table]) -> bool:
-    """Whether a number means one picture here and another one there, see `Annotations.numbered`."""
+def differ(lists: Sequence[Annotations]) -> bool:
+    """Whether a number means one picture here and another one there."""
     if len(lists) < 2:
         return False
-    paths = pa.concat_tables(lists).group_by("image_id").aggregate([("image", "count_distinct")])
+    named = pa.concat_tables([one.numbered for one in lists])
+    paths = named.group_by("image_id").aggregate([("image", "count_distinct")])
     return pc.max(paths["image_count_distinct"]).as_py() > 1
 
 

@@ -30,7 +30,7 @@ class Joined:
     def __init__(self, parts: Sequence[Source]) -> None:
         self.parts = parts
         folders = {getattr(part, "root", part) for part in parts}
-        lists = [part.numbered for part in parts if isinstance(part, Annotations)]
+        lists = [part for part in parts if isinstance(part, Annotations)]
         self._several = len(folders) > 1 or differ(lists)
         self.lengths = [length for part in parts for length in part.lengths]
         self._starts = [0, *accumulate(len(part) for part in parts)]

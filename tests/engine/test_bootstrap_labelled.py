@@ -4,16 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
-from blip_model import Blip
 from engine.bootstrap.labelled import score_labelled, wrong_texts
 from engine.capfilt.config import CapFiltConfig, PairsSection, RuleSection
 from engine.config import ConfigError, DataSection
-from engine.data.tokenizer import open_tokenizer
 from engine.inference import LoadedBlip
+from tests.loaded import loaded_blip
 from tests.shards import picture
-from tests.tiny import spread, tiny_config
 
 # More pictures than a batch has; of the last one a text is longer than what counts of it.
 TEXTS = [["a dog", "red"], ["a blue cat"], ["tree"], ["two hats"], ["fox one two three four five"]]
@@ -21,10 +18,7 @@ TEXTS = [["a dog", "red"], ["a blue cat"], ["tree"], ["two hats"], ["fox one two
 
 @pytest.fixture(scope="module")
 def blip() -> LoadedBlip:
-    torch.manual_seed(0)
-    model = Blip(tiny_config())
-    spread(model)
-    return LoadedBlip(model, open_tokenizer(None))
+    return loaded_blip()
 
 
 def held_out(folder: Path, texts: list[list[str]]) -> DataSection:

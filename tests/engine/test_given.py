@@ -9,25 +9,20 @@ import pytest
 import torch
 
 import engine
-from blip_model import Blip
 from engine.capfilt.config import RANGES as CLEANING
 from engine.config import ConfigError
-from engine.data.tokenizer import open_tokenizer
 from engine.given import GIVEN
 from engine.inference import LoadedBlip
 from engine.ranges import RANGES
+from tests.loaded import loaded_blip
 from tests.shards import picture
-from tests.tiny import spread, tiny_config
 
 pytestmark = pytest.mark.xdist_group("inference")
 
 
 @pytest.fixture(scope="module")
 def blip() -> LoadedBlip:
-    torch.manual_seed(0)
-    model = Blip(tiny_config())
-    spread(model)
-    return LoadedBlip(model, open_tokenizer(None))
+    return loaded_blip()
 
 
 def untouched() -> Iterator[bytes]:

@@ -12,15 +12,13 @@ import torch
 from PIL import Image
 
 import engine
-from blip_model import Blip
 from engine import progress
 from engine.config import ConfigError
 from engine.data.picture_files import printable
-from engine.data.tokenizer import open_tokenizer
 from engine.inference import LoadedBlip
 from engine.pictures import ahead, find_pictures, view_batches
+from tests.loaded import loaded_blip
 from tests.shards import bomb, caption, picture
-from tests.tiny import spread, tiny_config
 
 pytestmark = pytest.mark.xdist_group("inference")
 PICTURES = [picture(number) for number in (0, 20, 5, 10, 15)]
@@ -29,10 +27,7 @@ TEXTS = [caption(number) + " very" * (number % 4) for number in (0, 1, 6, 11, 15
 
 @pytest.fixture(scope="module")
 def blip() -> LoadedBlip:
-    torch.manual_seed(0)
-    model = Blip(tiny_config())
-    spread(model)
-    return LoadedBlip(model, open_tokenizer(None))
+    return loaded_blip()
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from engine.collect.web.look import BYTES
 from engine.config import ConfigError
 from engine.data.index import build_index, index_path, open_index, store_index
-from engine.data.purge import PURGED
+from engine.data.purge import noted
 from engine.data.shard_writer import add_members
 from engine.data.tar_members import ShardError
 from engine.durable import sync, write_whole
@@ -202,11 +202,7 @@ class CollectionFolder:
 
     def purged(self) -> frozenset[str]:
         """Uids that were taken out."""
-        path = self.root / PURGED
-        if not path.exists():
-            return frozenset()
-        with path.open(encoding="utf-8") as lines:
-            return frozenset(json.loads(line)["uid"] for line in lines if line.strip())
+        return frozenset(one["uid"] for one in noted(self.root))
 
 
 def _differences(one: dict[str, Any], other: dict[str, Any], at: str = "") -> Iterator[str]:
