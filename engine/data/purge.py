@@ -150,6 +150,8 @@ def purged_since(shard: Path, now: str, before: str) -> set[str] | None:
     Raises:
         ConfigError: notes that cannot be read.
     """
+    if now == before:
+        return set()
     was, keys = {now}, set()
     for one in reversed([line for folder in shard.parents[:2] for line in noted(folder)]):
         # Those of purges that were killed, and made no shard, lead nowhere.
